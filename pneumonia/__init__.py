@@ -1,0 +1,1 @@
+"""From a folder of chest X-rays to a served pneumonia classifier."""

@@ -1,0 +1,120 @@
+"""What can be set: every field is a CLI flag, an MLflow parameter and, where it has a range, a search dimension."""
+
+from dataclasses import Field, dataclass, field, fields, replace
+from typing import Any, Literal, get_args
+
+Sampler = Literal["weighted", "none"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """Values that the search may give a field: `choices`, or the interval [low, high], uniform in the log if `log`."""
+
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    choices: tuple[int, ...] = ()
+
+
+def _setting(default: Any, help: str, search: Range | None = None) -> Any:
+    return field(default=default, metadata={"help": help, "search": search})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run. The defaults are the full recipe for real films.
+
+    Raises:
+        ValueError: a field is out of its range; the sentence names the field, its bound and the value given.
+    """
+
+    size: int = _setting(96, "side of the square that films are resized to, pixels (a multiple of 16)")
+    width: int = _setting(
+        24, "channels of the first stage; later stages have 2, 4 and 8 times as many", Range(choices=(8, 12, 16, 24))
+    )
+    epochs: int = _setting(24, "passes over the training films")
+    batch_size: int = _setting(64, "films in a step")
+    lr: float = _setting(2e-3, "peak learning rate of the one-cycle schedule", Range(low=5e-4, high=1e-2, log=True))
+    weight_decay: float = _setting(0.05, "AdamW's decoupled weight decay", Range(low=5e-3, high=0.5, log=True))
+    dropout: float = _setting(0.3, "dropout before the last layer", Range(low=0.0, high=0.5))
+    label_smoothing: float = _setting(0.05, "share of each label given to the other class")
+    ema_decay: float = _setting(0.995, "decay a step of the averaged weights that are validated and kept")
+    augment: float = _setting(1.0, "strength of the augmentation; 0 turns it off", Range(low=0.5, high=1.5))
+    sampler: Sampler = _setting("weighted", "weighted: each class fills half of the draws; none: films as they come")
+    patience: int = _setting(12, "stop after so many epochs without a better val log loss")
+    seed: int = _setting(0, "seed of the weights, the draws and the augmentation")
+    device: Device = _setting("auto", "auto takes CUDA, then MPS, then the CPU")
+
+    def __post_init__(self) -> None:
+        for name in ("size", "width", "epochs", "batch_size", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.size % 16 or not 32 <= self.size <= 1024:
+            raise ValueError(f"size must be a multiple of 16 from 32 to 1024, not {self.size}")
+        if not 0 < self.lr <= 1:
+            raise ValueError(f"lr must be above 0 and at most 1, not {self.lr:g}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, not {self.seed}")
+        for name in ("dropout", "label_smoothing", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name):g}")
+        for name in ("weight_decay", "augment"):
+            if not 0 <= getattr(self, name) <= 10:
+                raise ValueError(f"{name} must be from 0 to 10, not {getattr(self, name):g}")
+        for name, allowed in (("sampler", get_args(Sampler)), ("device", get_args(Device))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+
+
+def search_space() -> dict[str, Range]:
+    """The fields that a search varies, with their ranges."""
+    return {f.name: f.metadata["search"] for f in fields(TrainConfig) if f.metadata["search"] is not None}
+
+
+def setting(name: str) -> Field[Any]:
+    """The field of `TrainConfig` called `name`, with its help in `metadata`."""
+    return next(f for f in fields(TrainConfig) if f.name == name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """One search: how many trials, how long each, where they meet. `None` is decided by `for_data`.
+
+    Raises:
+        ValueError: a field is out of its range; the sentence names the field.
+    """
+
+    data: str = _setting("synthetic", "'synthetic', a folder of films, or a CSV/Parquet manifest")
+    trials: int | None = _setting(None, "trials to bring to an end, pruned ones included [8; synthetic: 4]")
+    epochs: int | None = _setting(None, "epochs of a trial [6; synthetic: 5]")
+    final_epochs: int | None = _setting(None, "epochs of the final training [24; synthetic: 10]")
+    workers: int | None = _setting(None, "processes that run trials, one thread each [one a core]")
+    size: int | None = _setting(None, "side of the square that films are resized to, pixels [96; synthetic: 64]")
+    seed: int = _setting(0, "seed of the search and of every training in it")
+    study: str | None = _setting(None, "name of the study [from the films and the search space]")
+    storage: str | None = _setting(None, "SQLAlchemy URL of the study's database, without a password [a sqlite file]")
+    timeout: float | None = _setting(None, "start no trial after so many seconds")
+    keep_models: int | None = _setting(None, "keep the models of the N best trials only [all up to 20 trials, then 5]")
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "epochs", "final_epochs", "workers", "timeout", "keep_models"):
+            value = getattr(self, name)
+            if value is not None and value < (0 if name == "keep_models" else 1):
+                raise ValueError(f"{name} must be at least {0 if name == 'keep_models' else 1}, not {value:g}")
+        if self.workers is not None and self.workers > 256:
+            raise ValueError(f"workers must be at most 256, not {self.workers}")
+
+    def for_data(self, *, cores: int) -> "SearchConfig":
+        """This search with every open field decided: a two-minute start on synthetic films, the full one on others."""
+        demo = self.data == "synthetic"
+        trials = self.trials or (4 if demo else 8)
+        return replace(
+            self,
+            trials=trials,
+            epochs=self.epochs or (5 if demo else 6),
+            final_epochs=self.final_epochs or (10 if demo else 24),
+            workers=self.workers or min(cores, trials),
+            size=self.size or (64 if demo else 96),
+            keep_models=self.keep_models if self.keep_models is not None else (trials if trials <= 20 else 5),
+        )
