@@ -118,3 +118,27 @@ class SearchConfig:
             size=self.size or (64 if demo else 96),
             keep_models=self.keep_models if self.keep_models is not None else (trials if trials <= 20 else 5),
         )
+
+    def decided(self) -> "Plan":
+        """The fields that `for_data` decides, as numbers.
+
+        Raises:
+            ValueError: one is still open.
+        """
+        values = {name: getattr(self, name) for name in Plan.__dataclass_fields__}
+        still_open = [name for name, value in values.items() if value is None]
+        if still_open:
+            raise ValueError(f"{', '.join(still_open)} must be given, or be decided by `for_data`")
+        return Plan(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much a search does, every number decided (see `SearchConfig`)."""
+
+    trials: int
+    epochs: int
+    final_epochs: int
+    workers: int
+    size: int
+    keep_models: int

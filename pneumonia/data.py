@@ -1,0 +1,544 @@
+"""Which films there are: a folder or a manifest becomes an `Index`, one row a film, with split, label and patient."""
+
+import hashlib
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from tqdm import tqdm
+
+Split = Literal["train", "val", "test"]
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+COLUMNS = ("path", "split", "label", "patient", "subtype", "bytes", "sha256")
+FILMS = {".jpeg", ".jpg", ".png", ".dcm"}
+REFUSED = {".gif": "GIF", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".webp": "WebP"}
+MANIFESTS = {".csv", ".parquet"}
+
+VAL_SHARE = 0.15
+# Constant, so that every run, whatever its seed, is measured on the same patients; another salt is another split.
+VAL_SALT = "pneumonia-val-1"
+
+_PERSON = re.compile(r"(person\d+)_(bacteria|virus)(?:_|$)", re.IGNORECASE)
+_IM = re.compile(r"(?:NORMAL2-)?(IM-\d+)(?:-|$)", re.IGNORECASE)
+_NEGATIVE = re.compile(r"(normal|negative|healthy|controls?)\b|(no|non) ")
+
+
+class DataError(ValueError):
+    """The films cannot be used as they are; one sentence says what was looked for and what was found."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Films that clash, as paths: those kept, those left out, and why."""
+
+    why: str
+    kept: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What became of every file: `found` films are `used`, or stand in a group of `duplicates` or `leaks`, or in
+    `corrupt` (path, reason). `ignored` counts files that are no films, by reason. `counts` has a row a split, class
+    and subtype."""
+
+    found: int
+    used: int
+    ignored: dict[str, int] = field(default_factory=dict)
+    duplicates: tuple[Group, ...] = ()
+    leaks: tuple[Group, ...] = ()
+    corrupt: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    counts: tuple[dict[str, str | int], ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+    def lines(self, most: int = 5) -> list[str]:
+        """For people: at most `most` examples of each trouble."""
+        lines = [f"{self.used:,} of {self.found:,} films used"]
+        for row in self.counts:
+            name = f"{row['class']} {row['subtype']}".strip()
+            lines.append(f"  {row['split']:<5} {name}: {row['films']:,} films of {row['patients']:,} patients")
+        if self.ignored:
+            lines.append("ignored files: " + ", ".join(f"{n:,} {reason}" for reason, n in self.ignored.items()))
+        for title, groups in (("identical films", self.duplicates), ("in two splits", self.leaks)):
+            shown = [
+                f"  {g.why}: "
+                + ", ".join(f"{w} {_some(p)}" for w, p in (("kept", g.kept), ("left out", g.left_out)) if p)
+                for g in groups[:most]
+            ]
+            lines += _listed(title, shown, len(groups), sum(len(g.left_out) for g in groups))
+        lines += _listed(
+            "corrupt or missing", [f"  {p}: {why}" for p, why in self.corrupt[:most]], len(self.corrupt), None
+        )
+        return lines + [f"note: {note}" for note in self.notes]
+
+
+@dataclass(frozen=True)
+class Index:
+    """The films in use.
+
+    `table` has a RangeIndex and the columns path (relative to `root`, forward slashes; absolute where a manifest
+    points elsewhere), split ('train', 'val', 'test'), label (0, 1), patient, subtype ('' if unknown), bytes and
+    sha256. `classes` is (negative, positive). `fingerprint` (64 hex digits) stands for the content: it knows neither
+    paths nor the order of files.
+    """
+
+    table: pd.DataFrame
+    classes: tuple[str, str]
+    root: Path
+    fingerprint: str
+    report: Report
+
+    def only(self, split: Split) -> pd.DataFrame:
+        """The rows of one split; their index says where they stand in `table`."""
+        return self.table[self.table["split"] == split]
+
+    def without(self, corrupt: Sequence[tuple[str, str]]) -> "Index":
+        """The index without films that turned out to be corrupt ((path, reason) each); its report lists them."""
+        table = self.table[~self.table["path"].isin([path for path, _ in corrupt])].reset_index(drop=True)
+        report = replace(
+            self.report,
+            used=len(table),
+            corrupt=self.report.corrupt + tuple(corrupt),
+            counts=_counts(table, self.classes),
+        )
+        return replace(self, table=table, report=report)
+
+
+def scan(data: str | Path, *, progress: bool = False) -> Index:
+    """Finds the films of a folder or a manifest, reads each once for its SHA-256, and chooses the validation films.
+
+    A folder holds `train` and `test` (and Kaggle's `val`), or one of them, each with two class folders; it may also
+    be one or two levels further down, as in the parent of `chest_xray`. A manifest is a CSV or Parquet table with the
+    columns path (relative to it) and label, and optionally patient, split and subtype.
+
+    Positive is PNEUMONIA beside NORMAL, 1 beside 0, the class beside one that is called normal, negative, healthy,
+    control or no-something, else the alphabetically last. A film in two splits stays in test before val before train;
+    of identical films within train one stays, or none if their labels differ. Test films are never left out for
+    being alike. Kaggle's `val` of 16 films is counted as train.
+
+    Validation films are whole patients, see `assign_val`; a manifest's own val split is kept as it is.
+
+    Raises:
+        DataError: nothing there, no films, not two classes, or a manifest that cannot be read.
+    """
+    data = Path(data)
+    if data.is_file():
+        found, root = _manifest(data), data.resolve().parent
+    elif data.is_dir():
+        root = _root(data)
+        found = _folder(root)
+    else:
+        raise DataError(f"looked for a folder of films or a manifest, and there is nothing at {data}")
+    if root != data and data.is_dir():
+        found.notes.append(f"the films are those of {root}")
+    if not found.rows:
+        tail = f" ({_tally(found.ignored)} ignored)" if found.ignored else ""
+        missing = f"; of {len(found.corrupt):,} files named, none exists" if found.corrupt else ""
+        raise DataError(f"looked for JPEG, PNG or DICOM films in {data} and found none{missing}{tail}")
+
+    classes, note = _classes([row["class"] for row in found.rows], data)
+    if note:
+        found.notes.append(note)
+    table, unreadable = _hash(found.rows, root, progress)
+    if table.empty:
+        raise DataError(f"none of the {len(unreadable):,} films in {data} can be read; the first: {unreadable[0][1]}")
+    positive = classes[1].casefold()
+    table["label"] = (table.pop("class").str.casefold() == positive).astype("int64")
+    nameless = _name_patients(table)
+    if nameless:
+        found.notes.append(f"{nameless:,} films have no patient number in their names: each is its own patient")
+    table, leaks = _drop_leaks(table)
+    table, duplicates = _drop_duplicates(table)
+    explicit_val = bool((table["split"] == "val").any())
+    fingerprint = _fingerprint(table, classes)
+    if not explicit_val:
+        table = assign_val(table)
+    refused = {name: n for name, n in found.ignored.items() if name in REFUSED.values()}
+    if refused:
+        found.notes.append(f"{_tally(refused)} not read: films must be JPEG, PNG or DICOM, so convert them")
+
+    table = table[list(COLUMNS)].reset_index(drop=True)
+    report = Report(
+        found=len(found.rows) + len(found.corrupt),
+        used=len(table),
+        ignored=dict(sorted(found.ignored.items())),
+        duplicates=duplicates,
+        leaks=leaks,
+        corrupt=(*found.corrupt, *unreadable),
+        notes=tuple(found.notes),
+        counts=_counts(table, classes),
+    )
+    return Index(table, classes, root, fingerprint, report)
+
+
+def require(index: Index, split: Split) -> None:
+    """Checks that a split can be used for what it is for.
+
+    Raises:
+        DataError: the split has no films, or those of one class only.
+    """
+    labels = set(index.only(split)["label"])
+    if labels != {0, 1}:
+        there = [f"{row['films']:,} {row['split']} {row['class']}" for row in index.report.counts]
+        looked = f"looked for {split} films of {index.classes[0]} and {index.classes[1]} in {index.root}"
+        raise DataError(f"{looked}, found {', '.join(there) or 'none'}")
+
+
+def assign_val(table: pd.DataFrame) -> pd.DataFrame:
+    """Turns about `VAL_SHARE` of the train films into val, by whole patients; the other rows stay as they are.
+
+    A patient belongs to the stratum (label, subtype) of most of its films. Within each stratum patients are sorted by
+    a salted hash of their id and taken in that order, each one that brings the number of films nearer to the share;
+    what a stratum misses by is passed on to the next of its class. A class with two patients or more then gets at
+    least one on each side.
+
+    Sorting and taking, rather than taking each patient whose hash is below the share, because independent draws give
+    a small stratum anything from none to half. The price: where the cut falls depends on the other patients. When
+    films are added, the order of the old patients does not change, so the cut only moves past a few of them: about
+    `VAL_SHARE` of as many as were added change sides, all near the cut. Runs are comparable while the fingerprint is
+    the same.
+    """
+    train = table[table["split"] == "train"]
+    if train.empty:
+        return table
+    films = train.groupby("patient").size().to_dict()
+    order = {patient: hashlib.sha256(f"{VAL_SALT}:{patient}".encode()).hexdigest() for patient in films}
+    members = {label: set(rows["patient"]) for label, rows in train.groupby("label")}
+    strata: dict[Any, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    common = train.groupby(["patient", "label", "subtype"]).size().reset_index(name="n")
+    common = common.sort_values(["n", "label", "subtype"], ascending=[False, True, True]).drop_duplicates("patient")
+    for patient, label, subtype in zip(common["patient"], common["label"], common["subtype"], strict=True):
+        strata[label][subtype].append(patient)
+
+    irreplaceable = {patient for mine in members.values() if len(mine) == 1 for patient in mine}
+    val: set[str] = set()
+    for subtypes in strata.values():
+        owed = 0.0
+        for _, patients in sorted(subtypes.items()):
+            owed += VAL_SHARE * sum(films[patient] for patient in patients)
+            for patient in sorted(patients, key=order.__getitem__):
+                if abs(owed - films[patient]) < abs(owed) and owed > 0 and patient not in irreplaceable:
+                    val.add(patient)
+                    owed -= films[patient]
+    for label, mine in sorted(members.items()):
+        others = [theirs for other, theirs in members.items() if other != label]
+        for to_val in (True, False):
+            if len(mine) < 2 or any((patient in val) == to_val for patient in mine):
+                continue
+            # Moving a patient of both classes must not take the other class its last one on the side it leaves.
+            free = [
+                patient
+                for patient in mine - irreplaceable
+                if all(patient not in s or any(p != patient and (p in val) != to_val for p in s) for s in others)
+            ]
+            moved = min(free, key=lambda patient: (films[patient], order[patient]))
+            val ^= {moved}
+    chosen = (table["split"] == "train") & table["patient"].isin(val)
+    return table.assign(split=table["split"].mask(chosen, "val"))
+
+
+# --- finding files
+
+
+@dataclass
+class _Found:
+    """Films before they are read (path, split, class, and what a manifest adds), and what was passed over."""
+
+    rows: list[dict[str, str]] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)
+    corrupt: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def _root(data: Path) -> Path:
+    """The folder that holds train or test: `data`, or the one such folder up to two levels below it."""
+    level = [data]
+    for _ in range(3):
+        hits = [folder for folder in level if {"train", "test"} & {sub.name.lower() for sub in _folders(folder)}]
+        hits = [folder for folder in hits if folder.name == "chest_xray"] or hits
+        if len(hits) == 1:
+            return hits[0]
+        if hits:
+            names = ", ".join(folder.name for folder in hits)
+            raise DataError(f"looked for one folder with train or test in {data} and found several ({names}): name one")
+        level = [sub for folder in level for sub in _folders(folder)]
+    there = [sub.name for sub in _folders(data)]
+    raise DataError(
+        f"looked for train or test, each with two class folders, in {data} and up to two levels below, "
+        f"and found {('the folders ' + _some(there)) if there else 'no folders'}"
+    )
+
+
+def _folder(root: Path) -> _Found:
+    found = _Found()
+    folded = 0
+    for entry in _entries(root):
+        name = entry.name.lower()
+        if entry.name == "__MACOSX":
+            found.ignored["__MACOSX"] += sum(1 for _ in _files(entry))
+        elif name in SPLITS and entry.is_dir():
+            for child in _entries(entry):
+                if child.is_dir() and child.name == "__MACOSX":
+                    found.ignored["__MACOSX"] += sum(1 for _ in _files(child))
+                elif child.is_dir() and not child.name.startswith("."):
+                    before = len(found.rows)
+                    split = "test" if name == "test" else "train"
+                    for path in _files(child):
+                        row = {"path": path.relative_to(root).as_posix(), "split": split, "class": child.name}
+                        _take(path, row, found)
+                    folded += (len(found.rows) - before) * (name == "val")
+                else:
+                    found.ignored[_unwanted(child) or "outside the class folders"] += 1
+        else:
+            found.ignored[_unwanted(entry) or "outside train, val and test"] += 1
+    if folded:
+        found.notes.append(f"val ({folded:,} films) is counted as train: validation patients are chosen from both")
+    return found
+
+
+def _manifest(path: Path) -> _Found:
+    try:
+        if path.suffix.lower() == ".csv":
+            # As text, so that a patient 007 stays 007 and a class called "None" stays a class.
+            raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        elif path.suffix.lower() == ".parquet":
+            raw = pd.read_parquet(path)
+        else:
+            raise DataError(f"looked for a folder or a CSV or Parquet manifest, and {path} is neither")
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise DataError(f"the manifest {path} cannot be read: {error}") from error
+    raw.columns = pd.Index([str(column).strip().lower() for column in raw.columns])
+    missing = [column for column in ("path", "label") if column not in raw.columns]
+    if missing:
+        raise DataError(
+            f"looked for the columns path and label in {path} and found {_some(list(raw.columns))}: "
+            f"{' and '.join(missing)} missing"
+        )
+    columns = {name: [_text(value) for value in raw[name]] for name in raw.columns if name in _MANIFEST_COLUMNS}
+    found = _Found()
+    for number, values in enumerate(zip(*columns.values(), strict=True), start=1):
+        cells = dict(zip(columns, values, strict=True))
+        split = cells.get("split", "train").lower()
+        blank = next((name for name in ("path", "label", "split") if cells.get(name, "-") == ""), None)
+        if blank:
+            raise DataError(f"film {number} of {path} has no {blank}")
+        if split not in SPLITS:
+            raise DataError(f"film {number} of {path} has the split {split!r}: it must be train, val or test")
+        row = {"path": Path(cells["path"]).as_posix(), "split": split, "class": cells["label"]}
+        row |= {name: cells[name] for name in ("patient", "subtype") if name in cells}
+        _take(path.parent / cells["path"], row, found)
+    return found
+
+
+_MANIFEST_COLUMNS = ("path", "label", "patient", "split", "subtype")
+
+
+def _text(value: Any) -> str:
+    """A cell as text: nothing for null, and no trace of a whole number having been stored as a float."""
+    if pd.isna(value):
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+
+
+def _take(path: Path, row: dict[str, str], found: _Found) -> None:
+    """Adds a film to what was found, or counts the file as ignored, or lists it as missing."""
+    reason = _unwanted(path) or (None if path.suffix.lower() in FILMS else "not an image")
+    if reason:
+        found.ignored[reason] += 1
+    elif path.is_file():
+        found.rows.append(row)
+    else:
+        # Also what a pipe or a socket gets: opening one would wait for ever.
+        found.corrupt.append((row["path"], "not a file" if path.exists() else "no such file"))
+
+
+def _unwanted(path: Path) -> str | None:
+    """Why a file cannot be a film, from its name alone."""
+    if path.name == ".DS_Store":
+        return ".DS_Store"
+    if path.name.startswith("._"):
+        return "._*"
+    if "__MACOSX" in path.parts:
+        return "__MACOSX"
+    if path.name.startswith("."):
+        return "hidden"
+    if not path.name.isprintable() or any("\ud800" <= letter <= "\udfff" for letter in path.name):
+        return "name that is not text"
+    return REFUSED.get(path.suffix.lower())
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"the folder {folder} cannot be read: {error.strerror}") from error
+
+
+def _folders(folder: Path) -> list[Path]:
+    hidden = (".", "__MACOSX")
+    return [entry for entry in _entries(folder) if entry.is_dir() and not entry.name.startswith(hidden)]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file below a folder in a fixed order. Links are followed, each folder once, so that a loop ends."""
+    seen: set[tuple[int, int]] = set()
+    stack = [folder]
+    while stack:
+        here = stack.pop()
+        status = here.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        entries = _entries(here)
+        stack += [entry for entry in reversed(entries) if entry.is_dir()]
+        yield from (entry for entry in entries if not entry.is_dir())
+
+
+# --- reading and cleaning
+
+
+def _classes(names: Iterable[str], data: Path) -> tuple[tuple[str, str], str | None]:
+    """(negative, positive), and a note where only the alphabet could tell which is which."""
+    spelt: dict[str, str] = {}
+    for name in names:
+        key = name.casefold()
+        spelt.setdefault(key, name.upper() if key in ("normal", "pneumonia") else name)
+    if len(spelt) != 2:
+        raise DataError(
+            f"looked for films of two classes in {data} and found {len(spelt)}: {_some(sorted(spelt.values()))}"
+        )
+    first, last = sorted(spelt)
+    negative = [key for key in (first, last) if _NEGATIVE.match(re.sub(r"[\W_]+", " ", key).strip())]
+    if len(negative) == 1:
+        (low,) = negative
+        return (spelt[low], spelt[last if low == first else first]), None
+    note = f"{spelt[last]} is taken as the positive class, {spelt[first]} as the negative, by the alphabet"
+    return (spelt[first], spelt[last]), None if (first, last) == ("0", "1") else note
+
+
+def _hash(rows: list[dict[str, str]], root: Path, progress: bool) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+    """The rows in the order of their paths, with bytes and sha256; and the films that could not be read."""
+
+    def read(row: dict[str, str]) -> tuple[int, str] | str:
+        try:
+            with (root / row["path"]).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                return file.tell(), digest
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
+
+    rows = sorted(rows, key=lambda row: row["path"])
+    with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
+        bar = tqdm(threads.map(read, rows), total=len(rows), desc="reading films", unit="film", disable=not progress)
+        answers = list(bar)
+    unreadable = [(row["path"], got) for row, got in zip(rows, answers, strict=True) if isinstance(got, str)]
+    full = [
+        {"patient": "", "subtype": "", **row, "bytes": got[0], "sha256": got[1]}
+        for row, got in zip(rows, answers, strict=True)
+        if not isinstance(got, str)
+    ]
+    return pd.DataFrame(full), unreadable
+
+
+def _name_patients(table: pd.DataFrame) -> int:
+    """Fills in the patients and subtypes that no manifest gave, in place; how many films had no number in the name.
+
+    Kermany's numbers start again in test: the same number in train and test is two patients, so the split stands
+    before it. A film without a number is its own patient, known by its content, so that renaming moves nothing.
+    """
+    patients, subtypes, nameless = [], [], 0
+    for path, split, patient, subtype, sha256 in zip(
+        *(table[name] for name in ("path", "split", "patient", "subtype", "sha256")), strict=True
+    ):
+        stem = path.rsplit("/", 1)[-1]
+        series = "test" if split == "test" else "train"
+        person, im = _PERSON.match(stem), _IM.match(stem)
+        number = person[1].lower() if person else im[1].upper() if im else None
+        nameless += not patient and number is None
+        patients.append(patient or f"{series}/{number or sha256[:16]}")
+        subtypes.append(subtype or (person[2].lower() if person else ""))
+    table["patient"], table["subtype"] = patients, subtypes
+    return nameless
+
+
+def _drop_leaks(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Group, ...]]:
+    """A film or a patient in two splits stays in test before val before train."""
+    rank = table["split"].map(SPLITS.index)
+    groups: list[Group] = []
+    left_out = pd.Series(False, index=table.index)
+    real = table["bytes"] > 0  # empty files are all alike, and are listed as corrupt when they are decoded
+    for column, why in (("sha256", "the same film"), ("patient", "the same patient")):
+        usable = table[real & ~left_out] if column == "sha256" else table[~left_out]
+        top = rank[usable.index].groupby(usable[column]).transform("max")
+        lower = usable[rank[usable.index] < top]
+        left_out[lower.index] = True
+        for value, rows in lower.groupby(column, sort=False):
+            same = usable[usable[column] == value]
+            kept = same[~same.index.isin(rows.index)]
+            splits = " and ".join(sorted({*rows["split"], *kept["split"]}, key=SPLITS.index))
+            name = f" {value}" if column == "patient" else ""
+            groups.append(Group(f"{why}{name} in {splits}", tuple(kept["path"]), tuple(rows["path"])))
+    return table[~left_out], tuple(groups)
+
+
+def _drop_duplicates(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Group, ...]]:
+    """Identical films: one stays in train and in val, none if their labels differ; test stays whole, for its figures
+    are compared with other people's."""
+    groups: list[Group] = []
+    gone: list[Any] = []
+    alike = table[(table["bytes"] > 0) & table.duplicated("sha256", keep=False)]
+    for _, same in alike.groupby("sha256", sort=False):
+        split, one_label = same["split"].iloc[0], same["label"].nunique() == 1
+        why = "identical films" if one_label else "identical films under both labels"
+        kept = same.drop_duplicates("path") if split == "test" else same.iloc[: int(one_label)]
+        lost = same.drop(kept.index)
+        gone += list(lost.index)
+        groups.append(Group(f"{why} in {split}", tuple(kept["path"]), tuple(lost["path"])))
+    return table.drop(gone), tuple(groups)
+
+
+def _fingerprint(table: pd.DataFrame, classes: tuple[str, str]) -> str:
+    rows = (
+        f"{split}\t{classes[label]}\t{sha256}"
+        for split, label, sha256 in zip(table["split"], table["label"], table["sha256"], strict=True)
+    )
+    return hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()
+
+
+def _counts(table: pd.DataFrame, classes: tuple[str, str]) -> tuple[dict[str, str | int], ...]:
+    groups = table.groupby(["split", "label", "subtype"])["patient"].agg(["size", "nunique"]).reset_index()
+    rows = [
+        {"split": split, "class": classes[label], "subtype": subtype, "films": films, "patients": patients}
+        for split, label, subtype, films, patients in groups.to_numpy(dtype=object).tolist()
+    ]
+    return tuple(sorted(rows, key=lambda row: SPLITS.index(row["split"])))
+
+
+# --- words
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def _tally(counts: dict[str, int]) -> str:
+    return ", ".join(f"{n:,} {name}" for name, n in sorted(counts.items()))
+
+
+def _listed(title: str, shown: list[str], total: int, left_out: int | None) -> list[str]:
+    if not total:
+        return []
+    head = f"{title}: {total:,}" + ("" if left_out is None else f" groups, {left_out:,} films left out")
+    more = [f"  and {total - len(shown):,} more"] if total > len(shown) else []
+    return [head, *shown, *more]

@@ -1,0 +1,70 @@
+"""The network: a small residual CNN for one grey film."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions around an average-pooled 1x1 shortcut (He et al. 2016; the pooling: He et al. 2019)."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(after)
+        self.second = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        self.second_norm = nn.BatchNorm2d(after)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or before != after:
+            pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+            self.shortcut = nn.Sequential(pool, nn.Conv2d(before, after, 1, bias=False), nn.BatchNorm2d(after))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(self.first_norm(self.first(x)), inplace=True)
+        y = self.second_norm(self.second(y))
+        return functional.relu(y + self.shortcut(x), inplace=True)
+
+
+class Network(nn.Module):
+    """A 5x5 stem, four stages of `width`, 2, 4 and 8 times `width` channels, global average pooling, one logit.
+
+    With global average pooling, the head's weights over the last feature maps are the class-activation map
+    (Zhou et al. 2016).
+    """
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, width, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+        )
+        self.stages = nn.Sequential(
+            Block(width, width, 1),
+            Block(width, 2 * width, 2),
+            Block(2 * width, 4 * width, 2),
+            Block(4 * width, 8 * width, 2),
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(8 * width, 1)
+
+    def maps(self, x: Tensor) -> Tensor:
+        """Standardised films x [B, 1, S, S] -> feature maps [B, 8 * width, S / 16, S / 16]."""
+        features: Tensor = self.stages(self.stem(x))
+        return features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardised films x [B, 1, S, S] -> logits [B]."""
+        pooled = self.maps(x).mean(dim=(2, 3))
+        logits: Tensor = self.head(self.dropout(pooled)).squeeze(1)
+        return logits
+
+
+def parameters(network: nn.Module) -> int:
+    """How many numbers the network learns."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def build(width: int, dropout: float, *, seed: int) -> Network:
+    """A network whose weights depend on the seed alone; torch's global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Network(width, dropout)

@@ -1,0 +1,197 @@
+"""The figures of a run. Every run's have the same size and axes, so that two of them can be laid side by side.
+
+A function takes arrays (see `metrics`) and returns a matplotlib `Figure` of the object interface: nothing is kept in
+pyplot, so threads and long searches are safe. Colours are Okabe and Ito's (2008), apart for colour-blind eyes.
+"""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+from numpy.typing import ArrayLike
+
+from pneumonia import metrics
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+WIDE_INCHES, HIGH_INCHES, DPI = 6.0, 5.0, 100
+
+
+def confusion_matrix(matrix: ArrayLike, classes: Sequence[str]) -> Figure:
+    """Heatmap of counts [[tn, fp], [fn, tp]]; the colour and the second line are the share of the row's films."""
+    import seaborn  # 1 s or more to import, for this one figure
+
+    counts = np.asarray(matrix)
+    rows = counts.sum(axis=1, keepdims=True)
+    percent = 100 * counts / np.maximum(rows, 1)
+    cells = np.array(
+        [[f"{n:,}\n{p:.1f} %" for n, p in zip(*row, strict=True)] for row in zip(counts, percent, strict=True)]
+    )
+    names = ["\n".join(textwrap.wrap(name, 12)[:3]) for name in classes]  # the margin holds three lines of 12 letters
+    figure, axes = _figure(f"How {counts.sum():,} films were called")
+    seaborn.heatmap(
+        percent,
+        annot=cells,
+        fmt="",
+        cmap="Blues",
+        vmin=0,
+        vmax=100,
+        square=True,
+        linewidths=2,
+        annot_kws={"fontsize": 15},
+        cbar_kws={"label": "share of the true class's films, %"},
+        xticklabels=names,
+        yticklabels=[f"{name}\n(n = {n:,})" for name, n in zip(names, rows[:, 0], strict=True)],
+        ax=axes,
+    )
+    axes.set(xlabel="called", ylabel="true class")
+    axes.tick_params(axis="y", rotation=0, length=0)
+    axes.tick_params(axis="x", length=0)
+    figure.subplots_adjust(left=0.2, right=0.98, top=0.93)
+    return figure
+
+
+def roc(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> Figure:
+    """The ROC curve, with the operating point."""
+    s = metrics.score(labels, probabilities, threshold)
+    fpr, tpr = metrics.roc_curve(labels, probabilities)
+    figure, axes = _figure(f"Sensitivity against false alarms\n{_films(labels)}")
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1, label="chance")
+    axes.plot(fpr, tpr, color=BLUE, linewidth=2, label=f"ROC, AUC {s['auc']:.3f}")
+    _point(
+        axes,
+        1 - s["specificity"],
+        s["sensitivity"],
+        f"threshold {threshold:.2f}: sensitivity {s['sensitivity']:.3f},\nspecificity {s['specificity']:.3f}",
+    )
+    _unit_axes(axes, "false positive rate (1 - specificity)", "true positive rate (sensitivity)")
+    corner = axes.inset_axes((0.4, 0.36, 0.55, 0.4), xlim=(0, 0.3), ylim=(0.7, 1.005))
+    corner.plot(fpr, tpr, color=BLUE, linewidth=2)
+    corner.plot([1 - s["specificity"]], [s["sensitivity"]], "o", color=ORANGE, markersize=8, markeredgecolor="white")
+    corner.set_title("the corner, enlarged", fontsize="small")
+    corner.tick_params(labelsize="small")
+    corner.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    return figure
+
+
+def precision_recall(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> Figure:
+    """The precision-recall curve, with the operating point and the share of positives as the floor."""
+    s = metrics.score(labels, probabilities, threshold)
+    recall, precision = metrics.precision_recall_curve(labels, probabilities)
+    share = float(np.mean(np.asarray(labels)))
+    figure, axes = _figure(f"Precision against recall\n{_films(labels)}")
+    axes.axhline(share, color=GREY, linestyle=":", linewidth=1, label=f"share of positives {share:.3f}")
+    axes.step(
+        recall, precision, where="pre", color=BLUE, linewidth=2, label=f"average precision {s['average_precision']:.3f}"
+    )
+    _point(
+        axes,
+        s["sensitivity"],
+        s["precision"],
+        f"threshold {threshold:.2f}: recall {s['sensitivity']:.3f},\nprecision {s['precision']:.3f}",
+    )
+    _unit_axes(axes, "recall (sensitivity)", "precision")
+    axes.legend(loc="lower left")
+    return figure
+
+
+def reliability(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> Figure:
+    """Observed share of positives against the mean probability of each of 15 bins, over the histogram of films."""
+    y, p = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
+    mean, observed, count = metrics.reliability_bins(y, p)
+    ece = metrics.score(y, p, threshold)["ece"]
+    figure = _canvas()
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    axes.set_title(f"Can the probability be taken at its word?\n{_films(y)}")
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1, label="perfect calibration")
+    filled = count > 0
+    spread = np.array([metrics.wilson(o * n, n) for o, n in zip(observed[filled], count[filled], strict=True)]).T
+    axes.errorbar(
+        mean[filled],
+        observed[filled],
+        yerr=np.abs(spread - observed[filled]),
+        fmt="o-",
+        color=BLUE,
+        ecolor="#9CC4DD",
+        markersize=5,
+        label=f"films in {metrics.BINS} bins, 95% intervals; ECE {ece:.3f}",
+    )
+    axes.axvline(threshold, color=ORANGE, linestyle="--", linewidth=1, label=f"threshold {threshold:.2f}")
+    _unit_axes(axes, "", "observed share of positives")
+    axes.legend(loc="lower right", fontsize="small")
+    edges = np.linspace(0, 1, metrics.BINS + 1)
+    for label, name, colour in ((0, "negative", GREY), (1, "positive", BLUE)):
+        below.stairs(np.histogram(p[y == label], edges)[0], edges, color=colour, linewidth=2, label=name)
+    below.set_yscale("log")
+    below.set_ylim(0.7, max(10, 2 * y.size))  # a bin with one film shows
+    below.yaxis.set_major_formatter("{x:,.0f}")
+    below.yaxis.set_minor_formatter(NullFormatter())
+    below.axvline(threshold, color=ORANGE, linestyle="--", linewidth=1)
+    below.set(xlabel="predicted probability of the positive class", ylabel="films (log)")
+    below.legend(loc="upper center", ncols=2, fontsize="small")
+    return figure
+
+
+def learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
+    """Loss and validation AUC by epoch. `history` has a mapping of metric names to values for each epoch."""
+    epochs = np.arange(1, len(history) + 1)
+    figure = _canvas()
+    above, below = figure.subplots(2, 1, sharex=True)
+    above.set_title(f"Learning, {len(history)} epochs")
+    for axes, names in (
+        (above, ("train/loss", "val/loss", "val/log_loss")),
+        (below, ("val/auc", "val/balanced_accuracy")),
+    ):
+        for name, colour, style in zip(names, (BLUE, ORANGE, GREEN), ("-", "--", "-."), strict=False):
+            values = np.array([epoch.get(name, np.nan) for epoch in history], dtype=np.float64)
+            if np.isfinite(values).any():
+                axes.plot(epochs, values, style, color=colour, marker="o", markersize=3, label=name)
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(loc="upper right" if axes is above else "lower right")
+    above.set_ylabel("loss, nats")
+    above.set_ylim(bottom=0)
+    below.set(xlabel="epoch", ylabel="score on val")
+    below.set_ylim(0.5, 1.005)
+    below.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a PNG of 600 x 500 pixels; the folder is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png", dpi=DPI)
+
+
+def _canvas() -> Figure:
+    figure = Figure(figsize=(WIDE_INCHES, HIGH_INCHES))
+    FigureCanvasAgg(figure)
+    # Fixed margins, not constrained layout: the axes lie at the same place in every run's figure, in half the time.
+    figure.subplots_adjust(left=0.12, right=0.97, bottom=0.1, top=0.89, hspace=0.08)
+    return figure
+
+
+def _figure(title: str) -> tuple[Figure, Axes]:
+    figure = _canvas()
+    axes = figure.subplots()
+    axes.set_title(title)
+    return figure, axes
+
+
+def _films(labels: ArrayLike) -> str:
+    y = np.asarray(labels)
+    return f"n = {y.size:,}: {int((y == 1).sum()):,} positive, {int((y == 0).sum()):,} negative"
+
+
+def _point(axes: Axes, x: float, y: float, label: str) -> None:
+    axes.plot([x], [y], "o", color=ORANGE, markersize=9, markeredgecolor="white", label=label, zorder=3)
+
+
+def _unit_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel=xlabel, ylabel=ylabel)
+    axes.grid(alpha=0.3)

@@ -1,0 +1,201 @@
+"""Scores films on disk with a logged or registered model: a table with a row a film, bad films included."""
+
+import glob
+import json
+import math
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import PyFuncModel
+from tqdm import tqdm
+
+from pneumonia.data import FILMS, REFUSED
+from pneumonia.served import MAX_BYTES
+
+COLUMNS = ("path", "probability", "label", "threshold", "error")
+FORMATS = (".csv", ".jsonl")
+
+
+class ModelError(ValueError):
+    """There is no such model, or it is not one of this program's. The message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model. It runs the code that was logged with it, not this checkout's."""
+
+    uri: str
+    size: int
+    classes: tuple[str, str]
+    threshold: float
+    metadata: Any  # mlflow.models.Model: run_id, model_id, tags
+    pyfunc: PyFuncModel
+
+
+def load(model_uri: str) -> Model:
+    """Loads `models:/name@alias`, `models:/name/3`, `models:/m-...`, `runs:/...`, or a model's folder.
+
+    Remote files go to a temporary folder that is gone when this returns.
+
+    Raises:
+        ModelError: it is not there, cannot be read, or does not take films.
+    """
+    remote = re.match(r"\w[\w+.-]+:/", model_uri)  # two letters or more: C:/ is a folder
+    if not remote and not (Path(model_uri) / "MLmodel").is_file():
+        raise ModelError(
+            f"there is no model at {model_uri}: looked for a folder with the file MLmodel; "
+            "a registered model is written models:/pneumonia@champion, models:/pneumonia/3 or runs:/RUN/model"
+        )
+    with tempfile.TemporaryDirectory(prefix="pneumonia-model-") as scratch:
+        try:
+            folder = Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=scratch) if remote else model_uri)
+            pyfunc = mlflow.pyfunc.load_model(str(folder))
+        except (MlflowException, OSError, ValueError) as error:
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ModelError(f"the model {model_uri} cannot be loaded: {said[:300]}") from error
+        settings = folder / "artifacts" / "package" / "package.json"
+        if not settings.is_file():
+            raise ModelError(f"{model_uri} is an MLflow model, but not one of this program's: it holds no package.json")
+        package = json.loads(settings.read_text(encoding="utf-8"))
+    return Model(
+        uri=model_uri,
+        size=package["size"],
+        classes=(package["classes"][0], package["classes"][1]),
+        threshold=package["threshold"],
+        metadata=pyfunc.metadata,
+        pyfunc=pyfunc,
+    )
+
+
+def films(inputs: Sequence[str]) -> list[Path]:
+    """The films that files, folders (with all below) and globs (`**` too) name, each once, in a stable order.
+
+    A file that is named is taken whatever it is. In folders and globs, hidden files and folders, `__MACOSX` and files
+    without the suffix of an image are passed over.
+
+    Raises:
+        ValueError: an input names nothing, or no film is found.
+    """
+    found: dict[str, Path] = {}
+    for text in inputs:
+        path = Path(text).expanduser()
+        if path.is_dir():
+            taken = list(_below(path))
+        elif path.exists():
+            taken = [path]
+        else:
+            matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+            matches = [match for match in matches if "__MACOSX" not in match.parts]
+            taken = [film for match in matches for film in (_below(match) if match.is_dir() else _images([match]))]
+            if not matches:
+                raise ValueError(f"{text} is no file, no folder and no pattern that matches any")
+        for film in taken:
+            found.setdefault(os.path.realpath(film), film)
+    if not found:
+        raise ValueError(f"no film in {', '.join(inputs) or 'an empty list'}: looked for {', '.join(sorted(FILMS))}")
+    return list(found.values())
+
+
+def predict(model: Model, paths: Sequence[Path], *, threads: int | None = None, progress: bool = False) -> pd.DataFrame:
+    """Scores each film by itself, as the server does, so that a bad one spoils no other and none depends on company.
+
+    Args:
+        paths: films; a row each, in this order.
+        threads: films at once; one a core if None, 8 at most.
+        progress: show a bar.
+
+    Returns:
+        Columns `path` (with what is not UTF-8 in it as \\xff), `probability` (of the positive class), `label`,
+        `threshold`, `error`: for a film that could not be scored, `error` says why in a sentence, probability is NaN
+        and label is empty; else `error` is empty.
+    """
+    # Threads, since decoding and ONNX Runtime let go of the interpreter's lock.
+    with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
+        scored = pool.map(lambda path: _row(model, path), paths)
+        rows = list(tqdm(scored, total=len(paths), desc="predict", unit="film", disable=not progress))
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    return table.astype(
+        {"path": "str", "probability": "float64", "label": "str", "threshold": "float64", "error": "str"}
+    )
+
+
+def check_output(output: Path) -> None:
+    """Refuses a file that `write` could not write, before any film is scored.
+
+    Raises:
+        ValueError: its suffix is neither .csv nor .jsonl, or it is a folder.
+    """
+    if output.suffix.lower() not in FORMATS:
+        raise ValueError(f"the output must end in {' or '.join(FORMATS)}, but is {output.name}")
+    if output.is_dir():
+        raise ValueError(f"the output {output} is a folder")
+
+
+def write(table: pd.DataFrame, output: Path | None = None) -> None:
+    """Writes `predict`'s table as CSV or JSON lines, by the suffix, whole or not at all; as CSV to stdout if None.
+
+    Raises:
+        ValueError: as `check_output`.
+    """
+    if output is None:
+        sys.stdout.write(render(table))
+        return
+    check_output(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".{output.name}.{os.getpid()}.part")
+    partial.write_text(render(table, output.suffix.lower()), encoding="utf-8", newline="\n")
+    partial.replace(output)
+
+
+def render(table: pd.DataFrame, suffix: str = ".csv") -> str:
+    """The table as CSV, where what is missing is empty, or JSON lines, where it is null; floats keep all digits."""
+    if suffix == ".csv":
+        return str(table.to_csv(index=False, lineterminator="\n"))
+    records = table.astype(object).where(table.notna() & (table != ""), None).to_dict(orient="records")
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def _row(model: Model, path: Path) -> tuple[str, float, str, float, str]:
+    # A name that is not UTF-8 comes from the system with lone surrogates, which no table and no file can hold.
+    shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+    try:
+        if not path.is_file():  # opening a pipe would wait for ever
+            raise OSError("not a file" if path.exists() else "no such file")
+        if path.stat().st_size > MAX_BYTES:
+            raise OSError(f"the file is larger than {MAX_BYTES >> 20} MiB")
+        scored: Any = model.pyfunc.predict(pd.DataFrame({"image": [path.read_bytes()]}))
+    except (MlflowException, OSError) as error:
+        said = getattr(error, "sentence", None) or getattr(error, "strerror", None) or str(error)
+        return shown, math.nan, "", model.threshold, said.removeprefix("record 0: ")
+    row = scored.iloc[0]
+    return shown, float(row["probability"]), str(row["label"]), float(row["threshold"]), ""
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    seen: set[tuple[int, int]] = set()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        status = os.stat(here)
+        key = (status.st_dev, status.st_ino)  # a link to a folder above must not lead round for ever
+        folders[:] = [] if key in seen else sorted(name for name in folders if not _hidden(name))
+        if key not in seen:
+            yield from _images(Path(here) / name for name in sorted(files))
+        seen.add(key)
+
+
+def _images(paths: Iterable[Path]) -> Iterator[Path]:
+    """Those with an image's suffix: formats that are refused too, so that the table says so of each."""
+    yield from (path for path in paths if path.suffix.lower() in FILMS | REFUSED.keys() and not _hidden(path.name))
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"

@@ -1,0 +1,78 @@
+"""Progress bars: of the trials of a search, and of one training."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from pneumonia.search.run import Progress
+    from pneumonia.train import Epoch, Step
+
+
+class SearchBar:
+    """Trials done, the best val log loss so far, and how far the running trials are."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._done = False
+
+    def __call__(self, progress: "Progress") -> None:
+        if self._done:
+            return
+        if self._bar is None:
+            self._bar = tqdm(total=progress.goal, desc="trials", unit="trial", dynamic_ncols=True)
+        self._bar.n = progress.done
+        running = " ".join(f"#{number}:{epochs}" for number, epochs in sorted(progress.running.items()))
+        parts = {
+            "best_log_loss": "-" if progress.best is None else f"{progress.best:.4f}",
+            **({"running(trial:epochs)": running} if running else {}),
+            **({"failed": progress.failed} if progress.failed else {}),
+        }
+        self._bar.set_postfix(parts)
+        if progress.done >= progress.goal:
+            self._done = True
+            self.close()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
+
+
+class TrainBar:
+    """Steps of one training with the loss, the last val AUC, films a second and the time left."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._auc = "-"
+
+    def on_step(self, step: "Step") -> None:
+        if self._bar is None:
+            layout = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps [{elapsed}<{remaining}{postfix}]"
+            self._bar = tqdm(total=step.steps, desc="training", dynamic_ncols=True, bar_format=layout, mininterval=0.5)
+        self._bar.set_postfix(
+            {"loss": f"{step.loss:.3f}", "val_auc": self._auc, "films/s": f"{step.images_per_second:.0f}"},
+            refresh=False,
+        )
+        self._bar.update(step.step - self._bar.n)
+        if step.step >= step.steps:
+            self.close()
+
+    def on_epoch(self, epoch: "Epoch") -> None:
+        self._auc = f"{epoch.metrics['val/auc']:.4f}"
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
+
+
+@contextmanager
+def closing(bar: SearchBar | TrainBar) -> Iterator[None]:
+    """Leaves the terminal on a fresh line whatever ends the block."""
+    try:
+        yield
+    finally:
+        bar.close()

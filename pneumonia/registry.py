@@ -1,0 +1,253 @@
+"""The registered model: versions, the gate that names the champion, promotion by hand.
+
+Champion and candidate are scored on the same validation films with the mean log loss of the probabilities that each
+serves: a proper score (Good 1952) that does not saturate where AUC does. The score stands as a tag on the version,
+`gate.log_loss.<films>`, where <films> identifies the films.
+
+The rule: of the versions scored on these films, the one with the lowest log loss is the champion; the champion of the
+moment keeps its place on a tie. A version promoted by hand is outdone only by later versions.
+"""
+
+import base64
+import hashlib
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from pneumonia.record import Record, records, write_json
+from pneumonia.tracking import Tracker, sent, tracker_errors
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+BY_HAND = "gate.by_hand"  # tag of a version promoted by hand: the highest version that was there
+TIE = 1e-9  # log losses nearer than this are the same
+BATCH = 64
+DESCRIPTION_LENGTH = 5000  # PostgreSQL refuses a longer one, sqlite keeps it silently
+
+
+class RegistryError(RuntimeError):
+    """A version cannot be found or promoted; the sentence says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Which alias a version got, and why, in one line."""
+
+    name: str
+    version: str
+    alias: str
+    reason: str
+
+    def line(self) -> str:
+        return f"{self.name} version {self.version} is {self.alias}: {self.reason}"
+
+
+def enter(tracker: Tracker, record: Record) -> Verdict:
+    """Registers the record's model, unless an earlier call did, and takes it through the gate.
+
+    Raises:
+        TrackingError: the store did not answer; the same call goes on from where this one stopped.
+    """
+    name, have = record.run.register, sent(record)
+    assert name is not None
+    with tracker_errors(tracker.uri):
+        version = have.get("version") or _register(tracker.client, name, record)
+        write_json(record.folder / "sent.json", {**sent(record), "version": version})
+        verdict = gate(tracker, name, version, validation(record))
+        write_json(record.folder / "sent.json", {**sent(record), "verdict": asdict(verdict)})
+    return verdict
+
+
+def catch_up(tracker: Tracker, home: Path) -> list[Verdict]:
+    """Registers the models under `home` that were to be registered when the tracker was away."""
+    waiting = [
+        record
+        for record in records(home)
+        if record.run.register and "model_id" in sent(record) and "verdict" not in sent(record)
+        if record.status is not None and record.status["state"] == "COMPLETE"
+    ]
+    return [enter(tracker, record) for record in waiting]
+
+
+def _register(client: MlflowClient, name: str, record: Record) -> str:
+    have, tags = sent(record), record.run.tags
+    try:
+        client.create_registered_model(name, description="Pneumonia on chest X-rays. Research, not a medical device.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    for old in client.search_model_versions(f"name = '{name}'"):
+        if old.tags.get("record") == record.run.key:
+            return str(old.version)
+    made = client.create_model_version(
+        name,
+        source=f"models:/{have['model_id']}",
+        run_id=have["run_id"],
+        model_id=have["model_id"],
+        description=_describe(record)[:DESCRIPTION_LENGTH],
+        tags={**tags, "record": record.run.key, "role": record.run.role},
+    )
+    return str(made.version)
+
+
+def _describe(record: Record) -> str:
+    score, params, data = record.summary, record.params, record.run.dataset
+    films = data.get("profile", {})
+    return (
+        f"{record.run.description}\n\n"
+        f"Films: {data.get('name')}, {films.get('train', '?')} for training and {films.get('val', '?')} of other "
+        f"patients for validation (fingerprint {str(data.get('digest'))[:12]}).\n\n"
+        f"On the validation films: AUC {score.get('val/auc', float('nan')):.4f}, sensitivity "
+        f"{score.get('val/sensitivity', float('nan')):.3f} and specificity "
+        f"{score.get('val/specificity', float('nan')):.3f} at the threshold {score.get('val/threshold', 0.5):.3f}. "
+        f"No test film was used; `pneumonia evaluate` measures on those.\n\n"
+        f"Input: {params.get('size')} px, residual CNN of width {params.get('width')}. "
+        f"For research and teaching; not a medical device."
+    )
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The films that the gate scores on. `key` identifies them, whatever their order or place."""
+
+    images: list[str]  # base64
+    labels: np.ndarray
+    key: str
+
+
+def validation(record: Record) -> Validation:
+    """The validation films that the record's model was chosen on, as the served models take them.
+
+    Raises:
+        FileNotFoundError: a film is no longer there.
+    """
+    root = Path(record.run.dataset["source"])
+    positive = record.run.tags["data.classes"].split("/")[1]
+    rows = pd.read_csv(record.artifacts / "predictions" / "val.csv", dtype=str, keep_default_na=False)
+    films = [(root / path).read_bytes() for path in rows["path"]]
+    labels = (rows["label"] == positive).to_numpy().astype(int)
+    lines = sorted(f"{hashlib.sha256(film).hexdigest()} {label}" for film, label in zip(films, labels, strict=True))
+    key = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+    return Validation([base64.b64encode(film).decode() for film in films], labels, key)
+
+
+def losses(uri: str, films: Validation) -> np.ndarray:
+    """Log loss of each film, by the model's own code. Float64 [N]."""
+    model = mlflow.pyfunc.load_model(uri)
+    parts = [
+        model.predict(pd.DataFrame({"image": films.images[start : start + BATCH]}))["probability"].to_numpy()
+        for start in range(0, len(films.images), BATCH)
+    ]
+    positive = np.clip(np.concatenate(parts), 1e-7, 1 - 1e-7)
+    return np.asarray(-np.log(np.where(films.labels == 1, positive, 1 - positive)))
+
+
+def gate(tracker: Tracker, name: str, version: str, films: Validation) -> Verdict:
+    """Gives `version` an alias. MLflow has no compare-and-set, so {best by tag, set alias, read again} is repeated
+    until it is stable: of two searches that finish at once, the later reader sees both scores.
+    """
+    client, tag = tracker.client, f"gate.log_loss.{films.key}"
+    own = _score(client, name, version, films)
+    notes = []
+    champion = _champion(client, name)
+    rival: np.ndarray | None = None
+    if champion is not None and champion.version != version:
+        try:
+            rival = _score(client, name, champion.version, films)
+        except (MlflowException, OSError) as error:
+            notes.append(
+                f"the champion of before, version {champion.version}, cannot be loaded ({type(error).__name__})"
+            )
+            client.set_model_version_tag(name, champion.version, "gate.unusable", "true")
+    best = version
+    for _ in range(20):
+        best = _best(client, name, tag) or version
+        if (now := _champion(client, name)) is None or now.version != best:
+            client.set_registered_model_alias(name, CHAMPION, best)
+            continue
+        if best == (_best(client, name, tag) or version):
+            break
+    reason = "; ".join([_reason(own, rival, champion, version, best), *notes])
+    if best == version:
+        challenger = client.get_registered_model(name).aliases.get(CHALLENGER)
+        if challenger is not None and str(challenger) == version:
+            client.delete_registered_model_alias(name, CHALLENGER)
+        return Verdict(name=name, version=version, alias=CHAMPION, reason=reason)
+    client.set_registered_model_alias(name, CHALLENGER, version)
+    return Verdict(name=name, version=version, alias=CHALLENGER, reason=reason)
+
+
+def _reason(own: np.ndarray, rival: np.ndarray | None, champion: ModelVersion | None, version: str, best: str) -> str:
+    score = f"log loss {own.mean():.4f} on {len(own)} validation films"
+    if rival is None or champion is None:
+        other = "" if best == version else f"; version {best} is better"
+        return f"{score}, no champion to beat{other}" if best == version else f"{score}{other}"
+    difference = own - rival
+    spread = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
+    return (
+        f"{score} against {rival.mean():.4f} of version {champion.version} "
+        f"(difference {difference.mean():+.4f} ± {spread:.4f})"
+    )
+
+
+def _score(client: MlflowClient, name: str, version: str, films: Validation) -> np.ndarray:
+    values = losses(f"models:/{name}/{version}", films)
+    client.set_model_version_tag(name, version, f"gate.log_loss.{films.key}", repr(float(values.mean())))
+    return values
+
+
+def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
+    try:
+        return client.get_model_version_by_alias(name, CHAMPION)
+    except MlflowException as error:  # no such alias, or it names a version that was deleted
+        if error.error_code not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
+            raise
+        return None
+
+
+def _best(client: MlflowClient, name: str, tag: str) -> str | None:
+    """The version that should be champion, by the tags alone, so that every reader comes to the same one."""
+    versions = client.search_model_versions(f"name = '{name}'", max_results=10_000)
+    by_hand = [v for v in versions if BY_HAND in v.tags]
+    floor, chosen = 0, None
+    if by_hand:
+        latest = max(by_hand, key=lambda v: float(v.tags[BY_HAND].split()[1]))
+        floor, chosen = int(latest.tags[BY_HAND].split()[0]), latest.version
+    scored = [
+        v
+        for v in versions
+        if tag in v.tags and "gate.unusable" not in v.tags and (int(v.version) > floor or v.version == chosen)
+    ]
+    if not scored:
+        return None
+    lowest = min(float(v.tags[tag]) for v in scored)
+    tied = [v for v in scored if float(v.tags[tag]) <= lowest + TIE]
+    return str(min(tied, key=lambda v: int(v.version)).version)
+
+
+def promote(tracker: Tracker, name: str, version: str) -> str:
+    """Makes `version` the champion whatever its score; only later versions can outdo it. Returns what was done.
+
+    Raises:
+        RegistryError: there is no such model or version.
+    """
+    client = tracker.client
+    with tracker_errors(tracker.uri):
+        try:
+            client.get_model_version(name, version)
+        except MlflowException as error:
+            there = [v.version for v in client.search_model_versions(f"name = '{name}'")]
+            listed = ", ".join(sorted(there, key=int)) or "none"
+            raise RegistryError(f"{name} has no version {version}; versions there: {listed}") from error
+        before = _champion(client, name)
+        newest = max(int(v.version) for v in client.search_model_versions(f"name = '{name}'"))
+        client.set_model_version_tag(name, version, BY_HAND, f"{newest} {time.time():.3f}")
+        client.set_registered_model_alias(name, CHAMPION, version)
+    was = "there was none" if before is None else f"it was version {before.version}"
+    return f"{name} version {version} is champion by hand ({was})"

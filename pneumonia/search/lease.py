@@ -1,0 +1,65 @@
+"""Who leads a study: one process trains the best configuration in full and registers it; the others lend workers."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import optuna
+
+from pneumonia.search import study as studies
+from pneumonia.stop import identity, is_gone
+
+BEAT_SECONDS = 5.0
+
+
+def holder(study: optuna.Study) -> dict[str, Any] | None:
+    """The living leader of `study`, or None.
+
+    Of a leader on this machine the process table knows. One elsewhere shows that it lives by counting on; waiting for
+    that, rather than comparing times, needs no agreeing clocks.
+    """
+    seen = _read(study)
+    if seen is None or is_gone(seen):
+        return None
+    if seen["host"] == identity()["host"]:
+        return seen
+    end = time.monotonic() + 3 * BEAT_SECONDS
+    while time.monotonic() < end:
+        time.sleep(1)
+        now = _read(study)
+        if now is not None and now["beat"] != seen["beat"]:
+            return now
+    return None
+
+
+def _read(study: optuna.Study) -> dict[str, Any] | None:
+    value: dict[str, Any] | None = studies.patiently(lambda: study.user_attrs).get("leader")
+    return value
+
+
+@contextmanager
+def held(study: optuna.Study, run_id: str) -> Iterator[None]:
+    """Leads `study` while the block runs."""
+    done = threading.Event()
+    me = {**identity(), "run_id": run_id}
+
+    def beat() -> None:
+        count = 0
+        while not done.wait(BEAT_SECONDS):
+            count += 1
+            try:
+                study.set_user_attr("leader", {**me, "beat": count})
+            except Exception:  # the database is away: the search's own calls wait for it and say so
+                optuna.logging.get_logger(__name__).debug("no beat", exc_info=True)
+
+    studies.patiently(lambda: study.set_user_attr("leader", {**me, "beat": 0}))
+    thread = threading.Thread(target=beat, name="leader", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(timeout=1)
+        studies.patiently(lambda: study.set_user_attr("leader", None), seconds=1)

@@ -1,0 +1,74 @@
+"""The worker processes of one machine: started, watched, replaced when they die, stopped together."""
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing.process import BaseProcess
+
+from pneumonia.search import worker
+from pneumonia.search.worker import Task
+
+POLL_SECONDS = 0.25
+STOP_SECONDS = 2.5  # from asking the workers to stop to killing them
+MAX_DEATHS = 10
+
+
+class WorkersDied(RuntimeError):
+    """The workers died more often than chance explains."""
+
+
+def run(task: Task, workers: int, *, on_poll: Callable[[], None], on_death: Callable[[], None]) -> None:
+    """Runs `workers` processes until each has nothing left to do.
+
+    Args:
+        on_poll: called about four times a second; what it raises stops the workers.
+        on_death: called after a worker died without being asked to, before another takes its place.
+
+    Raises:
+        WorkersDied: too many died.
+    """
+    context = multiprocessing.get_context("spawn")  # a fork would share torch's threads and open databases
+    deaths, started = 0, 0
+    alive: list[BaseProcess] = []
+
+    def start() -> None:
+        nonlocal started
+        process = context.Process(target=worker.main, args=(replace(task, number=started),), name=f"worker-{started}")
+        process.start()
+        alive.append(process)
+        started += 1
+
+    with stopped_at_the_end(alive):
+        for _ in range(workers):
+            start()
+        while alive:
+            on_poll()
+            for process in [p for p in alive if p.exitcode is not None]:
+                alive.remove(process)
+                if process.exitcode == 0:
+                    continue
+                deaths += 1
+                on_death()
+                if deaths > MAX_DEATHS:
+                    raise WorkersDied(f"{deaths} worker processes died, the last with exit code {process.exitcode}")
+                start()
+            time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def stopped_at_the_end(processes: list[BaseProcess]) -> Iterator[None]:
+    """Whatever ends the block, no process outlives it."""
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.terminate()
+        end = time.monotonic() + STOP_SECONDS
+        for process in processes:
+            process.join(max(0.0, end - time.monotonic()))
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+                process.join()

@@ -1,0 +1,304 @@
+"""One search from films to a registered model."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import optuna
+import pandas as pd
+from optuna.trial import TrialState
+
+from pneumonia import cache, registry
+from pneumonia.config import SearchConfig, TrainConfig, search_space
+from pneumonia.data import Index
+from pneumonia.record import Record, Run, close_dead, records
+from pneumonia.registry import Verdict
+from pneumonia.search import lease, pool, report
+from pneumonia.search import study as studies
+from pneumonia.search.worker import Task, describe, open_storage, reap
+from pneumonia.stop import Interrupted
+from pneumonia.tracking import Tracker
+from pneumonia.train import Epoch, Step
+from pneumonia.trial import data_tags, dataset_of, run_training
+
+
+class SearchError(RuntimeError):
+    """The search cannot go on; the sentence says why and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a search is; `running` says for each running trial how many epochs it has done."""
+
+    done: int
+    goal: int
+    failed: int
+    running: dict[int, int]
+    best: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a search came to. `verdict` is None where another process ends the study, or the tracker was away."""
+
+    study: str
+    run_id: str
+    table: pd.DataFrame
+    best_params: dict[str, float]
+    final: Record | None = None
+    verdict: Verdict | None = None
+    joined: bool = False
+
+
+def search(
+    config: SearchConfig,
+    index: Index,
+    *,
+    home: Path,
+    tracker: Tracker,
+    experiment: str = "pneumonia",
+    run_id: str | None = None,
+    base: TrainConfig | None = None,
+    model_name: str = "pneumonia",
+    tags: dict[str, str] | None = None,
+    heartbeat: int = studies.HEARTBEAT_SECONDS,
+    grace: int = studies.GRACE_SECONDS,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_step: Callable[[Step], None] = lambda step: None,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Outcome:
+    """Searches, trains the best configuration in full, and registers the model.
+
+    The same call again goes on where a killed one stopped; on another machine with the same storage it joins.
+
+    Args:
+        config: decided by `SearchConfig.for_data`.
+        index: the films, as `data.scan` gives them.
+        home: folder for records, caches and the default study.
+        run_id: an MLflow run to adopt as the parent, as `mlflow run` makes it.
+        base: what is not searched over; its size, epochs and seed are taken from `config`.
+        on_progress: told about four times a second while trials run.
+        on_step, on_epoch: told about the final training.
+        say: told in words what happens.
+
+    Raises:
+        SearchError: no trial came to an end.
+        StudyError: the study's database cannot be used.
+        TrackingError: the tracking store cannot be reached at the start.
+        Interrupted: a stop was requested; the runs are closed and the same call resumes.
+    """
+    plan = config.decided()
+    base = replace(base or TrainConfig(), size=plan.size, epochs=plan.epochs, seed=config.seed)
+    experiment_id = tracker.experiment_id(experiment)
+    close_dead(home)
+    tracker.sync(home)
+    tags = {**data_tags(index), **(tags or {})}
+    task = Task(
+        index=index,
+        base=base,
+        home=home,
+        storage=config.storage or f"sqlite:///{home / 'study.db'}",
+        study="",
+        goal=plan.trials,
+        keep_models=plan.keep_models,
+        experiment=experiment,
+        tracking_uri=tracker.uri,
+        parent="",
+        tags=tags,
+        deadline=time.time() + config.timeout if config.timeout else None,
+        heartbeat=heartbeat,
+        grace=grace,
+    )
+    home.mkdir(parents=True, exist_ok=True)
+    study = studies.create_or_resume(
+        open_storage(task, tracker), config.study or studies.default_name(index.fingerprint, base), base
+    )
+    task = replace(task, study=study.study_name)
+    if (holder := lease.holder(study)) is not None:
+        return _join(study, replace(task, parent=holder["run_id"]), plan.workers, on_progress, say, tracker, run_id)
+
+    parent = Record.create(
+        home / "records" / study.study_name / f"search-{time.time_ns()}",
+        Run(
+            name=f"search {index.root.name}",
+            role="search",
+            experiment=experiment,
+            run_id=run_id,
+            tags={**tags, "study": study.study_name},
+            description=f"Search over {', '.join(search_space())}: {plan.trials} trials of "
+            f"{plan.epochs} epochs at {plan.size} px, then the best one trained for {plan.final_epochs}.",
+            dataset=dataset_of(index),
+        ),
+    )
+    parent.add_params({k: v for k, v in asdict(config).items() if v is not None})
+    parent_id = tracker.send(parent)
+    task = replace(task, parent=parent_id)
+    try:
+        with lease.held(study, parent_id):
+            _take_over(study, parent_id, task, tracker, experiment_id, say)
+            data = cache.decode(index, size=plan.size, home=home)
+            parent.add_json("data_report.json", data.index.report.as_dict())
+            _run_trials(study, task, plan.workers, on_progress, tracker)
+            best = _best(study)
+            _record_trials(study, parent)
+            tracker.try_send(parent)
+            say(f"best trial: {best.number} with val log loss {best.value:.4f}")
+            final, verdict = _final(best, task, plan.final_epochs, data, tracker, model_name, on_step, on_epoch, say)
+            studies.patiently(lambda: study.set_user_attr("finished", parent_id))
+    except Interrupted as event:
+        parent.finish("INTERRUPTED", f"{event}: the same command resumes study {study.study_name}")
+        reap(study, home, tracker)
+        tracker.try_send(parent)
+        raise
+    except Exception as error:
+        parent.finish("FAIL", f"{type(error).__name__}: {error}")
+        tracker.try_send(parent)
+        raise
+    parent.summarise(final.summary, step=0)
+    parent.finish("COMPLETE")
+    tracker.try_send(parent)
+    return Outcome(
+        study=study.study_name,
+        run_id=parent_id,
+        table=report.table(study),
+        best_params=best.params,
+        final=final,
+        verdict=verdict,
+    )
+
+
+def _join(
+    study: optuna.Study,
+    task: Task,
+    workers: int,
+    on_progress: Callable[[Progress], None],
+    say: Callable[[str], None],
+    tracker: Tracker,
+    run_id: str | None,
+) -> Outcome:
+    """Lends this machine's workers to a search that another process leads."""
+    say(f"joins study {study.study_name}, led by run {task.parent}: that one trains the best in full and registers it")
+    if run_id is not None:
+        tracker.client.set_tag(run_id, "role", "worker")
+        tracker.client.set_tag(run_id, "joined", task.parent)
+    cache.decode(task.index, size=task.base.size, home=task.home)
+    _run_trials(study, task, workers, on_progress, tracker)
+    if run_id is not None:
+        tracker.client.set_terminated(run_id)
+    best = _best(study)
+    return Outcome(
+        study=study.study_name, run_id=task.parent, table=report.table(study), best_params=best.params, joined=True
+    )
+
+
+def _run_trials(
+    study: optuna.Study, task: Task, workers: int, on_progress: Callable[[Progress], None], tracker: Tracker
+) -> None:
+    next_look = 0.0
+
+    def on_poll() -> None:
+        nonlocal next_look
+        if time.monotonic() < next_look:
+            return
+        next_look = time.monotonic() + 1.0
+        failed = studies.failures(study)
+        if len(failed) > max(3, task.goal):
+            raise SearchError(f"{len(failed)} trials failed; the last said: {failed[-1].user_attrs['reason']}")
+        on_progress(progress(study, task.goal))
+
+    on_progress(progress(study, task.goal))
+    if len(studies.trials(study, *studies.DONE)) < task.goal:
+        pool.run(task, workers, on_poll=on_poll, on_death=lambda: reap(study, task.home, tracker))
+        on_progress(progress(study, task.goal))
+
+
+def progress(study: optuna.Study, goal: int) -> Progress:
+    """How far the study is."""
+    every = studies.trials(study)
+    values = [t.value for t in every if t.state == TrialState.COMPLETE and t.value is not None]
+    return Progress(
+        done=sum(t.state in studies.DONE for t in every),
+        goal=goal,
+        failed=sum(t.state == TrialState.FAIL and bool(t.user_attrs.get("fault")) for t in every),
+        running={t.number: len(t.intermediate_values) for t in every if t.state == TrialState.RUNNING},
+        best=min(values, default=None),
+    )
+
+
+def _best(study: optuna.Study) -> optuna.trial.FrozenTrial:
+    complete = studies.trials(study, TrialState.COMPLETE)
+    if not complete:
+        failed = studies.failures(study)
+        why = f"; the last failure said: {failed[-1].user_attrs['reason']}" if failed else ""
+        raise SearchError(f"no trial of study {study.study_name} came to an end{why}")
+    return min(complete, key=lambda trial: (trial.value, trial.number))
+
+
+def _take_over(
+    study: optuna.Study, parent_id: str, task: Task, tracker: Tracker, experiment_id: str, say: Callable[[str], None]
+) -> None:
+    """Resuming: closes what a killed search left open and becomes the parent of its trials."""
+    old = studies.patiently(lambda: study.user_attrs).get("parent")
+    studies.patiently(lambda: study.set_user_attr("parent", parent_id))
+    if old is None or old == parent_id:
+        return
+    done = len(studies.trials(study, *studies.DONE))
+    say(f"resumes study {study.study_name}: {done} of {task.goal} trials are done")
+    reap(study, task.home, tracker)
+    for record in records(task.home):
+        if record.run.parent == old:
+            record.update(parent=parent_id)
+    tracker.hand_over(experiment_id, old, parent_id)
+
+
+def _record_trials(study: optuna.Study, parent: Record) -> None:
+    best = _best(study)
+    parent.add_params({f"best/{name}": value for name, value in best.params.items()})
+    parent.add_params({"best/trial": best.number})
+    report.table(study).to_csv(parent.artifacts / "trials.csv", index=False)
+    report.figures(study, parent.artifacts / "search")
+
+
+def _final(
+    best: optuna.trial.FrozenTrial,
+    task: Task,
+    epochs: int,
+    data: cache.Decoded,
+    tracker: Tracker,
+    model_name: str,
+    on_step: Callable[[Step], None],
+    on_epoch: Callable[[Epoch], None],
+    say: Callable[[str], None],
+) -> tuple[Record, Verdict | None]:
+    """Trains the best configuration in full, with all cores, and takes the model through the gate."""
+    full = replace(task.base, **best.params, epochs=epochs)
+    say(f"final training: {describe(full, task.base)} {full.epochs} epochs")
+    record = Record.create(
+        task.home / "records" / task.study / f"final-{time.time_ns()}",
+        Run(
+            name="final",
+            role="final",
+            experiment=task.experiment,
+            parent=task.parent,
+            tags={**task.tags, "study": task.study, "best.trial": str(best.number)},
+            description=f"Trial {best.number}'s configuration trained in full. {describe(full, task.base)}",
+            dataset=dataset_of(data.index),
+            register=model_name,
+        ),
+    )
+    try:
+        run_training(full, data, record, tracker=tracker, on_step=on_step, on_epoch=on_epoch)
+    except Interrupted as event:
+        record.finish("INTERRUPTED", f"{event} while training")
+        tracker.try_send(record)
+        raise
+    except Exception as error:
+        record.finish("FAIL", f"{type(error).__name__}: {error}")
+        tracker.try_send(record)
+        raise
+    record.finish("COMPLETE")
+    if not tracker.try_send(record, force=True):
+        return record, None
+    return record, registry.enter(tracker, record)

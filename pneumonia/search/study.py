@@ -1,0 +1,244 @@
+"""The study: the search's memory in a database, which survives its workers and is shared between machines."""
+
+import copy
+import hashlib
+import json
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime
+from functools import partial
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import optuna
+import sqlalchemy.exc
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, TrialState
+
+from pneumonia.config import TrainConfig, search_space
+from pneumonia.stop import is_gone
+
+HEARTBEAT_SECONDS = 10
+GRACE_SECONDS = 60  # silence after which a worker on another machine counts as dead
+PATIENCE_SECONDS = 120.0  # how long a database may be away before a worker gives up
+UNBORN_SECONDS = 60.0  # a trial without a worker's name after so long has lost its worker while it was being made
+MAX_RETRIES = 3
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+LIVE = (*DONE, TrialState.RUNNING, TrialState.WAITING)
+
+T = TypeVar("T")
+
+
+class StudyError(RuntimeError):
+    """The study's database is not usable; the sentence says why."""
+
+
+class LeaseLost(RuntimeError):
+    """The trial was given to another worker while this one slept."""
+
+
+def connect(
+    url: str,
+    *,
+    heartbeat: int = HEARTBEAT_SECONDS,
+    grace: int = GRACE_SECONDS,
+    on_lost: Callable[[FrozenTrial], None] = lambda trial: None,
+) -> RDBStorage:
+    """Opens the study's database and makes its tables when they are not there.
+
+    Args:
+        url: SQLAlchemy's, the driver named: `sqlite:///file`, `postgresql+psycopg2://user@host/base`.
+        heartbeat: seconds between two signs of life of a worker.
+        grace: seconds of silence after which its trial is given to another.
+        on_lost: called with such a trial, before it is queued again.
+
+    Raises:
+        StudyError: the URL holds a password, or the database cannot be reached.
+    """
+    check_url(url)
+    warnings.filterwarnings("ignore", category=ExperimentalWarning)  # heartbeats, since 2020
+    warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")  # `worker.heartbeat` beats instead
+    arguments: dict[str, Any] = {"pool_pre_ping": True}
+    if url.startswith("sqlite"):
+        arguments["connect_args"] = {"timeout": 60}  # seconds that a writer waits for another
+
+    def stale(study: optuna.Study, trial: FrozenTrial) -> None:
+        on_lost(trial)
+        retry(study, trial)
+
+    last: Exception | None = None
+    for _ in range(3):  # two that make the tables of an empty database at once trip over each other
+        try:
+            return RDBStorage(
+                url,
+                engine_kwargs=arguments,
+                heartbeat_interval=heartbeat,
+                grace_period=grace,
+                heartbeat_stale_trial_callback=stale,
+            )
+        except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, ImportError) as error:
+            last = error
+            if isinstance(error, (sqlalchemy.exc.NoSuchModuleError, sqlalchemy.exc.ArgumentError, ImportError)):
+                break
+            time.sleep(1)
+    reason = str(last).strip().splitlines()[0]
+    raise StudyError(f"the study's database {url} cannot be used: {reason}") from last
+
+
+def check_url(url: str) -> None:
+    """Raises:
+    StudyError: `url` holds a password, which MLflow and process lists would show.
+    """
+    try:
+        password = urlsplit(url).password
+    except ValueError as error:
+        raise StudyError("the storage is not an SQLAlchemy URL") from error
+    if password is not None:
+        raise StudyError(
+            "the storage URL holds a password: leave it out and use PGPASSFILE or PGPASSWORD "
+            "(`mlflow run` logs its parameters before this program starts, so change that password)"
+        )
+
+
+def patiently(call: Callable[[], T], *, seconds: float = PATIENCE_SECONDS) -> T:
+    """Calls until the database answers; every call made through here may be made twice."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return call()
+        except (StorageInternalError, sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError):
+            if time.monotonic() > end:
+                raise
+            time.sleep(1)
+
+
+def distributions() -> dict[str, BaseDistribution]:
+    """The search space as Optuna's distributions."""
+    return {
+        name: CategoricalDistribution(r.choices) if r.choices else FloatDistribution(r.low, r.high, log=r.log)
+        for name, r in search_space().items()
+    }
+
+
+def default_name(fingerprint: str, base: TrainConfig) -> str:
+    """A name that searches of the same films with the same space and the same fixed settings share."""
+    space = {name: asdict(r) for name, r in search_space().items()}
+    fixed = {name: value for name, value in asdict(base).items() if name not in space and name != "device"}
+    digest = hashlib.sha256(json.dumps([space, fixed], sort_keys=True).encode()).hexdigest()
+    return f"{fingerprint[:12]}-{digest[:8]}"
+
+
+def create_or_resume(storage: RDBStorage, name: str, base: TrainConfig) -> optuna.Study:
+    """The first of `name`, `name-2`, `name-3`... that is not finished; the first trial of a new one is `base`."""
+    number = 1
+    while True:
+        full = name if number == 1 else f"{name}-{number}"
+        study = optuna.create_study(
+            study_name=full, storage=storage, direction="minimize", load_if_exists=True, **_methods(base.seed, base)
+        )
+        if "finished" not in study.user_attrs:
+            break
+        number += 1
+    if not study.get_trials(deepcopy=False):
+        study.enqueue_trial({name: getattr(base, name) for name in search_space()}, skip_if_exists=True)
+    return study
+
+
+def load(storage: RDBStorage, name: str, base: TrainConfig, *, sampler_seed: int) -> optuna.Study:
+    """An existing study, for a worker; each worker has a sampler seed of its own, or all would propose the same."""
+    return optuna.load_study(study_name=name, storage=storage, **_methods(sampler_seed, base))
+
+
+def _methods(seed: int, base: TrainConfig) -> dict[str, Any]:
+    return {
+        "sampler": optuna.samplers.TPESampler(n_startup_trials=4, seed=seed),
+        "pruner": optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=max(1, base.epochs // 3)),
+    }
+
+
+def trials(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
+    return patiently(lambda: study.get_trials(deepcopy=False, states=states or None))
+
+
+def failures(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials that failed by themselves: not those that were interrupted, killed, or too many."""
+    return [t for t in trials(study, TrialState.FAIL) if t.user_attrs.get("fault")]
+
+
+def claim(study: optuna.Study, goal: int, *, wait: Callable[[], None]) -> optuna.Trial | None:
+    """The next trial to run, or None when `goal` trials are done or being done.
+
+    Workers anywhere agree on who goes on without a lock: trials are numbered by the database, and of those that live
+    the first `goal` by number count. One that finds itself behind them steps back.
+
+    Args:
+        wait: called, for about a second, while others' trials fill the goal but are not done; may raise to stop.
+    """
+    while True:
+        patiently(lambda: optuna.storages.fail_stale_trials(study))
+        if len(trials(study, *DONE)) >= goal:
+            return None
+        if len(trials(study, *DONE, TrialState.RUNNING)) >= goal:
+            wait()
+            continue
+        trial = patiently(lambda: study.ask(distributions()))
+        earlier = [t for t in trials(study, *LIVE) if t.number < trial.number]
+        if len(earlier) < goal:
+            return trial
+        fail(study, trial.number, "surplus", fault=False)
+
+
+def finish(study: optuna.Study, number: int, value: float | None, state: TrialState) -> None:
+    """Ends a trial in the study.
+
+    Raises:
+        LeaseLost: it has been ended by another.
+    """
+    first = [True]
+
+    def tell() -> None:
+        if not first[0] and study.get_trials(deepcopy=False)[number].state == state:
+            return  # the database took it and went away before it could say so
+        first[0] = False
+        study.tell(number, value, state)
+
+    try:
+        patiently(tell)
+    except (UpdateFinishedTrialError, ValueError) as error:
+        raise LeaseLost(f"trial {number} was given to another worker") from error
+
+
+def fail(study: optuna.Study, number: int, reason: str, *, fault: bool) -> bool:
+    """Ends a trial as failed, `fault` saying that it was the trial's own; False when it had ended already."""
+    trial = optuna.trial.Trial(study, trials(study)[number]._trial_id)
+    try:
+        for key, value in (("reason", reason), ("fault", fault)):
+            patiently(partial(trial.set_user_attr, key, value))
+        finish(study, number, None, TrialState.FAIL)
+    except (LeaseLost, UpdateFinishedTrialError):
+        return False
+    return True
+
+
+def retry(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queues a lost trial again, up to `MAX_RETRIES` times, without what its dead worker wrote on it."""
+    clean = copy.deepcopy(trial)
+    clean.user_attrs = {}
+    RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES)(study, clean)
+
+
+def lost(study: optuna.Study) -> list[FrozenTrial]:
+    """Running trials whose worker is known to be dead, without waiting for the grace period."""
+
+    def is_lost(trial: FrozenTrial) -> bool:
+        worker = trial.user_attrs.get("worker")
+        if worker is not None:
+            return is_gone(worker)
+        started = trial.datetime_start
+        return started is not None and (datetime.now() - started).total_seconds() > UNBORN_SECONDS
+
+    return [trial for trial in trials(study, TrialState.RUNNING) if is_lost(trial)]

@@ -1,0 +1,261 @@
+"""A worker: one process that takes trials from the study until it has enough of them."""
+
+import math
+import os
+import socket
+import threading
+import time
+import traceback
+import uuid
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from pneumonia import cache
+from pneumonia.config import TrainConfig, search_space
+from pneumonia.data import Index
+from pneumonia.record import Record, Run, State
+from pneumonia.search import study as studies
+from pneumonia.stop import Interrupted, Stop, identity
+from pneumonia.tracking import Tracker, close_run, sent
+from pneumonia.train import Epoch
+from pneumonia.trial import OBJECTIVE, dataset_of, run_training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a worker needs to know; it is sent to another process, so it holds no connection and no film."""
+
+    index: Index
+    base: TrainConfig
+    home: Path
+    storage: str
+    study: str
+    goal: int
+    keep_models: int
+    experiment: str
+    tracking_uri: str
+    parent: str  # run id of the search
+    tags: dict[str, str]
+    deadline: float | None = None  # time.time() after which no trial starts
+    heartbeat: int = studies.HEARTBEAT_SECONDS
+    grace: int = studies.GRACE_SECONDS
+    number: int = 0  # of this worker, on this machine
+
+
+class Pruned(Exception):
+    """The pruner gave the trial up."""
+
+
+def main(task: Task) -> None:
+    """The body of a worker process."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    stop = Stop()
+    stop.note_sigterm()
+    stop.follow_parent()
+    try:
+        work(task, stop)
+    except Interrupted:
+        raise SystemExit(128 + int(stop.signum or 15)) from None
+
+
+def work(task: Task, stop: Stop) -> None:
+    """Runs trials until the study has `task.goal` of them.
+
+    Raises:
+        Interrupted: a stop was requested; the trial at hand is recorded as such and queued again.
+    """
+    tracker = Tracker(task.tracking_uri)
+    storage = open_storage(task, tracker)
+    host = zlib.crc32(socket.gethostname().encode()) % 10_000
+    seed = task.base.seed * 1_000_003 + host * 997 + task.number
+    study = studies.load(storage, task.study, task.base, sampler_seed=seed % 2**32)
+    data = cache.decode(task.index, size=task.base.size, home=task.home)
+
+    def wait() -> None:
+        reap(study, task.home, tracker)
+        for _ in range(10):
+            stop.check()
+            time.sleep(0.1)
+
+    while task.deadline is None or time.time() < task.deadline:
+        stop.check()
+        trial = studies.claim(study, task.goal, wait=wait)
+        if trial is None:
+            return
+        try:
+            run_trial(trial, study, storage, task, data, tracker, stop)
+        except studies.LeaseLost:
+            continue
+
+
+def open_storage(task: Task, tracker: Tracker) -> RDBStorage:
+    return studies.connect(
+        task.storage,
+        heartbeat=task.heartbeat,
+        grace=task.grace,
+        on_lost=lambda trial: close_lost(trial, task.home, tracker, "the worker fell silent"),
+    )
+
+
+def run_trial(
+    trial: optuna.Trial,
+    study: optuna.Study,
+    storage: RDBStorage,
+    task: Task,
+    data: cache.Decoded,
+    tracker: Tracker,
+    stop: Stop,
+) -> None:
+    """One trial from its parameters to its end in the study, in its record and in MLflow."""
+    config = replace(task.base, **trial.params)
+    folder = task.home / "records" / task.study / f"trial-{trial.number:04d}-{uuid.uuid4().hex[:8]}"
+    record = Record.create(
+        folder,
+        Run(
+            name=f"trial {trial.number}",
+            role="trial",
+            experiment=task.experiment,
+            parent=task.parent,
+            tags={**task.tags, "study": task.study, "trial.number": str(trial.number)},
+            description=describe(config, task.base),
+            dataset=dataset_of(data.index),
+        ),
+    )
+    note(trial, {"worker": identity(), "folder": str(folder)})
+    tracker.try_send(record)
+    if "run_id" in sent(record):
+        note(trial, {"run_id": sent(record)["run_id"]})
+
+    def on_epoch(epoch: Epoch) -> None:
+        stop.check()
+        try:
+            studies.patiently(lambda: trial.report(epoch.metrics[OBJECTIVE], epoch.number))
+        except optuna.exceptions.UpdateFinishedTrialError as error:
+            raise studies.LeaseLost(f"trial {trial.number} was given to another worker") from error
+        if studies.patiently(trial.should_prune):
+            raise Pruned(
+                f"after epoch {epoch.number} of {config.epochs} its best val log loss "
+                f"was worse than the median of the trials before it"
+            )
+
+    state: State = "FAIL"
+    reason, value = "", math.nan
+    try:
+        with heartbeat(storage, trial, task.heartbeat):
+            value = run_training(
+                config, data, record, on_epoch=on_epoch, on_step=lambda step: stop.check(), tracker=tracker,
+                keep_model=lambda value: worth_keeping(study, value, task.keep_models),
+            )  # fmt: skip
+        state = "COMPLETE"
+    except Pruned as event:
+        state, reason = "PRUNED", str(event)
+    except Interrupted as event:
+        state, reason = "INTERRUPTED", f"{event} while training"
+    except studies.LeaseLost as event:
+        reason = str(event)
+    except Exception as error:  # a trial is where one configuration's failure ends; the search goes on
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        (record.artifacts / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+    record.finish(state, reason)
+    if state in ("COMPLETE", "PRUNED"):
+        note(trial, record.summary if state == "COMPLETE" else {"reason": reason})
+        studies.finish(study, trial.number, value if state == "COMPLETE" else None, TrialState[state])
+    elif studies.fail(study, trial.number, reason, fault=state == "FAIL") and state == "INTERRUPTED":
+        studies.patiently(lambda: studies.retry(study, studies.trials(study)[trial.number]))
+    tracker.try_send(record)
+    if state == "COMPLETE" and "model_id" in sent(record):
+        drop_models(study, task, tracker)
+    if state == "INTERRUPTED":
+        stop.check()
+
+
+def note(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
+    """Writes attributes on a trial, however long the database is away.
+
+    Raises:
+        LeaseLost: the trial has been ended by another.
+    """
+    for key, value in attributes.items():
+        try:
+            studies.patiently(partial(trial.set_user_attr, key, value))
+        except optuna.exceptions.UpdateFinishedTrialError as error:
+            raise studies.LeaseLost(f"trial {trial.number} was given to another worker") from error
+
+
+@contextmanager
+def heartbeat(storage: RDBStorage, trial: optuna.Trial, seconds: int) -> Iterator[None]:
+    """Tells the database every `seconds` that the trial lives; one that is away is told again later."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while True:
+            try:
+                storage.record_heartbeat(trial._trial_id)
+            except Exception:  # the training's own calls say what is wrong with the database
+                optuna.logging.get_logger(__name__).debug("no heartbeat", exc_info=True)
+            if done.wait(seconds):
+                return
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(timeout=1)
+
+
+def reap(study: optuna.Study, home: Path, tracker: Tracker) -> None:
+    """Ends the trials whose worker on this machine is dead, and queues them again."""
+    for trial in studies.lost(study):
+        reason = "the worker was killed"
+        if studies.fail(study, trial.number, reason, fault=False):
+            close_lost(trial, home, tracker, reason)
+            studies.patiently(partial(studies.retry, study, trial))
+
+
+def close_lost(trial: FrozenTrial, home: Path, tracker: Tracker, reason: str) -> None:
+    """Ends the MLflow run of a lost trial: through its record, or directly when that is on another machine."""
+    folder = Path(trial.user_attrs.get("folder", "/nonexistent"))
+    if folder.is_relative_to(home) and folder.exists():
+        record = Record(folder)
+        record.finish("FAIL", reason)
+        tracker.try_send(record)
+    elif "run_id" in trial.user_attrs:
+        close_run(tracker.client, trial.user_attrs["run_id"], "FAIL", reason)
+
+
+def worth_keeping(study: optuna.Study, value: float, keep: int) -> bool:
+    """Whether a trial of this value is among the `keep` best so far."""
+    better = [t for t in studies.trials(study, TrialState.COMPLETE) if t.value is not None and t.value < value]
+    return len(better) < keep
+
+
+def drop_models(study: optuna.Study, task: Task, tracker: Tracker) -> None:
+    """Deletes the models of trials that are no longer among the best `task.keep_models`."""
+    done = sorted(studies.trials(study, TrialState.COMPLETE), key=lambda trial: (trial.value, trial.number))
+    for trial in done[task.keep_models :]:
+        record = Record(Path(trial.user_attrs["folder"]))
+        if record.model.exists() and "model_id" in sent(record):
+            tracker.drop_model(record)
+
+
+def describe(config: TrainConfig, base: TrainConfig) -> str:
+    """What is special about a trial, in words."""
+    changed = [
+        f"{name} {getattr(config, name):.3g}" for name in search_space() if getattr(config, name) != getattr(base, name)
+    ]
+    return "The recipe as it stands." if not changed else "The recipe with " + ", ".join(changed) + "."

@@ -1,0 +1,115 @@
+"""How a process learns that it should stop: by a signal, or because the process that started it is gone."""
+
+import os
+import signal
+import socket
+import threading
+from types import FrameType
+
+import psutil
+
+POLL_SECONDS = 0.5
+MERCY_SECONDS = 3.0  # from losing the parent to leaving without tidying up
+
+
+class Interrupted(KeyboardInterrupt):
+    """Raised where a stop is noticed; no `except Exception` swallows it."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+class Stop:
+    """The first request to stop; later ones change nothing, so that tidying up is not itself interrupted."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+
+    def check(self) -> None:
+        """Raises:
+        Interrupted: a stop was requested.
+        """
+        if self.signum is not None:
+            raise Interrupted(self.signum)
+
+    def raise_on_signals(self) -> None:
+        """SIGINT and SIGTERM raise Interrupted wherever the main thread is, once."""
+
+        def handle(signum: int, frame: FrameType | None) -> None:
+            if self.signum is None:
+                self.signum = signum
+                raise Interrupted(signum)
+
+        signal.signal(signal.SIGINT, handle)
+        signal.signal(signal.SIGTERM, handle)
+
+    def note_sigterm(self) -> None:
+        """For a worker: SIGTERM is noted for `check`; SIGINT, which a terminal sends to the whole group, is the
+        starting process's to handle.
+        """
+
+        def handle(signum: int, frame: FrameType | None) -> None:
+            self.signum = self.signum or signum
+
+        signal.signal(signal.SIGTERM, handle)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def follow_parent(self) -> None:
+        """For a worker: stops when the process that started it dies, at the latest after `MERCY_SECONDS`."""
+        parent = os.getppid()
+
+        def watch() -> None:
+            while os.getppid() == parent:
+                threading.Event().wait(POLL_SECONDS)
+            self.signum = self.signum or signal.SIGTERM
+            threading.Event().wait(MERCY_SECONDS)
+            os._exit(1)
+
+        threading.Thread(target=watch, name="follow-parent", daemon=True).start()
+
+
+def follow_mlflow_run() -> None:
+    """Under `mlflow run`: SIGTERM for this process when `mlflow run` dies, which does not pass its own SIGTERM on."""
+    watched: list[psutil.Process] = []
+    for ancestor in psutil.Process().parents():
+        try:
+            command = ancestor.cmdline()
+        except psutil.Error:
+            return
+        watched.append(ancestor)
+        if "run" in command and any(os.path.basename(word).startswith("mlflow") for word in command):
+            break
+    else:
+        return
+
+    def watch() -> None:
+        while all(_lives(process) for process in watched):
+            threading.Event().wait(POLL_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="follow-mlflow-run", daemon=True).start()
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def identity() -> dict[str, str | int | float]:
+    """This process, told apart from any other on any machine: host, pid and when it started (seconds)."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+
+
+def is_gone(who: dict[str, str | int | float]) -> bool:
+    """Whether the process of an `identity` is known to be dead; of one on another machine nothing is known."""
+    if who.get("host") != socket.gethostname():
+        return False
+    try:
+        process = psutil.Process(int(who["pid"]))
+        started = process.create_time()
+        return abs(started - float(who["started"])) > 1 or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

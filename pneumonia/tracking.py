@@ -1,0 +1,314 @@
+"""Sends records to MLflow, as often as it takes: sending twice changes nothing, sending late loses nothing."""
+
+import getpass
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import requests
+from mlflow import MlflowClient
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModelOutput,
+    LoggedModelStatus,
+    Metric,
+    Param,
+    RunTag,
+)
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_DATASET_CONTEXT,
+    MLFLOW_GIT_COMMIT,
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NAME,
+    MLFLOW_RUN_NOTE,
+    MLFLOW_SOURCE_NAME,
+    MLFLOW_USER,
+)
+
+from pneumonia.record import Record, Run, read_json, records, write_json
+
+STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "INTERRUPTED": "KILLED"}
+DIGEST_LENGTH = 36  # MLflow's bound on a dataset's digest
+RETRY_SECONDS = 20.0  # a tracker that did not answer is left alone for so long
+
+
+class TrackingError(RuntimeError):
+    """The tracking store cannot be reached or refuses what it was sent."""
+
+
+@contextmanager
+def tracker_errors(uri: str) -> Iterator[None]:
+    """Turns what MLflow raises about its store into a TrackingError of one sentence."""
+    try:
+        yield
+    except (MlflowException, requests.RequestException, OSError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TrackingError(f"MLflow's tracking store {uri} failed: {first[:300]}") from error
+
+
+def reach(uri: str, *, seconds: float = 5.0) -> None:
+    """Asks the tracking server whether it is there.
+
+    Raises:
+        TrackingError: no answer, or a bad one, within `seconds`.
+    """
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=seconds)
+        answer.raise_for_status()
+    except requests.RequestException as error:
+        raise TrackingError(
+            f"no MLflow server answers at {uri} ({type(error).__name__}): start it, or set MLFLOW_TRACKING_URI"
+        ) from error
+
+
+@dataclass
+class Tracker:
+    """A tracking store, and since when it has been silent."""
+
+    uri: str
+    _silent_until: float = 0.0
+    _client: MlflowClient | None = field(default=None, repr=False)
+
+    @property
+    def client(self) -> MlflowClient:
+        if self._client is None:
+            self._client = MlflowClient(self.uri)
+        return self._client
+
+    def experiment_id(self, name: str) -> str:
+        """The id of the experiment called `name`, made when it is not there.
+
+        Raises:
+            TrackingError: the store cannot be reached, or the experiment was deleted.
+        """
+        reach(self.uri)
+        with tracker_errors(self.uri):
+            experiment = self.client.get_experiment_by_name(name)
+            if experiment is None:
+                try:
+                    return str(self.client.create_experiment(name))
+                except MlflowException:  # another process made it a moment ago
+                    experiment = self.client.get_experiment_by_name(name)
+            if experiment is None or experiment.lifecycle_stage != "active":
+                raise TrackingError(f"the experiment {name!r} was deleted: restore it, or use another name")
+            return str(experiment.experiment_id)
+
+    def send(self, record: Record) -> str:
+        """Makes the MLflow run say what the record says, and returns the run's id.
+
+        Raises:
+            TrackingError: the store did not take it; what it took is remembered, the rest stays to be sent.
+        """
+        with tracker_errors(self.uri):
+            return _send(record, self.client)
+
+    def try_send(self, record: Record, *, force: bool = False) -> bool:
+        """Sends unless the store is away; training goes on either way. True when the run is up to date."""
+        if not force and time.monotonic() < self._silent_until:
+            return False
+        try:
+            reach(self.uri)
+            self.send(record)
+        except TrackingError:
+            self._silent_until = time.monotonic() + RETRY_SECONDS
+            return False
+        return True
+
+    def sync(self, home: Path) -> tuple[list[Record], list[Record]]:
+        """Sends every record under `home` that is not wholly sent: those sent, and those still to be sent."""
+        sent: list[Record] = []
+        left: list[Record] = []
+        for record in records(home):
+            if not unsent(record):
+                continue
+            (sent if self.try_send(record, force=not left) else left).append(record)
+        return sent, left
+
+    def hand_over(self, experiment_id: str, old: str, new: str) -> None:
+        """Makes the run `new` the parent of the runs under `old`, and says on `old` by whom it was resumed."""
+        with tracker_errors(self.uri):
+            children = self.client.search_runs(
+                [experiment_id], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{old}'", max_results=50_000
+            )
+            for child in children:
+                self.client.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, new)
+            self.client.set_tag(old, "resumed_by", new)
+            self.client.set_terminated(old, "KILLED")
+
+    def drop_model(self, record: Record) -> None:
+        """Deletes the record's logged model with its files, so that the disk gets smaller (MLflow only hides it)."""
+        have = sent(record)
+        if have.get("dropped", True):
+            return
+        with tracker_errors(self.uri):
+            location = self.client.get_logged_model(have["model_id"]).artifact_location
+            self.client.delete_logged_model(have["model_id"])
+            get_artifact_repository(location, tracking_uri=self.uri).delete_artifacts()  # type: ignore[no-untyped-call]
+        write_json(record.folder / "sent.json", {**have, "dropped": True})
+
+
+def sent(record: Record) -> dict[str, Any]:
+    """What the store has of the record: run_id, model_id, counts; empty before the first sending."""
+    path = record.folder / "sent.json"
+    return read_json(path) if path.exists() else {}
+
+
+def unsent(record: Record) -> bool:
+    """Whether an ended record has something that the store has not."""
+    return record.status is not None and not sent(record).get("closed", False)
+
+
+def _send(record: Record, client: MlflowClient) -> str:
+    run = record.run
+    have = sent(record)
+
+    def remember(**news: Any) -> None:
+        have.update(news)
+        write_json(record.folder / "sent.json", have)
+
+    if "run_id" not in have:
+        remember(run_id=_open(run, client))
+    run_id: str = have["run_id"]
+
+    params = record.params
+    if missing := sorted(params.keys() - set(have.get("params", []))):
+        # MLflow refuses a parameter that is there already in other words, as `mlflow run` leaves it (1e-3 for 0.001).
+        there = client.get_run(run_id).data.params
+        fresh = [Param(name, str(params[name])) for name in missing if name not in there]
+        if fresh:
+            client.log_batch(run_id, params=fresh)
+        remember(params=sorted(params))
+
+    lines = record.metrics
+    if fresh_lines := lines[have.get("metrics", 0) :]:
+        client.log_batch(run_id, metrics=[m for line in fresh_lines for m in _metrics(line)])
+        remember(metrics=len(lines))
+
+    files = have.get("artifacts", {})
+    for path in sorted(p for p in record.artifacts.rglob("*") if p.is_file() and not p.name.endswith(".part")):
+        name = path.relative_to(record.artifacts).as_posix()
+        stamp = [path.stat().st_size, path.stat().st_mtime_ns]
+        if files.get(name) != stamp:
+            client.log_artifact(run_id, str(path), os.path.dirname(name) or None)
+            files[name] = stamp
+            remember(artifacts=files)
+
+    status = record.status
+    if status is not None and not have.get("closed", False):
+        if record.model.exists() and "model_id" not in have:
+            remember(model_id=_send_model(record, run, run_id, client), dropped=False)
+        if (record.folder / "summary.json").exists():
+            summary = read_json(record.folder / "summary.json")
+            client.log_batch(run_id, metrics=list(_metrics(summary, have.get("model_id") or run.model_id, run)))
+        _close(run, status, run_id, client)
+        remember(closed=True)
+        shutil.rmtree(record.model, ignore_errors=True)  # MLflow has it now; a folder of models fills a disk
+    return run_id
+
+
+def _open(run: Run, client: MlflowClient) -> str:
+    """Adopts the run it is told to, or finds the one that a broken-off sending made, or creates it."""
+    tags = {
+        "role": run.role,
+        "record": run.key,
+        MLFLOW_RUN_NAME: run.name,
+        MLFLOW_USER: getpass.getuser(),
+        **({MLFLOW_RUN_NOTE: run.description} if run.description else {}),
+        **({MLFLOW_PARENT_RUN_ID: run.parent} if run.parent else {}),
+        **run.tags,
+    }
+    experiment = client.get_experiment_by_name(run.experiment)
+    experiment_id = experiment.experiment_id if experiment else client.create_experiment(run.experiment)
+    run_id = run.run_id
+    if run_id is None:
+        found = client.search_runs([experiment_id], f"tags.record = '{run.key}'", max_results=1)
+        run_id = found[0].info.run_id if found else None
+    if run_id is None:
+        source = {MLFLOW_SOURCE_NAME: f"pneumonia {run.role}"}
+        run_id = client.create_run(experiment_id, tags={**tags, **source}).info.run_id
+    else:
+        client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+        client.update_run(run_id, status="RUNNING", name=run.name)
+    if run.dataset:
+        data = run.dataset
+        dataset = Dataset(
+            name=data["name"],
+            digest=data["digest"][:DIGEST_LENGTH],
+            source_type="local",
+            source=json.dumps({"uri": data["source"]}),
+            profile=json.dumps(data.get("profile", {})),
+        )
+        context = InputTag(MLFLOW_DATASET_CONTEXT, data.get("context", "training"))
+        client.log_inputs(run_id, [DatasetInput(dataset, [context])])
+    return str(run_id)
+
+
+def _metrics(line: dict[str, Any], model_id: str | None = None, run: Run | None = None) -> Iterator[Metric]:
+    tied = {}
+    if model_id is not None:
+        tied["model_id"] = model_id
+        if run is not None and run.dataset:
+            tied |= {"dataset_name": run.dataset["name"], "dataset_digest": run.dataset["digest"][:DIGEST_LENGTH]}
+    for name, value in line["metrics"].items():
+        yield Metric(name, value, line["time"], line["step"], **tied)
+
+
+def _send_model(record: Record, run: Run, run_id: str, client: MlflowClient) -> str:
+    """Uploads record.model as a logged model of the run; a half-sent one of an earlier try is deleted."""
+    experiment_id = client.get_run(run_id).info.experiment_id
+    for old in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"):
+        client.delete_logged_model(old.model_id)
+    params = {name: str(value) for name, value in record.params.items()}
+    tags = {"role": run.role, "record": run.key, **run.tags}
+    made = client.create_logged_model(experiment_id, "model", run_id, tags, params, "classifier")
+    model = Model.load(str(record.model))
+    model.run_id, model.model_id, model.model_uuid = run_id, made.model_id, made.model_id
+    model.artifact_path = made.artifact_location
+    model.save(str(record.model / "MLmodel"))
+    client.log_model_artifacts(made.model_id, str(record.model))
+    client.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
+    last_step = record.metrics[-1]["step"] if record.metrics else 0
+    client.log_outputs(run_id, [LoggedModelOutput(made.model_id, step=last_step)])
+    return str(made.model_id)
+
+
+def _close(run: Run, status: dict[str, Any], run_id: str, client: MlflowClient) -> None:
+    close_run(client, run_id, status["state"], status["reason"], trial=run.role in ("trial", "final", "train"))
+
+
+def close_run(client: MlflowClient, run_id: str, state: str, reason: str, *, trial: bool = True) -> None:
+    """Ends an MLflow run as a record's state says; also for a run whose record stands on another machine."""
+    tags = {**({"trial.state": state} if trial else {}), **({"reason": reason[:500]} if reason else {})}
+    if tags:
+        client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+    client.set_terminated(run_id, STATUS[state])
+
+
+def default_uri() -> str:
+    """MLFLOW_TRACKING_URI, or MLflow's default store in this folder."""
+    return str(mlflow.get_tracking_uri())
+
+
+def source_tags() -> dict[str, str]:
+    """The git commit of this program, when it runs from a checkout."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        commit = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {MLFLOW_GIT_COMMIT: commit}

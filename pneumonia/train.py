@@ -1,0 +1,254 @@
+"""Training: films in memory in, the best network out. Knows neither MLflow nor Optuna."""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pneumonia import metrics, sampling
+from pneumonia.augment import augment, standardise
+from pneumonia.config import TrainConfig
+from pneumonia.model import Network, build
+
+WARM_UP = 0.25  # share of the steps in which the learning rate rises
+CLIP_NORM = 5.0  # of the gradient; far above a healthy step's, so it only tames outliers
+VAL_BATCH = 256
+CUDA_LOOK = 10  # on CUDA the loss is read every so many steps, since reading waits for the device
+
+
+class Diverged(ArithmeticError):
+    """The loss or the gradient stopped being a number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitData:
+    """Films uint8 [N, S, S] and labels [N] of 0 and 1; the validation films are of other patients."""
+
+    train_films: np.ndarray
+    train_labels: np.ndarray
+    val_films: np.ndarray
+    val_labels: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """Where a training is: step of steps, the loss, training films a second, seconds left at this pace."""
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+    images_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """An epoch's end: its number from 1, its metrics, and whether it is the best so far."""
+
+    number: int
+    epochs: int
+    metrics: dict[str, float]
+    best: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """The best epoch's network (averaged weights, on the CPU, in eval mode) and how it came about.
+
+    `history` has an epoch's metrics an entry; `best_epoch` counts from 1; `val_logits` is float64 [N], of the film
+    and its mirror image averaged.
+    """
+
+    network: Network
+    config: TrainConfig
+    history: list[dict[str, float]]
+    best_epoch: int
+    val_logits: np.ndarray
+    seconds: float
+    device: str
+
+
+def pick_device(wish: str) -> torch.device:
+    """The device that `wish` means on this machine.
+
+    Raises:
+        ValueError: CUDA or MPS was asked for and is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wish == "auto":
+        return torch.device(next(name for name in ("cuda", "mps", "cpu") if there[name]))
+    if not there[wish]:
+        raise ValueError(f"device {wish} is not available here; auto takes what is")
+    return torch.device(wish)
+
+
+def fit(
+    config: TrainConfig,
+    data: FitData,
+    *,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> Fitted:
+    """Trains by the recipe: AdamW, one-cycle learning rate, label smoothing, averaged weights.
+
+    The best epoch is the one with the lowest `val/log_loss` (see `metrics.objective`), or the lowest `val/loss` where
+    the validation films lack a class. On one machine, with one process and the same number of threads, the same
+    configuration and films give the same network, bit for bit, on the CPU.
+
+    Args:
+        on_epoch: told after each epoch; what it raises ends the training.
+        on_step: told after each step; likewise.
+
+    Raises:
+        Diverged: the loss or the gradient is not a finite number; names the step and the learning rate.
+        ValueError: a class has no training film, there is no validation film, or the device is not there.
+    """
+    if len(data.val_films) == 0:
+        raise ValueError("there are no validation films: the training films need at least two patients a class")
+    device = pick_device(config.device)
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):  # dropout draws from torch's global generator
+        torch.manual_seed(config.seed)
+        return _fit(config, data, device, on_epoch, on_step)
+
+
+def _fit(
+    config: TrainConfig,
+    data: FitData,
+    device: torch.device,
+    on_epoch: Callable[[Epoch], None],
+    on_step: Callable[[Step], None],
+) -> Fitted:
+    began = time.monotonic()
+    generator = torch.Generator().manual_seed(config.seed)
+    films = torch.from_numpy(np.ascontiguousarray(data.train_films)).to(device)
+    labels = torch.from_numpy(data.train_labels.astype(np.float32)).to(device)
+    smooth = labels * (1 - config.label_smoothing) + 0.5 * config.label_smoothing
+    val = torch.from_numpy(np.ascontiguousarray(data.val_films)).to(device)
+    draws = sampling.sampler(data.train_labels, config.sampler, generator)
+
+    network = build(config.width, config.dropout, seed=config.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = copy.deepcopy(network).eval()
+    followers, followed = _floats(average), _floats(network)
+    optimizer = _optimizer(network, config)
+    steps_an_epoch = sampling.steps(len(films), config.batch_size)
+    steps = steps_an_epoch * config.epochs
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps + 1, pct_start=WARM_UP)
+    amp = device.type == "cuda"
+    scaler = torch.amp.GradScaler(device.type, enabled=amp)
+
+    history: list[dict[str, float]] = []
+    best_epoch, best_value = 0, math.inf
+    best_logits, best_state = np.zeros(0), average.state_dict()
+    step, seconds = 0, 0.0
+    for number in range(1, config.epochs + 1):
+        network.train()
+        total, seen, started = torch.zeros((), device=device), 0, time.monotonic()
+        for batch in sampling.batches(draws, config.batch_size):
+            picked = batch.to(device)
+            x = augment(films[picked], strength=config.augment, generator=generator)
+            x = x.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device.type, enabled=amp):
+                loss = functional.binary_cross_entropy_with_logits(network(x).float(), smooth[picked])
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            scaler.unscale_(optimizer)
+            norm = nn.utils.clip_grad_norm_(network.parameters(), CLIP_NORM)
+            step += 1
+            if not amp or step % CUDA_LOOK == 0:
+                _check(loss, norm, amp, step, float(schedule.get_last_lr()[0]))
+            scaler.step(optimizer)
+            scaler.update()
+            schedule.step()
+            # a short memory at first, or the average would hang on the random start (as in Polyak averaging with bias)
+            torch._foreach_lerp_(followers, followed, 1 - min(config.ema_decay, (1 + step) / (10 + step)))
+            total += loss.detach() * len(batch)
+            seen += len(batch)
+            if not amp or step % CUDA_LOOK == 0 or step == steps:
+                pace = seen / (time.monotonic() - started)
+                left = (steps - step) / steps_an_epoch * (len(films) / pace)
+                on_step(Step(epoch=number, step=step, steps=steps, loss=float(loss.detach()),
+                             images_per_second=pace, seconds_left=left))  # fmt: skip
+        mean_loss = float(total) / seen
+        seconds = time.monotonic() - started
+        logits = predict(average, val)
+        values = {
+            "train/loss": mean_loss,
+            "train/images_per_second": seen / seconds,
+            "train/lr": float(schedule.get_last_lr()[0]),
+            **_val_metrics(data.val_labels, logits),
+        }
+        value = values["val/log_loss"] if math.isfinite(values["val/log_loss"]) else values["val/loss"]
+        if not math.isfinite(value):
+            raise Diverged(
+                f"the validation loss of epoch {number} is not finite; the peak learning rate was {config.lr:g}"
+            )
+        better = value < best_value
+        if better:
+            best_epoch, best_value, best_logits = number, value, logits
+            best_state = copy.deepcopy(average.state_dict())
+        history.append(values)
+        on_epoch(Epoch(number=number, epochs=config.epochs, metrics=values, best=better))
+        if number - best_epoch >= config.patience:
+            break
+    average.load_state_dict(best_state)
+    return Fitted(
+        network=average.to("cpu"),
+        config=config,
+        history=history,
+        best_epoch=best_epoch,
+        val_logits=best_logits,
+        seconds=time.monotonic() - began,
+        device=device.type,
+    )
+
+
+def _optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW that decays kernels alone: a norm's scale or a bias pulled to 0 only loses range."""
+    kernels = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": kernels, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+
+
+def _check(loss: Tensor, norm: Tensor, amp: bool, step: int, lr: float) -> None:
+    """With AMP an infinite gradient is a step that the scaler skips; without, it is the end."""
+    what = None if math.isfinite(float(loss.detach())) else "loss"
+    if what is None and not amp and not math.isfinite(float(norm)):
+        what = "gradient"
+    if what is not None:
+        raise Diverged(f"the {what} is not finite at step {step}, learning rate {lr:.3g}: lower the peak learning rate")
+
+
+def _floats(network: nn.Module) -> list[Tensor]:
+    """Weights and batch-norm statistics, as the tensors that the network itself uses."""
+    return [t for t in network.state_dict().values() if t.is_floating_point()]
+
+
+@torch.inference_mode()
+def predict(network: nn.Module, films: Tensor) -> np.ndarray:
+    """Logits float64 [N] of uint8 films [N, S, S]: the mean of the film's and its mirror image's."""
+    parts = []
+    for chunk in torch.split(films, VAL_BATCH):
+        x = standardise(chunk).contiguous(memory_format=torch.channels_last)
+        parts.append((network(x) + network(x.flip(3))).double() / 2)
+    return torch.cat(parts).cpu().numpy()
+
+
+def _val_metrics(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+    """The epoch's scores on the validation films, at the threshold that would be chosen now."""
+    if not np.isfinite(logits).all():
+        return {"val/loss": math.nan, "val/log_loss": math.nan}
+    loss = float(np.logaddexp(0, np.where(labels == 1, -logits, logits)).mean())
+    probabilities = metrics.fit_calibration(labels, logits).apply(logits)
+    both = 0 < labels.sum() < len(labels)
+    threshold = metrics.choose_threshold(labels, probabilities) if both else 0.5
+    scores = {f"val/{name}": value for name, value in metrics.score(labels, probabilities, threshold).items()}
+    return {**scores, "val/loss": loss, "val/log_loss": metrics.objective(labels, logits)}

@@ -1,0 +1,437 @@
+"""The index: layouts, what is refused, who is a patient, what leaks, and which films validate."""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pneumonia import data
+from pneumonia.data import DataError, Index, require, scan
+
+REAL = Path(__file__).parents[2] / "shared" / "data"
+
+
+def film(path: Path, content: str | None = None) -> Path:
+    """Any bytes do: scanning reads films but does not decode them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if content is not None else path.as_posix())
+    return path
+
+
+def kermany(root: Path, train: int = 20, test: int = 4) -> Path:
+    for n in range(train):
+        film(root / f"train/NORMAL/IM-{n:04d}-0001.jpeg", f"train normal {n}")
+        film(root / f"train/PNEUMONIA/person{n}_{'virus' if n % 3 else 'bacteria'}_{n}.jpeg", f"train pneumonia {n}")
+    for n in range(test):
+        film(root / f"test/NORMAL/IM-{n:04d}-0001.jpeg", f"test normal {n}")
+        film(root / f"test/PNEUMONIA/person{n}_virus_{n}.jpeg", f"test pneumonia {n}")
+    return root
+
+
+def paths(index: Index) -> set[str]:
+    return set(index.table["path"])
+
+
+def test_every_layout_gives_the_same_films(tmp_path: Path) -> None:
+    here = scan(kermany(tmp_path / "a"))
+    parent = scan(kermany(tmp_path / "b/chest_xray").parent)
+    nested = scan(kermany(tmp_path / "c/chest_xray/chest_xray").parents[1])
+    for other in (parent, nested):
+        assert other.table.equals(here.table)
+        assert other.fingerprint == here.fingerprint
+    assert here.classes == ("NORMAL", "PNEUMONIA")
+    assert list(here.table.columns) == list(data.COLUMNS)
+    assert (here.root / here.table["path"].iloc[0]).exists()
+    assert set(here.table["split"]) == {"train", "val", "test"}
+    assert any("chest_xray" in note for note in parent.report.notes)
+
+
+def test_kaggles_copy_within_itself_is_not_counted_twice(tmp_path: Path) -> None:
+    root = kermany(tmp_path / "chest_xray")
+    kermany(root / "chest_xray")
+    film(root / "__MACOSX/chest_xray/._x.jpeg")
+    index = scan(root)
+    assert index.report.found == index.report.used == 48
+    assert index.report.ignored == {"__MACOSX": 1, "outside train, val and test": 1}
+
+
+def test_kaggles_val_is_train_and_said(tmp_path: Path) -> None:
+    root = kermany(tmp_path)
+    film(root / "val/NORMAL/IM-9999-0001.jpeg")
+    film(root / "val/PNEUMONIA/person1_bacteria_77.jpeg")
+    index = scan(root)
+    rows = index.table.set_index("path")
+    assert set(rows["split"]) == {"train", "val", "test"}
+    assert rows.at["val/PNEUMONIA/person1_bacteria_77.jpeg", "patient"] == "train/person1"
+    assert sum("val (2 films)" in note for note in index.report.notes) == 1
+
+
+def test_only_test(tmp_path: Path) -> None:
+    index = scan(kermany(tmp_path, train=0))
+    assert set(index.table["split"]) == {"test"}
+    require(index, "test")
+    with pytest.raises(DataError, match=r"looked for train films of NORMAL and PNEUMONIA in .*found 4 test NORMAL"):
+        require(index, "train")
+
+
+def test_what_is_no_film_is_counted_by_reason(tmp_path: Path) -> None:
+    root = kermany(tmp_path)
+    for name in (".DS_Store", "._IM-0001-0001.jpeg", "notes.txt", "a.GIF", "b.tiff", "c.tif", "d.bmp", "e.WebP"):
+        film(root / "train/NORMAL" / name)
+    film(root / "train/__MACOSX/NORMAL/._a.jpeg")
+    film(root / "train/stray.jpeg")
+    film(root / "readme.md")
+    film(root / "train/NORMAL/UPPER.JPG")
+    film(root / "train/NORMAL/scan.DCM")
+    film(root / "train/NORMAL/deeper/scan.png")
+    report = scan(root).report
+    assert report.used == report.found == 48 + 3
+    assert report.ignored == {
+        ".DS_Store": 1, "._*": 1, "BMP": 1, "GIF": 1, "TIFF": 2, "WebP": 1, "__MACOSX": 1, "not an image": 1,
+        "outside the class folders": 1, "outside train, val and test": 1,
+    }  # fmt: skip
+    assert any("1 GIF, 2 TIFF, 1 WebP" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("names", "classes", "noted"),
+    [
+        (("normal", "Pneumonia"), ("NORMAL", "PNEUMONIA"), False),
+        (("1", "0"), ("0", "1"), False),
+        (("Healthy", "Covid"), ("Healthy", "Covid"), False),
+        (("sick", "zzz_control"), ("sick", "zzz_control"), True),
+        (("Tuberculosis", "No Finding"), ("No Finding", "Tuberculosis"), False),
+        (("abnormal", "normal"), ("NORMAL", "abnormal"), False),
+        (("no_pneumonia", "pneumonia"), ("no_pneumonia", "PNEUMONIA"), False),
+        (("cat", "dog"), ("cat", "dog"), True),
+    ],
+)
+def test_which_class_is_positive(tmp_path: Path, names: tuple[str, str], classes: tuple[str, str], noted: bool) -> None:
+    for name in names:
+        for n in range(3):
+            film(tmp_path / f"train/{name}/{n}.png")
+    index = scan(tmp_path)
+    assert index.classes == classes
+    assert any("alphabet" in note for note in index.report.notes) == noted
+    named = index.table["path"].str.split("/").str[1].str.casefold()
+    assert set(named[index.table["label"] == 1]) == {classes[1].casefold()}
+
+
+def test_a_patient_is_the_number_within_its_series(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        film(tmp_path / f"{split}/PNEUMONIA/person12_bacteria_1.jpeg")
+        film(tmp_path / f"{split}/PNEUMONIA/person12_virus_2_3.jpeg")
+        film(tmp_path / f"{split}/NORMAL/IM-0012-0001-0002.jpeg")
+        film(tmp_path / f"{split}/NORMAL/NORMAL2-IM-0012-0001.jpeg")
+    table = scan(tmp_path).table
+    assert Counter(table["patient"]) == {
+        f"{split}/{n}": 2 for split in ("train", "test") for n in ("person12", "IM-0012")
+    }
+    assert Counter(table["subtype"]) == {"": 4, "bacteria": 2, "virus": 2}
+
+
+def test_names_without_numbers_are_said_once(tmp_path: Path) -> None:
+    for n in range(6):
+        film(tmp_path / f"train/a/{n}.png")
+        film(tmp_path / f"train/b/person_{n}.png")
+    index = scan(tmp_path)
+    assert index.table["patient"].is_unique
+    assert [note for note in index.report.notes if "patient number" in note] == [
+        "12 films have no patient number in their names: each is its own patient"
+    ]
+
+
+# --- identical films and patients in two splits
+
+
+def test_identical_films(tmp_path: Path) -> None:
+    root = kermany(tmp_path)
+    for path in ("train/NORMAL/IM-0100-0001.jpeg", "train/NORMAL/IM-0101-0001.jpeg"):
+        film(root / path, "twice in train")
+    for path in ("train/NORMAL/IM-0102-0001.jpeg", "test/NORMAL/IM-0100-0001.jpeg"):
+        film(root / path, "in train and test")
+    for path in ("train/NORMAL/IM-0103-0001.jpeg", "train/PNEUMONIA/person103_virus_1.jpeg"):
+        film(root / path, "under both labels")
+    for path in ("test/NORMAL/IM-0101-0001.jpeg", "test/NORMAL/IM-0101-0002.jpeg"):
+        film(root / path, "twice in test")
+    index = scan(root)
+    assert paths(index) - paths(scan(kermany(tmp_path / "plain"))) == {
+        "train/NORMAL/IM-0100-0001.jpeg",
+        "test/NORMAL/IM-0100-0001.jpeg",
+        "test/NORMAL/IM-0101-0001.jpeg",
+        "test/NORMAL/IM-0101-0002.jpeg",
+    }
+    report = index.report
+    assert [(g.kept, g.left_out) for g in report.leaks] == [
+        (("test/NORMAL/IM-0100-0001.jpeg",), ("train/NORMAL/IM-0102-0001.jpeg",))
+    ]
+    left_out = {g.why: g.left_out for g in report.duplicates}
+    assert left_out == {
+        "identical films in test": (),
+        "identical films in train": ("train/NORMAL/IM-0101-0001.jpeg",),
+        "identical films under both labels in train": (
+            "train/NORMAL/IM-0103-0001.jpeg", "train/PNEUMONIA/person103_virus_1.jpeg",
+        ),
+    }  # fmt: skip
+    assert report.found == report.used + 4
+    text = "\n".join(report.lines())
+    assert "under both labels" in text
+    assert "in train and test" in text
+    json.dumps(report.as_dict())
+
+
+def test_empty_files_are_no_duplicates(tmp_path: Path) -> None:
+    root = kermany(tmp_path)
+    for path in ("train/NORMAL/IM-0100-0001.jpeg", "train/PNEUMONIA/person1_virus_9.jpeg", "test/NORMAL/IM-1-1.jpeg"):
+        film(root / path, "")
+    index = scan(root)
+    assert index.report.used == 51
+    assert not index.report.duplicates
+    assert not index.report.leaks
+
+
+def test_unreadable_and_odd_entries(tmp_path: Path) -> None:
+    root = kermany(tmp_path)
+    normal = root / "train/NORMAL"
+    (normal / "gone.jpeg").symlink_to(root / "nowhere.jpeg")
+    os.mkfifo(normal / "pipe.jpeg")  # opening it would wait for ever
+    (normal / "again").symlink_to(normal)  # a loop
+    (normal / "linked").symlink_to(film(tmp_path / "elsewhere/x.jpeg").parent)
+    (normal / os.fsdecode(b"\xff.jpeg")).write_text("name that is not UTF-8")
+    index = scan(root)
+    assert dict(index.report.corrupt) == {
+        "train/NORMAL/gone.jpeg": "no such file",
+        "train/NORMAL/pipe.jpeg": "not a file",
+    }
+    assert index.report.used == 49
+    assert index.report.ignored["name that is not text"] == 1
+    json.dumps(index.report.as_dict()).encode("utf-8")
+
+
+# --- manifests
+
+
+def manifest(path: Path, rows: list[dict[str, object]]) -> Path:
+    frame = pd.DataFrame(rows)
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=False)
+    else:
+        frame.to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_manifest(tmp_path: Path, suffix: str) -> None:
+    far = film(tmp_path / "far/away.png")
+    rows: list[dict[str, object]] = [
+        {"Path": f"films/{n}.png", "label": n % 2, "patient": f"00{n // 2}", "subtype": "x" if n % 2 else None}
+        for n in range(12)
+    ]
+    for row in rows:
+        film(tmp_path / "set" / str(row["Path"]))
+    rows.append({"Path": str(far), "label": 1, "patient": "007", "subtype": "x"})
+    rows.append({"Path": "films/missing.png", "label": 1, "patient": "008", "subtype": "x"})
+    index = scan(manifest(tmp_path / f"set/films{suffix}", rows))
+    assert index.classes == ("0", "1")
+    assert index.root == tmp_path / "set"
+    table = index.table.set_index("path")
+    assert table.at["films/3.png", "patient"] == "001"
+    assert table.at["films/3.png", "subtype"] == "x"
+    assert table.at["films/2.png", "subtype"] == ""
+    assert table.at[far.as_posix(), "label"] == 1
+    assert index.report.corrupt == (("films/missing.png", "no such file"),)
+    assert set(table["split"]) == {"train", "val"}
+    assert index.report.found == index.report.used + 1
+
+
+def test_a_manifests_val_and_patients_are_believed(tmp_path: Path) -> None:
+    rows = [
+        {"path": film(tmp_path / f"{n}.png").name, "label": "ab"[n % 2], "patient": p, "split": split}
+        for n, (p, split) in enumerate(
+            [("p", "train"), ("p", "test"), ("q", "val"), ("q", "train"), ("r", "train"), ("s", "Train"), ("t", "test")]
+        )
+    ]
+    index = scan(manifest(tmp_path / "m.csv", rows))
+    assert dict(zip(index.table["path"], index.table["split"], strict=True)) == {
+        "1.png": "test", "2.png": "val", "4.png": "train", "5.png": "train", "6.png": "test",
+    }  # fmt: skip
+    assert [(g.why, g.left_out) for g in index.report.leaks] == [
+        ("the same patient p in train and test", ("0.png",)),
+        ("the same patient q in train and val", ("3.png",)),
+    ]
+
+
+def test_a_row_given_twice_counts_once(tmp_path: Path) -> None:
+    rows = [
+        {"path": film(tmp_path / f"{n}.png").name, "label": n % 2, "split": "test" if n > 3 else "train"}
+        for n in range(8)
+    ]
+    index = scan(manifest(tmp_path / "m.csv", rows + rows[3:5]))
+    assert len(index.table) == 8
+    assert index.report.found == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,klass\na.png,1\n", "looked for the columns path and label in .* found path, klass: label missing"),
+        ("path,label\na.png,1\nb.png,\n", "film 2 of .* has no label"),
+        ("path,label,split\na.png,1,dev\n", "film 1 of .* the split 'dev': it must be train, val or test"),
+        ("path,label\na.png,1\nb.png,1\n", "two classes in .* found 1: 1"),
+        ("path,label\na.png,1\nb.png,0\nc.png,2\n", "two classes in .* found 3: 0, 1, 2"),
+        ("path,label\nx.png,1\ny.png,0\n", "found none; of 2 files named, none exists"),
+        ("path,label\n", "found none"),
+        ("", "cannot be read"),
+    ],
+)
+def test_manifest_errors(tmp_path: Path, text: str, message: str) -> None:
+    for name in "abc":
+        film(tmp_path / f"{name}.png")
+    (tmp_path / "m.csv").write_text(text)
+    with pytest.raises(DataError, match=message) as error:
+        scan(tmp_path / "m.csv")
+    assert "\n" not in str(error.value)
+
+
+def test_folder_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nothing at .*nowhere"):
+        scan(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"looked for train or test, each with two class folders.*no folders"):
+        scan(tmp_path / "empty")
+    for n in range(3):
+        film(tmp_path / f"flat/NORMAL/{n}.png")
+        film(tmp_path / f"flat/PNEUMONIA/{n}.png")
+        film(tmp_path / f"one/train/NORMAL/{n}.png")
+        for name in "abc":
+            film(tmp_path / f"three/train/{name}/{n}.png")
+    with pytest.raises(DataError, match="found the folders NORMAL, PNEUMONIA"):
+        scan(tmp_path / "flat")
+    with pytest.raises(DataError, match=r"two classes in .* found 1: NORMAL"):
+        scan(tmp_path / "one")
+    with pytest.raises(DataError, match=r"two classes in .* found 3: a, b, c"):
+        scan(tmp_path / "three")
+    with pytest.raises(DataError, match=r"found several \(one, three\)"):
+        scan(tmp_path)
+    film(tmp_path / "gifs/train/NORMAL/a.gif")
+    with pytest.raises(DataError, match=r"found none \(1 GIF ignored\)"):
+        scan(tmp_path / "gifs")
+    with pytest.raises(DataError, match="neither"):
+        scan(film(tmp_path / "notes.txt"))
+
+
+# --- the fingerprint
+
+
+def test_the_fingerprint_is_of_content(tmp_path: Path) -> None:
+    root = kermany(tmp_path)
+    before = scan(root).fingerprint
+    (root / "train/NORMAL/IM-0003-0001.jpeg").rename(root / "train/NORMAL/another name.png")
+    assert scan(root).fingerprint == before
+    (root / "train/NORMAL/another name.png").rename(root / "train/PNEUMONIA/another name.png")
+    relabelled = scan(root).fingerprint
+    (root / "train/PNEUMONIA/another name.png").rename(root / "test/PNEUMONIA/another name.png")
+    moved = scan(root).fingerprint
+    film(root / "test/PNEUMONIA/another name.png", "one byte more")
+    assert len({before, relabelled, moved, scan(root).fingerprint}) == 4
+
+
+# --- the validation split
+
+
+def frame(films: list[tuple[int, int, str]]) -> pd.DataFrame:
+    """Train films as (patient number, label, subtype)."""
+    rows = [("train", label, f"p{patient}", subtype) for patient, label, subtype in films]
+    return pd.DataFrame(rows, columns=["split", "label", "patient", "subtype"])
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 14), st.integers(0, 1), st.sampled_from(["", "a", "b"])), min_size=1, max_size=60)
+)
+def test_no_patient_is_on_both_sides_and_no_class_is_missing(films: list[tuple[int, int, str]]) -> None:
+    table = data.assign_val(frame(films))
+    sides = table.groupby("patient")["split"].nunique()
+    assert (sides == 1).all()
+    for _, rows in table.groupby("label"):
+        want = {"train", "val"} if rows["patient"].nunique() > 1 else {"train"}
+        assert set(rows["split"]) == want
+    # the order of the rows decides nothing
+    shuffled = data.assign_val(frame(films).sample(frac=1, random_state=0)).sort_index()
+    assert shuffled["split"].tolist() == table["split"].tolist()
+
+
+def test_val_is_stratified() -> None:
+    sizes = {(0, ""): 900, (1, "bacteria"): 500, (1, "virus"): 301, (1, "rare"): 10}
+    films = [
+        (hash_free, label, subtype)
+        for k, ((label, subtype), n) in enumerate(sizes.items())
+        for hash_free in range(k * 10_000, k * 10_000 + n)
+    ]
+    table = data.assign_val(frame(films))
+    for (label, subtype), n in sizes.items():
+        chosen = table[(table["label"] == label) & (table["subtype"] == subtype)]["split"].eq("val").sum()
+        assert abs(chosen - data.VAL_SHARE * n) <= 1
+
+
+def test_adding_films_moves_few_patients() -> None:
+    films = [(n, n % 2, "") for n in range(1000)]
+    before = data.assign_val(frame(films)).set_index("patient")["split"]
+    after = data.assign_val(frame(films + [(n, n % 2, "") for n in range(1000, 1100)])).set_index("patient")["split"]
+    assert (before != after[before.index]).sum() <= 20  # another salt would move about 255
+
+
+def test_the_split_is_the_same_for_ever() -> None:
+    table = data.assign_val(frame([(n, n % 2, "") for n in range(40)]))
+    chosen = sorted(table[table["split"] == "val"]["patient"])
+    assert chosen == ["p11", "p13", "p21", "p22", "p30", "p6"], "val films have changed: old and new runs differ"
+
+
+@pytest.mark.parametrize("sizes", [(10, 1000), (2, 200)])
+def test_small_classes(tmp_path: Path, sizes: tuple[int, int]) -> None:
+    for name, n in zip(("NORMAL", "PNEUMONIA"), sizes, strict=True):
+        for number in range(n):
+            film(tmp_path / f"train/{name}/{number}.png", f"{name} {number}")
+    index = scan(tmp_path)
+    require(index, "train")
+    require(index, "val")
+
+
+def test_without_corrupt_films(tmp_path: Path) -> None:
+    index = scan(kermany(tmp_path))
+    lost = index.table["path"].iloc[5]
+    less = index.without([(lost, "truncated")])
+    assert lost not in paths(less)
+    assert less.table.index.equals(pd.RangeIndex(47))
+    assert less.report.corrupt == ((lost, "truncated"),)
+    assert less.report.used == 47
+    assert sum(int(row["films"]) for row in less.report.counts) == 47
+    assert less.fingerprint == index.fingerprint
+
+
+# --- real films
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL.exists(), reason="the real films of ../shared/data are not there")
+def test_real_films() -> None:
+    index = scan(REAL)
+    by_path = Counter(index.table["path"].str.split("/").str[:2].str.join("/"))
+    left_out = Counter("/".join(path.split("/")[:2]) for g in index.report.duplicates for path in g.left_out)
+    assert by_path + left_out == {
+        "train/NORMAL": 1341, "train/PNEUMONIA": 3875, "test/NORMAL": 71, "test/PNEUMONIA": 133,
+    }  # fmt: skip
+    assert not index.report.leaks
+    assert not index.report.corrupt
+    assert index.classes == ("NORMAL", "PNEUMONIA")
+    sides = index.table[index.table["split"] != "test"].groupby("patient")["split"].nunique()
+    assert (sides == 1).all()
+    row = index.table.iloc[0]
+    assert hashlib.sha256((index.root / row["path"]).read_bytes()).hexdigest() == row["sha256"]
+    assert scan(REAL / "chest_xray").fingerprint == index.fingerprint

@@ -1,0 +1,114 @@
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from pneumonia import metrics, plots
+
+rng = np.random.default_rng(0)
+Y = np.repeat([0, 1], [40, 120])
+P = metrics.Calibration(1.0, 0.0).apply(rng.normal(4 * Y - 2, 1.5))
+HISTORY = [{"train/loss": 0.7 / e, "val/loss": 0.6 / e, "val/auc": 1 - 0.2 / e} for e in range(1, 9)]
+
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "confusion_matrix": lambda: plots.confusion_matrix(metrics.confusion(Y, P, 0.4), ("NORMAL", "PNEUMONIA")),
+    "roc": lambda: plots.roc(Y, P, 0.4),
+    "precision_recall": lambda: plots.precision_recall(Y, P, 0.4),
+    "reliability": lambda: plots.reliability(Y, P, 0.4),
+    "learning_curves": lambda: plots.learning_curves(HISTORY),
+}
+
+
+def texts(figure: Figure) -> str:
+    figure.canvas.draw()
+    return "\n".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_each_is_a_png_of_one_size_with_axes_that_say_what_they_are(name: str, tmp_path: Path) -> None:
+    figure = FIGURES[name]()
+    plots.save(figure, tmp_path / "figures" / f"{name}.png")
+    header = (tmp_path / "figures" / f"{name}.png").read_bytes()[:24]
+    assert header[:8] == b"\x89PNG\r\n\x1a\n"
+    assert struct.unpack(">II", header[16:24]) == (600, 500)
+    assert figure.axes[0].get_title()
+    assert all(axes.get_ylabel() for axes in figure.axes)
+    assert any(axes.get_xlabel() for axes in figure.axes)
+
+
+LARGE = {
+    "long names": lambda: plots.confusion_matrix(
+        [[1_234_567, 26], [5, 2_345_678]], ("no finding", "COVID-19 pneumonia")
+    ),
+    "one word": lambda: plots.confusion_matrix([[12, 3], [4, 56]], ("negative", "W" * 40)),
+    "few films": lambda: plots.reliability([0, 1, 1], [0.2, 0.4, 0.9], 0.5),
+    "many films": lambda: plots.reliability(np.tile([0, 1], 200_000), np.tile([0.2, 0.9], 200_000), 0.5),
+}
+
+
+@pytest.mark.parametrize("name", [*FIGURES, *LARGE])
+def test_nothing_is_cut_off_at_the_edge(name: str) -> None:
+    figure = {**FIGURES, **LARGE}[name]()
+    figure.canvas.draw()
+    box = figure.get_tightbbox()
+    assert box.x0 >= 0
+    assert box.y0 >= 0
+    assert box.x1 <= 6
+    assert box.y1 <= 5
+
+
+@pytest.mark.parametrize("name", ["roc", "precision_recall", "reliability"])
+def test_axes_do_not_depend_on_the_films(name: str) -> None:
+    other = rng.permutation(np.repeat([0, 1], [300, 900]))
+    first, second = FIGURES[name](), getattr(plots, name)(other, np.full(1200, 0.5) + 0.3 * other, 0.9)
+    for figure in (first, second):
+        figure.canvas.draw()
+    assert first.axes[0].get_xlim() == second.axes[0].get_xlim()
+    assert first.axes[0].get_ylim() == second.axes[0].get_ylim()
+    assert first.axes[0].get_position().bounds == second.axes[0].get_position().bounds
+
+
+def test_the_confusion_matrix_shows_counts_row_shares_and_classes() -> None:
+    shown = texts(plots.confusion_matrix([[1234, 26], [5, 1995]], ("NORMAL", "PNEUMONIA")))
+    for part in (
+        "1,234\n97.9 %",
+        "26\n2.1 %",
+        "5\n0.2 %",
+        "1,995\n99.8 %",
+        "NORMAL\n(n = 1,260)",
+        "PNEUMONIA\n(n = 2,000)",
+    ):
+        assert part in shown
+    assert "0\n0.0 %" in texts(plots.confusion_matrix([[0, 0], [1, 9]], ("a", "b")))
+
+
+def test_curves_say_their_scores_and_how_many_films() -> None:
+    s = metrics.score(Y, P, 0.4)
+    assert f"AUC {s['auc']:.3f}" in texts(FIGURES["roc"]())
+    assert f"average precision {s['average_precision']:.3f}" in texts(FIGURES["precision_recall"]())
+    assert f"ECE {s['ece']:.3f}" in texts(FIGURES["reliability"]())
+    for name in ("roc", "precision_recall", "reliability"):
+        assert "n = 160: 120 positive, 40 negative" in texts(FIGURES[name]())
+
+
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize("draw", [plots.roc, plots.precision_recall, plots.reliability])
+def test_one_class_only_still_draws(label: int, draw: Callable[..., Figure], tmp_path: Path) -> None:
+    plots.save(draw([label] * 5, [0.1, 0.4, 0.5, 0.6, 0.9], 0.5), tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_a_history_with_gaps_or_nothing_still_draws(tmp_path: Path) -> None:
+    for number, history in enumerate(([], [{"val/auc": 0.9}], [{"train/loss": 1.0}, {"val/auc": float("nan")}])):
+        plots.save(plots.learning_curves(history), tmp_path / f"{number}.png")
+
+
+def test_pyplot_is_left_alone() -> None:
+    figures = [draw() for draw in FIGURES.values()]
+    assert figures
+    pyplot = sys.modules.get("matplotlib.pyplot")  # seaborn imports it
+    assert pyplot is None or pyplot.get_fignums() == []

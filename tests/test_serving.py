@@ -1,0 +1,223 @@
+"""The real scoring server, started on a model folder that was moved away from this project, without torch."""
+
+import base64
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import mlflow.pyfunc
+import numpy as np
+import psutil
+import pytest
+import requests
+
+from pneumonia import package, served
+from tests.test_package import CLASSES, write
+from tests.test_served import deep, dicom, film, png_bomb
+
+pytestmark = pytest.mark.slow
+
+# Makes the import of anything but the model's own requirements fail, as where they are not installed.
+BLOCKER = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "pneumonia", "onnx", "optuna", "safetensors", "seaborn"):
+            raise ModuleNotFoundError(f"No module named {name!r} (blocked by the test)", name=name)
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+class Server(NamedTuple):
+    url: str
+    process: psutil.Process
+    predictor: served.Predictor
+    log: Path
+
+    def post(self, body: object, **options: object) -> requests.Response:
+        return requests.post(f"{self.url}/invocations", **{"json": body, "timeout": 60, **options})
+
+    def megabytes(self) -> float:
+        tree = [self.process, *self.process.children(recursive=True)]
+        return sum(process.memory_info().rss for process in tree) / 2**20
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[Server]:
+    home = tmp_path_factory.mktemp("serving")
+    folder = write(home / "package", size=96)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_UV_AUTO_DETECT", "false")
+        mlflow.pyfunc.save_model(home / "saved", **package.pyfunc_arguments(folder))
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.move(home / "saved", elsewhere / "model")
+    predictor = served.Predictor(folder)
+    shutil.rmtree(home)
+    (elsewhere / "blocker").mkdir()
+    (elsewhere / "blocker" / "sitecustomize.py").write_text(BLOCKER)
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "PYTHON"))},
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(elsewhere / "blocker"),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    }
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "model", "--env-manager", "local"]
+    log = elsewhere / "log.txt"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "-h", "127.0.0.1", "-p", str(port)],
+            cwd=elsewhere,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            try:
+                if requests.get(f"{url}/ping", timeout=5).ok:
+                    break
+            except requests.ConnectionError:
+                time.sleep(0.2)
+        yield Server(url, psutil.Process(process.pid), predictor, log)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def text(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def records(*films: bytes) -> dict[str, object]:
+    return {"dataframe_records": [{"image": text(data)} for data in films]}
+
+
+def expected(server: Server, data: bytes) -> dict[str, object]:
+    probability = server.predictor.probabilities(served.read_film(data, 96)[np.newaxis])[0]
+    return {"probability": probability, "label": CLASSES[int(probability >= 0.4)], "threshold": 0.4}
+
+
+def noisy(seed: int) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(0, 30, (300, 400))
+    return np.clip(film(300, 400) + cv2.GaussianBlur(noise, (0, 0), 3) * 5, 0, 255).astype(np.uint8)
+
+
+JPEG, PNG = (cv2.imencode(kind, noisy(0))[1].tobytes() for kind in (".jpg", ".png"))
+DICOM = dicom(deep(), BitsStored=12)
+
+
+def test_every_format_is_scored_as_in_process(server):
+    films = [JPEG, PNG, DICOM]
+    answer = server.post(records(*films))
+    assert answer.status_code == 200, answer.text
+    assert answer.json() == {"predictions": [expected(server, data) for data in films]}
+    split = {"dataframe_split": {"columns": ["image"], "data": [[text(JPEG)]]}}
+    assert server.post(split).json() == {"predictions": [expected(server, JPEG)]}
+
+
+def test_explain_gives_a_heatmap_in_the_films_aspect(server):
+    answer = server.post({**records(JPEG, DICOM), "params": {"explain": True}}).json()["predictions"]
+    for prediction, data, shape in zip(answer, (JPEG, DICOM), ((300, 400), (60, 80)), strict=True):
+        picture = np.frombuffer(base64.b64decode(prediction.pop("heatmap")), np.uint8)
+        assert cv2.imdecode(picture, cv2.IMREAD_COLOR).shape == (*shape, 3)
+        assert prediction == expected(server, data)
+
+
+GOOD = {"image": text(JPEG)}
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([{"image": None}], "record 0: the image is missing"),
+        ([GOOD, {}], "record 1: the image is missing"),
+        ([{"image": 12.5}], "record 0: the image must be base64 text"),
+        ([{"image": True}], "record 0: the image must be base64 text"),
+        ([{"image": [[1, 2], [3]]}], "record 0: the image must be base64 text"),
+        ([{"image": {"secret": {"secret": []}}}], "record 0: the image must be base64 text"),
+        ([{"image": "s e c r e t"}], "record 0: the image is not base64"),
+        ([{"image": "/etc/passwd"}], "record 0: the image is not base64"),
+        ([{"image": "/etc/hosts00"}], "record 0: the file is not a JPEG, PNG or DICOM film"),
+        ([{"image": "file:///etc/secret.png"}], "record 0: the image is not base64"),
+        ([{"image": "https://example.org/secret.png"}], "record 0: the image is not base64"),
+        ([{"image": "data:image/jpeg;base64," + text(JPEG)}], "record 0: the image is not base64"),
+        ([{"image": ""}], "record 0: the film is empty"),
+        ([{"secret": 1}], "no records with a column 'image'"),
+        ([], "no records with a column 'image'"),
+        ([{"image": "AAAA"}] * 10_000, "1 to 1000 records, not 10000"),
+        ([GOOD, GOOD, {"image": text(b"secret words")}, GOOD], "record 2: the file is text"),
+        ([GOOD, {"image": text(JPEG[: len(JPEG) // 2])}], "record 1: the JPEG is damaged or cut short"),
+        ([GOOD, {"image": text(dicom(deep(), Modality="CT"))}], "record 1: the DICOM is not a plain radiograph"),
+    ],
+    ids=range(19),
+)
+def test_a_wrong_request_gets_400_and_one_sentence(server, rows, words):
+    answer = server.post({"dataframe_records": rows})
+    assert answer.status_code == 400
+    body = answer.json()
+    assert body.keys() == {"error_code", "message"}
+    assert body["error_code"] == "INVALID_PARAMETER_VALUE"
+    assert words in body["message"]
+    assert len(body["message"]) < 150
+    for trace in ("Traceback", "secret", "/etc", "site-packages", "\n", "elsewhere", text(JPEG)[:20]):
+        assert trace not in answer.text
+
+
+def test_bombs_are_refused_in_bounded_memory_and_time_and_the_next_request_is_served(server):
+    server.post(records(JPEG))
+    bombs = (png_bomb(20_000), png_bomb(9_000, 16, 6))
+    before, start = server.megabytes(), time.monotonic()
+    for bomb in bombs:
+        answer = server.post(records(JPEG, bomb))
+        assert answer.status_code == 400
+        assert "record 1: the film is too large" in answer.json()["message"]
+    assert time.monotonic() - start < 2
+    assert server.megabytes() - before < 50
+    assert server.post(records(JPEG)).json() == {"predictions": [expected(server, JPEG)]}
+
+
+def test_clients_at_once_each_get_what_a_single_client_gets(server):
+    films = [cv2.imencode(".jpg", noisy(seed))[1].tobytes() for seed in range(8)]
+    answers = [{"predictions": [expected(server, data)]} for data in films]
+    bad = records(b"secret words")
+
+    def client(number: int, seconds: float) -> int:
+        served_films, end = 0, time.monotonic() + seconds
+        with requests.Session() as session:
+            while time.monotonic() < end:
+                which = (number + served_films) % len(films)
+                url = f"{server.url}/invocations"
+                assert session.post(url, json=records(films[which]), timeout=60).json() == answers[which]
+                if number % 4 == 0:
+                    assert session.post(url, json=bad, timeout=60).status_code == 400
+                if number % 4 == 1:  # breaks off
+                    host, port = server.url.removeprefix("http://").split(":")
+                    with socket.create_connection((host, int(port))) as connection:
+                        connection.sendall(b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n\r\n{")
+                served_films += 1
+        return served_films
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(client, range(16), [3.0] * 16))
+        before = server.megabytes()
+        counts = list(pool.map(client, range(16), [5.0] * 16))
+    assert min(counts) > 0
+    assert server.megabytes() < 1.1 * before
