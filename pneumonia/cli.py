@@ -15,6 +15,7 @@ from pneumonia.config import SearchConfig, TrainConfig
 
 if TYPE_CHECKING:
     from pneumonia.data import Index
+    from pneumonia.record import Record
     from pneumonia.tracking import Tracker
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -107,6 +108,7 @@ def search(as_json: bool, **values: Any) -> None:
                 tracker=tracker,
                 experiment=experiment,
                 run_id=run_id,
+                tags=source_tags(),
                 model_name="pneumonia-demo" if demo else "pneumonia",
                 on_progress=bar,
                 on_step=trainer.on_step,
@@ -155,7 +157,7 @@ def train(as_json: bool, data: str | None, **values: Any) -> None:
         from pneumonia import cache
         from pneumonia.progress import TrainBar, closing
         from pneumonia.record import Record, Run, close_dead
-        from pneumonia.stop import Interrupted
+        from pneumonia.tracking import finished
         from pneumonia.trial import data_tags, dataset_of, run_training
 
         data = data or "synthetic"
@@ -179,43 +181,40 @@ def train(as_json: bool, data: str | None, **values: Any) -> None:
         record.add_params({"data": data, **asdict(config)})
         tracker.send(record)
         bar = TrainBar()
-        try:
+        with finished(record, tracker), closing(bar):
             decoded = cache.decode(index, size=config.size, home=home(), progress=True)
             record.add_json("data_report.json", decoded.index.report.as_dict())
-            with closing(bar):
-                run_training(config, decoded, record, tracker=tracker, on_epoch=bar.on_epoch, on_step=bar.on_step)
-        except Interrupted as event:
-            record.finish("INTERRUPTED", f"{event} while training")
-            tracker.try_send(record)
-            raise
-        except Exception as error:
-            record.finish("FAIL", f"{type(error).__name__}: {error}")
-            tracker.try_send(record)
-            raise
-        record.finish("COMPLETE")
-        complete = tracker.try_send(record, force=True)
-        report_run(record, complete, as_json)
+            run_training(config, decoded, record, tracker=tracker, on_epoch=bar.on_epoch, on_step=bar.on_step)
+        report_run(record, as_json)
 
 
 @cli.command()
-@click.option("--model", default="models:/pneumonia@champion", show_default=True, help="a model URI or folder")
+@click.option("--model", type=Open(click.STRING), help="a model URI or folder [the champion for such films]")
 @data_option
 @as_json
-def evaluate(model: str, data: str | None, as_json: bool) -> None:
+def evaluate(model: str | None, data: str | None, as_json: bool) -> None:
     """Score the test films for a model: metrics with 95% intervals, figures, predictions. Opens the test split."""
     with boundary():
         from pneumonia import evaluate as evaluating
+        from pneumonia.tracking import sent
 
         tracker, experiment, run_id = tracking()
         index = films(data or "synthetic", need="test")
-        record, evaluation = evaluating.run(
-            model, index, home=home(), tracker=tracker, experiment=experiment, run_id=run_id, tags=source_tags()
+        record, evaluation = evaluating.evaluate_and_record(
+            model or f"models:/{'pneumonia-demo' if data in (None, 'synthetic') else 'pneumonia'}@champion",
+            index,
+            home=home(),
+            tracker=tracker,
+            experiment=experiment,
+            run_id=run_id,
+            tags=source_tags(),
+            progress=True,
         )
         if as_json:
-            click.echo(json.dumps(evaluation.as_dict()))
+            click.echo(json.dumps({"run_id": sent(record).get("run_id"), **evaluation.as_dict()}))
         else:
             click.echo(evaluation.text())
-            report_run(record, True, as_json)
+            report_run(record, as_json)
 
 
 @cli.command()
@@ -362,15 +361,15 @@ def len_val(index: "Index") -> int:
     return len(index.only("val"))
 
 
-def report_run(record: Any, complete: bool, as_json: bool) -> None:
-    from pneumonia.tracking import sent
+def report_run(record: "Record", as_json: bool) -> None:
+    from pneumonia.tracking import sent, unsent
 
     have = sent(record)
     if as_json:
         click.echo(json.dumps({"run_id": have.get("run_id"), "model_id": have.get("model_id"), **record.summary}))
     else:
         say(f"run {have.get('run_id')}" + (f", model models:/{have['model_id']}" if "model_id" in have else ""))
-    if not complete:
+    if unsent(record):
         say("the tracking server was away: type `pneumonia sync` when it is back")
         sys.exit(FAILED)
 

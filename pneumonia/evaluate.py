@@ -1,6 +1,7 @@
 """What a model is worth on films that nothing was chosen on: scores with 95% intervals, and the films behind them."""
 
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pneumonia import metrics, predict
+from pneumonia import metrics, predict, registry
 from pneumonia.data import Index, Split
+from pneumonia.record import Record, Run
+from pneumonia.tracking import Tracker, finished
+from pneumonia.trial import data_tags, dataset_of, write_predictions, write_scores
 
 NAMES = {"auc": "AUC", "f1": "F1", "ece": "ECE", "brier": "Brier"}
 
@@ -127,6 +131,56 @@ def assess(
         warnings=metrics.warnings_for(labels, classes=classes),
         failures=failures,
     )
+
+
+def evaluate_and_record(
+    uri: str,
+    index: Index,
+    *,
+    home: Path,
+    tracker: Tracker,
+    experiment: str = "pneumonia",
+    run_id: str | None = None,
+    tags: dict[str, str] | None = None,
+    progress: bool = False,
+) -> tuple[Record, Evaluation]:
+    """Opens the test split for a model: counts that on its version, scores, and logs a run of its own.
+
+    The metrics `test/...` belong to the run and, where the store knows the model, to the model.
+
+    Raises:
+        ModelError: there is no such model.
+        ValueError: as `evaluate`.
+        TrackingError: the tracking store cannot be reached; no film was opened.
+    """
+    tracker.experiment_id(experiment)
+    model = predict.load(uri)
+    openings = registry.count_opening(tracker, uri, model.metadata.model_id)
+    record = Record.create(
+        home / "records" / "evaluate" / str(time.time_ns()),
+        Run(
+            name=f"evaluate {uri} on {index.root.name}",
+            role="evaluate",
+            experiment=experiment,
+            run_id=run_id,
+            tags={"model": uri, "test.openings": str(openings), **data_tags(index), **(tags or {})},
+            description=f"{uri} on the test films of {index.root.name}; opening {openings} of the test split for it.",
+            dataset=dataset_of(index, context="testing"),
+            model_id=tracker.known_model(model.metadata.model_id),
+        ),
+    )
+    record.add_params({"model": uri, "data": str(index.root), "threshold": model.threshold})
+    with finished(record, tracker):
+        evaluation = evaluate(model, index, progress=progress)
+        labels = evaluation.rows["label"].to_numpy()
+        write_scores(record, labels, evaluation.probabilities, model.threshold, model.classes)
+        write_predictions(
+            record.artifacts / "predictions" / "test.csv", evaluation.rows, evaluation.probabilities, model.classes
+        )
+        record.add_json("evaluation.json", evaluation.as_dict())
+        (record.artifacts / "evaluation.md").write_text(evaluation.text() + "\n", encoding="utf-8")
+        record.summarise(evaluation.named(), step=0)
+    return record, evaluation
 
 
 def _number(value: float) -> float | None:

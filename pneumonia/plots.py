@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import EngFormatter, NullFormatter
 from numpy.typing import ArrayLike
 
 from pneumonia import metrics
@@ -43,7 +43,7 @@ def confusion_matrix(matrix: ArrayLike, classes: Sequence[str]) -> Figure:
         square=True,
         linewidths=2,
         annot_kws={"fontsize": 15},
-        cbar_kws={"label": "share of the true class's films, %"},
+        cbar_kws={"label": "share of the true class's films, %", "shrink": 0.8},
         xticklabels=names,
         yticklabels=[f"{name}\n(n = {n:,})" for name, n in zip(names, rows[:, 0], strict=True)],
         ax=axes,
@@ -51,7 +51,7 @@ def confusion_matrix(matrix: ArrayLike, classes: Sequence[str]) -> Figure:
     axes.set(xlabel="called", ylabel="true class")
     axes.tick_params(axis="y", rotation=0, length=0)
     axes.tick_params(axis="x", length=0)
-    figure.subplots_adjust(left=0.2, right=0.98, top=0.93)
+    figure.subplots_adjust(left=0.26, right=0.97, top=0.93)
     return figure
 
 
@@ -129,7 +129,7 @@ def reliability(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -
         below.stairs(np.histogram(p[y == label], edges)[0], edges, color=colour, linewidth=2, label=name)
     below.set_yscale("log")
     below.set_ylim(0.7, max(10, 2 * y.size))  # a bin with one film shows
-    below.yaxis.set_major_formatter("{x:,.0f}")
+    below.yaxis.set_major_formatter(EngFormatter(sep=""))
     below.yaxis.set_minor_formatter(NullFormatter())
     below.axvline(threshold, color=ORANGE, linestyle="--", linewidth=1)
     below.set(xlabel="predicted probability of the positive class", ylabel="films (log)")

@@ -231,6 +231,36 @@ def _best(client: MlflowClient, name: str, tag: str) -> str | None:
     return str(min(tied, key=lambda v: int(v.version)).version)
 
 
+def count_opening(tracker: Tracker, uri: str, model_id: str | None) -> int:
+    """Counts that the test split is opened for a model, on its version (`test.openings`), or on the logged model.
+
+    Returns the count, this opening included; 1 for a model that the store does not know.
+    """
+    client, tag = tracker.client, "test.openings"
+    with tracker_errors(tracker.uri):
+        version = _version_of(client, uri, model_id)
+        if version is not None:
+            count = int(version.tags.get(tag, 0)) + 1
+            client.set_model_version_tag(version.name, version.version, tag, str(count))
+            return count
+        if (known := tracker.known_model(model_id)) is not None:
+            count = int(client.get_logged_model(known).tags.get(tag, 0)) + 1
+            client.set_logged_model_tags(known, {tag: str(count)})
+            return count
+    return 1
+
+
+def _version_of(client: MlflowClient, uri: str, model_id: str | None) -> ModelVersion | None:
+    name, _, alias = uri.removeprefix("models:/").partition("@")
+    if uri.startswith("models:/") and alias:
+        return client.get_model_version_by_alias(name, alias)
+    name, _, number = name.partition("/")
+    if uri.startswith("models:/") and number.isdigit():
+        return client.get_model_version(name, number)
+    versions = client.search_model_versions(max_results=10_000) if model_id else []
+    return next((v for v in versions if v.model_id == model_id), None)
+
+
 def promote(tracker: Tracker, name: str, version: str) -> str:
     """Makes `version` the champion whatever its score; only later versions can outdo it. Returns what was done.
 

@@ -39,6 +39,7 @@ from mlflow.utils.mlflow_tags import (
 )
 
 from pneumonia.record import Record, Run, read_json, records, write_json
+from pneumonia.stop import Interrupted
 
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "INTERRUPTED": "KILLED"}
 DIGEST_LENGTH = 36  # MLflow's bound on a dataset's digest
@@ -117,12 +118,12 @@ class Tracker:
         with tracker_errors(self.uri):
             return _send(record, self.client)
 
-    def try_send(self, record: Record, *, force: bool = False) -> bool:
+    def try_send(self, record: Record, *, force: bool = False, seconds: float = 5.0) -> bool:
         """Sends unless the store is away; training goes on either way. True when the run is up to date."""
         if not force and time.monotonic() < self._silent_until:
             return False
         try:
-            reach(self.uri)
+            reach(self.uri, seconds=seconds)
             self.send(record)
         except TrackingError:
             self._silent_until = time.monotonic() + RETRY_SECONDS
@@ -150,6 +151,13 @@ class Tracker:
             self.client.set_tag(old, "resumed_by", new)
             self.client.set_terminated(old, "KILLED")
 
+    def known_model(self, model_id: str | None) -> str | None:
+        """`model_id`, if this store has such a logged model: metrics can be tied to no other."""
+        try:
+            return None if model_id is None else str(self.client.get_logged_model(model_id).model_id)
+        except MlflowException:
+            return None
+
     def drop_model(self, record: Record) -> None:
         """Deletes the record's logged model with its files, so that the disk gets smaller (MLflow only hides it)."""
         have = sent(record)
@@ -160,6 +168,28 @@ class Tracker:
             self.client.delete_logged_model(have["model_id"])
             get_artifact_repository(location, tracking_uri=self.uri).delete_artifacts()  # type: ignore[no-untyped-call]
         write_json(record.folder / "sent.json", {**have, "dropped": True})
+
+
+@contextmanager
+def finished(record: Record, tracker: Tracker) -> Iterator[None]:
+    """Ends the record as the block ends, and sends it: COMPLETE, INTERRUPTED, or FAIL with the reason."""
+    try:
+        yield
+    except Interrupted as event:
+        record.finish("INTERRUPTED", str(event))
+        tracker.try_send(record, seconds=1)
+        raise
+    except Exception as error:
+        record.finish("FAIL", reason_of(error))
+        tracker.try_send(record)
+        raise
+    record.finish("COMPLETE")
+    tracker.try_send(record, force=True)
+
+
+def reason_of(error: Exception) -> str:
+    """An error in one line: its kind and what it says."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def sent(record: Record) -> dict[str, Any]:

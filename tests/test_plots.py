@@ -44,7 +44,7 @@ LARGE = {
     "long names": lambda: plots.confusion_matrix(
         [[1_234_567, 26], [5, 2_345_678]], ("no finding", "COVID-19 pneumonia")
     ),
-    "one word": lambda: plots.confusion_matrix([[12, 3], [4, 56]], ("negative", "W" * 40)),
+    "one word": lambda: plots.confusion_matrix([[12, 3], [4, 56]], ("negative", "bacterialpneumonia" * 3)),
     "few films": lambda: plots.reliability([0, 1, 1], [0.2, 0.4, 0.9], 0.5),
     "many films": lambda: plots.reliability(np.tile([0, 1], 200_000), np.tile([0.2, 0.9], 200_000), 0.5),
 }

@@ -30,17 +30,17 @@ def digests(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("home"), seed=7, train=96, test=64)
+    return write(tmp_path_factory.mktemp("home"), seed=7, train=64, test=32)
 
 
 def test_layout_counts_and_names(films: Path) -> None:
     root = films / "chest_xray"
     counts = {(s, c): len(list((root / s / c).iterdir())) for s in ("train", "test") for c in ("NORMAL", "PNEUMONIA")}
     assert counts == {
-        ("train", "NORMAL"): 24,
-        ("train", "PNEUMONIA"): 72,
-        ("test", "NORMAL"): 24,
-        ("test", "PNEUMONIA"): 40,
+        ("train", "NORMAL"): 16,
+        ("train", "PNEUMONIA"): 48,
+        ("test", "NORMAL"): 12,
+        ("test", "PNEUMONIA"): 20,
     }
     for path in root.rglob("*.*"):
         assert (NORMAL if path.parent.name == "NORMAL" else PNEUMONIA).fullmatch(path.name), path.name
@@ -74,7 +74,7 @@ def test_equal_seeds_give_equal_bytes_however_many_processes_draw(
 ) -> None:
     monkeypatch.setattr(synthetic, "FILMS_A_PROCESS", 40)
     monkeypatch.setattr(synthetic.os, "cpu_count", lambda: 2)
-    again = write(tmp_path, seed=7, train=96, test=64)
+    again = write(tmp_path, seed=7, train=64, test=32)
     assert again.name == films.name
     assert digests(again) == digests(films)
     assert [p.name for p in tmp_path.iterdir()] == [again.name]
@@ -178,7 +178,7 @@ def test_films_of_a_patient_show_one_body_in_another_pose() -> None:
 def test_no_simple_number_tells_the_classes_apart() -> None:
     """Size, aspect, brightness, contrast, border and file size alone must not give the label away."""
     rows, labels = [], []
-    for k in range(200):
+    for k in range(160):
         rng = np.random.default_rng((3, k))
         film = draw(("normal", "normal", "bacteria", "virus")[k % 4], rng)
         quality = int(rng.integers(70, 97))

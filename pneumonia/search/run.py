@@ -1,5 +1,6 @@
 """One search from films to a registered model."""
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -18,9 +19,11 @@ from pneumonia.search import lease, pool, report
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task, describe, open_storage, reap
 from pneumonia.stop import Interrupted
-from pneumonia.tracking import Tracker
+from pneumonia.tracking import Tracker, finished, unsent
 from pneumonia.train import Epoch, Step
 from pneumonia.trial import data_tags, dataset_of, run_training
+
+TIDY_SECONDS = 1.5
 
 
 class SearchError(RuntimeError):
@@ -135,30 +138,18 @@ def search(
     parent.add_params({k: v for k, v in asdict(config).items() if v is not None})
     parent_id = tracker.send(parent)
     task = replace(task, parent=parent_id)
-    try:
-        with lease.held(study, parent_id):
-            _take_over(study, parent_id, task, tracker, experiment_id, say)
-            data = cache.decode(index, size=plan.size, home=home)
-            parent.add_json("data_report.json", data.index.report.as_dict())
-            _run_trials(study, task, plan.workers, on_progress, tracker)
-            best = _best(study)
-            _record_trials(study, parent)
-            tracker.try_send(parent)
-            say(f"best trial: {best.number} with val log loss {best.value:.4f}")
-            final, verdict = _final(best, task, plan.final_epochs, data, tracker, model_name, on_step, on_epoch, say)
-            studies.patiently(lambda: study.set_user_attr("finished", parent_id))
-    except Interrupted as event:
-        parent.finish("INTERRUPTED", f"{event}: the same command resumes study {study.study_name}")
-        reap(study, home, tracker)
+    with finished(parent, tracker), lease.held(study, parent_id):
+        _take_over(study, parent_id, task, tracker, experiment_id, say)
+        data = cache.decode(index, size=plan.size, home=home, progress=True)
+        parent.add_json("data_report.json", data.index.report.as_dict())
+        _run_trials(study, task, plan.workers, on_progress, tracker)
+        best = _best(study)
+        _record_trials(study, parent)
         tracker.try_send(parent)
-        raise
-    except Exception as error:
-        parent.finish("FAIL", f"{type(error).__name__}: {error}")
-        tracker.try_send(parent)
-        raise
-    parent.summarise(final.summary, step=0)
-    parent.finish("COMPLETE")
-    tracker.try_send(parent)
+        say(f"best trial: {best.number} with val log loss {best.value:.4f}")
+        final, verdict = _final(best, task, plan.final_epochs, data, tracker, model_name, on_step, on_epoch, say)
+        parent.summarise(final.summary, step=0)
+        studies.patiently(lambda: study.set_user_attr("finished", parent_id))
     return Outcome(
         study=study.study_name,
         run_id=parent_id,
@@ -210,7 +201,14 @@ def _run_trials(
 
     on_progress(progress(study, task.goal))
     if len(studies.trials(study, *studies.DONE)) < task.goal:
-        pool.run(task, workers, on_poll=on_poll, on_death=lambda: reap(study, task.home, tracker))
+        try:
+            pool.run(task, workers, on_poll=on_poll, on_death=lambda: reap(study, task.home, tracker))
+        except Interrupted:
+            # A worker that had to be killed left its trial; a database that is away must not hold up the stop.
+            tidy = threading.Thread(target=reap, args=(study, task.home, tracker), daemon=True)
+            tidy.start()
+            tidy.join(TIDY_SECONDS)
+            raise
         on_progress(progress(study, task.goal))
 
 
@@ -288,17 +286,6 @@ def _final(
             register=model_name,
         ),
     )
-    try:
+    with finished(record, tracker):
         run_training(full, data, record, tracker=tracker, on_step=on_step, on_epoch=on_epoch)
-    except Interrupted as event:
-        record.finish("INTERRUPTED", f"{event} while training")
-        tracker.try_send(record)
-        raise
-    except Exception as error:
-        record.finish("FAIL", f"{type(error).__name__}: {error}")
-        tracker.try_send(record)
-        raise
-    record.finish("COMPLETE")
-    if not tracker.try_send(record, force=True):
-        return record, None
-    return record, registry.enter(tracker, record)
+    return record, None if unsent(record) else registry.enter(tracker, record)

@@ -25,7 +25,7 @@ from pneumonia.data import Index
 from pneumonia.record import Record, Run, State
 from pneumonia.search import study as studies
 from pneumonia.stop import Interrupted, Stop, identity
-from pneumonia.tracking import Tracker, close_run, sent
+from pneumonia.tracking import Tracker, close_run, reason_of, sent
 from pneumonia.train import Epoch
 from pneumonia.trial import OBJECTIVE, dataset_of, run_training
 
@@ -167,7 +167,7 @@ def run_trial(
     except studies.LeaseLost as event:
         reason = str(event)
     except Exception as error:  # a trial is where one configuration's failure ends; the search goes on
-        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        reason = reason_of(error)
         (record.artifacts / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
     record.finish(state, reason)
     if state in ("COMPLETE", "PRUNED"):

@@ -1,0 +1,236 @@
+"""The download against a real HTTP server on the loopback: resumed, checked, and unpacked without leaving its folder."""
+
+import hashlib
+import io
+import stat
+import threading
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from pneumonia import download as module
+from pneumonia.cache import DiskFullError
+from pneumonia.download import DownloadError, download
+
+
+def zipped(entries: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as file:
+        for name, content in entries.items():
+            file.writestr(name, content)
+    return out.getvalue()
+
+
+GOOD = zipped(
+    {
+        "chest_xray/": b"",
+        "chest_xray/train/NORMAL/IM-0001-0001.jpeg": bytes(range(256)) * 400,
+        "chest_xray/test/PNEUMONIA/person1_virus_6.jpeg": b"film",
+        "chest_xray/.DS_Store": b"x",
+        "chest_xray/train/.DS_Store": b"x",
+        "__MACOSX/chest_xray/._train": b"x",
+    }
+)
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `content`; `cut` breaks transfers off after so many bytes, one a request; `status` answers first."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content = GOOD
+        self.ranges = True
+        self.cut: list[int] = []
+        self.status: list[int] = []
+        self.asked: list[str | None] = []
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/file_downloaded"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        server = self.server
+        wanted = self.headers["Range"]
+        server.asked.append(wanted)
+        if server.status:
+            self.send_response(server.status.pop(0))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        first = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and server.ranges else 0
+        if first >= len(server.content):
+            self.send_response(416)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        body = server.content[first:]
+        self.send_response(206 if wanted and server.ranges else 200)
+        if wanted and server.ranges:
+            self.send_header("Content-Range", f"bytes {first}-{len(server.content) - 1}/{len(server.content)}")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: server.cut.pop(0)] if server.cut else body)
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(module.time, "sleep", lambda _: None)
+    monkeypatch.setattr(module, "BLOCK", 1000)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with Server() as running:
+        threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+def fetch(server: Server, dest: Path, content: bytes | None = None) -> Path:
+    content = server.content if content is None else content
+    sha256 = hashlib.sha256(content).hexdigest()
+    return download(dest, url=server.url, sha256=sha256, bytes=len(content), progress=False)
+
+
+def check_whole(dest: Path) -> None:
+    films = {path.relative_to(dest).as_posix() for path in dest.rglob("*") if path.is_file()}
+    assert films == {
+        "chest_xray/train/NORMAL/IM-0001-0001.jpeg",
+        "chest_xray/test/PNEUMONIA/person1_virus_6.jpeg",
+    }
+    assert (dest / "chest_xray/train/NORMAL/IM-0001-0001.jpeg").read_bytes() == bytes(range(256)) * 400
+    assert [path.name for path in dest.iterdir()] == ["chest_xray"]
+
+
+def test_fresh_and_again(server: Server, tmp_path: Path) -> None:
+    dest = tmp_path / "new/folder"
+    assert fetch(server, dest) == dest / "chest_xray"
+    check_whole(dest)
+    fetch(server, dest)
+    assert server.asked == [None]
+
+
+def test_a_broken_transfer_is_taken_up_again(server: Server, tmp_path: Path) -> None:
+    server.cut = [40_000, 20_000]
+    server.status = [503]
+    fetch(server, tmp_path)
+    check_whole(tmp_path)
+    assert server.asked[:2] == [None, None]
+    first, second = (int(str(asked).removeprefix("bytes=").rstrip("-")) for asked in server.asked[2:])
+    assert 0 < first <= 40_000
+    assert first < second <= 60_000
+
+
+def test_the_next_call_takes_it_up_again(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "ChestXRay2017.zip.part").write_bytes(GOOD[:50_000])
+    fetch(server, tmp_path)
+    check_whole(tmp_path)
+    assert server.asked == ["bytes=50000-"]
+
+
+def test_a_server_without_ranges_starts_over(server: Server, tmp_path: Path) -> None:
+    server.ranges = False
+    (tmp_path / "ChestXRay2017.zip.part").write_bytes(b"x" * 50_000)
+    fetch(server, tmp_path)
+    check_whole(tmp_path)
+
+
+def test_a_part_that_is_too_long_starts_over(server: Server, tmp_path: Path) -> None:
+    """416: what is there is longer than what the server has."""
+    longer = GOOD + b"more"
+    (tmp_path / "ChestXRay2017.zip.part").write_bytes(longer[: len(GOOD) + 1])
+    with pytest.raises(DownloadError, match=r"stopped at [\d,]+ of [\d,]+ bytes \(.*\): the same command continues it"):
+        fetch(server, tmp_path, longer)
+    assert server.asked[1] is None
+
+
+def test_a_zip_that_came_whole_is_only_unpacked(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "ChestXRay2017.zip").write_bytes(GOOD)
+    fetch(server, tmp_path)
+    check_whole(tmp_path)
+    assert server.asked == []
+
+
+def test_other_content_is_removed(server: Server, tmp_path: Path) -> None:
+    other = GOOD[:-1] + bytes([GOOD[-1] ^ 1])
+    with pytest.raises(DownloadError, match="SHA-256 .* it was removed"):
+        fetch(server, tmp_path, other)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_than_expected_is_not_kept(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="sent more than the 5,000 bytes"):
+        fetch(server, tmp_path, GOOD[:5000])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("status", "asked"), [([404], 1), ([500] * 20, module.ATTEMPTS)])
+def test_refusals(server: Server, tmp_path: Path, status: list[int], asked: int) -> None:
+    server.status = list(status)
+    with pytest.raises(DownloadError, match=f"the server answered {status[0]}"):
+        fetch(server, tmp_path)
+    assert len(server.asked) == asked
+
+
+def test_no_connection_is_one_sentence(server: Server, tmp_path: Path) -> None:
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(DownloadError, match=r"^the download stopped at 0 of .*connection failed") as error:
+        fetch(server, tmp_path)
+    assert "\n" not in str(error.value)
+    assert "0x" not in str(error.value)
+
+
+def link() -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as file:
+        entry = zipfile.ZipInfo("chest_xray/train")
+        entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+        file.writestr(entry, "/tmp")
+        file.writestr("chest_xray/train/a.jpeg", b"x")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (zipped({"chest_xray/../../escaped.jpeg": b"x"}), "outside its folder"),
+        (zipped({"/chest_xray/escaped.jpeg": b"x"}), "outside its folder"),
+        (zipped({"chest_xray\\..\\..\\escaped.jpeg": b"x"}), "outside its folder"),
+        (zipped({"C:/chest_xray/escaped.jpeg": b"x"}), "outside its folder"),
+        (link(), "holds a link"),
+        (zipped({"other/a.jpeg": b"x"}), "holds no files in a folder chest_xray"),
+        (zipped({"chest_xray/train/a.jpeg": bytes(20_000)}), "would unpack to more than"),
+        (b"PK, but no zip", "no zip that can be unpacked"),
+        (GOOD[:200] + b"damage" + GOOD[206:], "no zip that can be unpacked"),
+    ],
+)
+def test_evil_zips(
+    server: Server, tmp_path: Path, content: bytes, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "more than" in message:
+        monkeypatch.setattr(module, "MOST_UNPACKED", 10_000)
+    server.content = content
+    dest = tmp_path / "dest"
+    with pytest.raises(DownloadError, match=message):
+        fetch(server, dest)
+    assert [path.name for path in tmp_path.rglob("*")] == ["dest", "ChestXRay2017.zip"]
+
+
+def test_a_folder_that_is_something_else_is_left_alone(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "chest_xray").mkdir()
+    with pytest.raises(DownloadError, match="exists and has no train folder"):
+        fetch(server, tmp_path)
+    assert server.asked == []
+
+
+def test_a_full_disk_is_seen_before_the_first_byte(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(DiskFullError, match="the disk is full: 2,000,000,000,000,000,000 bytes are needed"):
+        download(tmp_path, url=server.url, bytes=10**18, progress=False)
+    assert server.asked == []
