@@ -17,6 +17,7 @@ class SearchBar:
     def __init__(self) -> None:
         self._bar: Any = None
         self._done = False
+        self._shown: Any = None
 
     def __call__(self, progress: "Progress") -> None:
         if self._done:
@@ -30,7 +31,9 @@ class SearchBar:
             **({"running(trial:epochs)": running} if running else {}),
             **({"failed": progress.failed} if progress.failed else {}),
         }
-        self._bar.set_postfix(parts)
+        if (progress.done, parts) != self._shown:
+            self._shown = (progress.done, parts)
+            self._bar.set_postfix(parts)
         if progress.done >= progress.goal:
             self._done = True
             self.close()

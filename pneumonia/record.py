@@ -135,15 +135,15 @@ class Record:
         return read_json(path) if path.exists() else None
 
 
-def records(home: Path) -> list[Record]:
-    """Every record under `home`, oldest first."""
-    found = (home / "records").glob("**/run.json")
+def records(folder: Path) -> list[Record]:
+    """Every record under `folder`, oldest first."""
+    found = folder.glob("**/run.json")
     return [Record(path.parent) for path in sorted(found, key=lambda path: path.stat().st_mtime_ns)]
 
 
 def close_dead(home: Path) -> list[Record]:
     """Ends the records whose process is gone without having said how they ended."""
-    dead = [r for r in records(home) if r.status is None and is_gone(r.run.owner)]
+    dead = [r for r in records(home / "records") if r.status is None and is_gone(r.run.owner)]
     for record in dead:
         record.finish("INTERRUPTED" if record.run.role == "search" else "FAIL", "the process was killed")
     return dead

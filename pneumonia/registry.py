@@ -66,13 +66,14 @@ def enter(tracker: Tracker, record: Record) -> Verdict:
 
 def catch_up(tracker: Tracker, home: Path) -> list[Verdict]:
     """Registers the models under `home` that were to be registered when the tracker was away."""
-    waiting = [
-        record
-        for record in records(home)
-        if record.run.register and "model_id" in sent(record) and "verdict" not in sent(record)
-        if record.status is not None and record.status["state"] == "COMPLETE"
-    ]
-    return [enter(tracker, record) for record in waiting]
+    return [enter(tracker, record) for record in records(home / "records") if is_waiting(record)]
+
+
+def is_waiting(record: Record) -> bool:
+    """Whether the record's model is to be registered, can be, and has not been."""
+    have, status = sent(record), record.status
+    complete = status is not None and status["state"] == "COMPLETE"
+    return complete and record.run.register is not None and "model_id" in have and "verdict" not in have
 
 
 def _register(client: MlflowClient, name: str, record: Record) -> str:

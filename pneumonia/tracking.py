@@ -116,7 +116,9 @@ class Tracker:
             TrackingError: the store did not take it; what it took is remembered, the rest stays to be sent.
         """
         with tracker_errors(self.uri):
-            return _send(record, self.client)
+            if sent_to(record) not in (None, self.uri):
+                raise TrackingError(f"{record.folder} belongs to the tracking store {sent_to(record)}")
+            return _send(record, self.client, self.uri)
 
     def try_send(self, record: Record, *, force: bool = False, seconds: float = 5.0) -> bool:
         """Sends unless the store is away; training goes on either way. True when the run is up to date."""
@@ -132,13 +134,17 @@ class Tracker:
 
     def sync(self, home: Path) -> tuple[list[Record], list[Record]]:
         """Sends every record under `home` that is not wholly sent: those sent, and those still to be sent."""
-        sent: list[Record] = []
+        done: list[Record] = []
         left: list[Record] = []
-        for record in records(home):
-            if not unsent(record):
-                continue
-            (sent if self.try_send(record, force=not left) else left).append(record)
-        return sent, left
+        for record in records(home / "records"):
+            if unsent(record) and sent_to(record) in (None, self.uri):
+                try:
+                    reach(self.uri)
+                    self.send(record)
+                    done.append(record)
+                except TrackingError:
+                    left.append(record)
+        return done, left
 
     def hand_over(self, experiment_id: str, old: str, new: str) -> None:
         """Makes the run `new` the parent of the runs under `old`, and says on `old` by whom it was resumed."""
@@ -148,8 +154,9 @@ class Tracker:
             )
             for child in children:
                 self.client.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, new)
-            self.client.set_tag(old, "resumed_by", new)
-            self.client.set_terminated(old, "KILLED")
+            if self.client.get_run(old).info.lifecycle_stage == "active":  # else somebody deleted it
+                self.client.set_tag(old, "resumed_by", new)
+                self.client.set_terminated(old, "KILLED")
 
     def known_model(self, model_id: str | None) -> str | None:
         """`model_id`, if this store has such a logged model: metrics can be tied to no other."""
@@ -198,12 +205,18 @@ def sent(record: Record) -> dict[str, Any]:
     return read_json(path) if path.exists() else {}
 
 
+def sent_to(record: Record) -> str | None:
+    """The tracking store that has the record, or None when none has."""
+    uri: str | None = sent(record).get("uri")
+    return uri
+
+
 def unsent(record: Record) -> bool:
     """Whether an ended record has something that the store has not."""
     return record.status is not None and not sent(record).get("closed", False)
 
 
-def _send(record: Record, client: MlflowClient) -> str:
+def _send(record: Record, client: MlflowClient, uri: str) -> str:
     run = record.run
     have = sent(record)
 
@@ -212,7 +225,7 @@ def _send(record: Record, client: MlflowClient) -> str:
         write_json(record.folder / "sent.json", have)
 
     if "run_id" not in have:
-        remember(run_id=_open(run, client))
+        remember(run_id=_open(run, client), uri=uri)
     run_id: str = have["run_id"]
 
     params = record.params

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from pneumonia import cache
+from pneumonia import cache, decoding
 from pneumonia.cache import DiskFullError, decode
 from pneumonia.data import DataError, Index, scan
 from pneumonia.served import FilmError, read_film
@@ -63,7 +63,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
                     reasons[row] = str(error)
         return reasons
 
-    monkeypatch.setattr(cache, "_decode_all", decode_all)
+    monkeypatch.setattr(cache, "decode_films", decode_all)
 
 
 def only_place(home: Path) -> Path:
@@ -89,7 +89,7 @@ def test_films_are_aligned_and_read_only(folder: Path, tmp_path: Path) -> None:
 def test_the_second_start_decodes_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "home"
     first = decode(scan(folder), size=SIZE, home=home)
-    monkeypatch.setattr(cache, "_decode_all", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(cache, "decode_films", lambda *_: pytest.fail("decoded again"))
     second = decode(scan(folder), size=SIZE, home=home)
     np.testing.assert_array_equal(first.films, second.films)
     moved = tmp_path / "moved"
@@ -123,7 +123,7 @@ def damaged() -> dict[str, tuple[bytes, str]]:
 
 
 def test_damaged_films_are_listed_and_left_out(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "FILMS_A_PROCESS", 15)  # two processes
+    monkeypatch.setattr(decoding, "FILMS_A_PROCESS", 15)  # two processes
     monkeypatch.setattr(cache, "MIN_GOOD_SHARE", 0.8)
     for name, (content, _) in damaged().items():
         (folder / f"train/NORMAL/{name}.jpeg").write_bytes(content)
@@ -139,8 +139,8 @@ def test_damaged_films_are_listed_and_left_out(folder: Path, tmp_path: Path, mon
 
 
 def test_harmless_words_on_stderr_are_no_damage() -> None:
-    assert not cache._COMPLAINT.search("libpng warning: iCCP: known incorrect sRGB profile\n[ WARN:0@0.1] global")
-    assert cache._COMPLAINT.search("Corrupt JPEG data: 3 extraneous bytes before marker 0xd9\n")
+    assert not decoding._COMPLAINT.search("libpng warning: iCCP: known incorrect sRGB profile\n[ WARN:0@0.1] global")
+    assert decoding._COMPLAINT.search("Corrupt JPEG data: 3 extraneous bytes before marker 0xd9\n")
 
 
 @pytest.mark.usefixtures("in_process")
@@ -222,7 +222,7 @@ def test_a_torn_cache_is_rebuilt(folder: Path, tmp_path: Path, tear: Callable[[P
 def test_a_faster_process_wins(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "home"
     index = scan(folder)
-    real = cache._decode_all
+    real = cache.decode_films
     won = []
 
     def overtaken(*args: object) -> dict[int, str]:
@@ -232,7 +232,7 @@ def test_a_faster_process_wins(folder: Path, tmp_path: Path, monkeypatch: pytest
             won.append((only_place_but_building(home) / "films.npy").stat().st_ino)
         return real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(cache, "_decode_all", overtaken)
+    monkeypatch.setattr(cache, "decode_films", overtaken)
     decoded = decode(index, size=SIZE, home=home)
     np.testing.assert_array_equal(decoded.films, expected(index))
     assert (only_place(home) / "films.npy").stat().st_ino == won[1]
@@ -314,7 +314,7 @@ def test_a_decoder_that_cannot_start_is_no_damage(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cv2.py").write_text("raise ImportError('libGL is missing')")
-    monkeypatch.setattr(cache, "__file__", str(tmp_path / "pneumonia/cache.py"))
+    monkeypatch.setattr(decoding, "__file__", str(tmp_path / "pneumonia/decoding.py"))
     with pytest.raises(RuntimeError, match="did not start: ImportError: libGL is missing"):
         decode(scan(folder), size=SIZE, home=tmp_path / "home")
 

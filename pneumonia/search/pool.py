@@ -1,6 +1,7 @@
 """The worker processes of one machine: started, watched, replaced when they die, stopped together."""
 
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,7 +37,8 @@ def run(task: Task, workers: int, *, on_poll: Callable[[], None], on_death: Call
     def start() -> None:
         nonlocal started
         process = context.Process(target=worker.main, args=(replace(task, number=started),), name=f"worker-{started}")
-        process.start()
+        with one_thread():
+            process.start()
         alive.append(process)
         started += 1
 
@@ -55,6 +57,20 @@ def run(task: Task, workers: int, *, on_poll: Callable[[], None], on_death: Call
                     raise WorkersDied(f"{deaths} worker processes died, the last with exit code {process.exitcode}")
                 start()
             time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Processes started in the block compute with one thread each: more threads than cores fight for them."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
 
 
 @contextmanager

@@ -187,14 +187,14 @@ def _join(
 def _run_trials(
     study: optuna.Study, task: Task, workers: int, on_progress: Callable[[Progress], None], tracker: Tracker
 ) -> None:
-    next_look = 0.0
+    next_look, since = 0.0, len(studies.trials(study))
 
     def on_poll() -> None:
         nonlocal next_look
         if time.monotonic() < next_look:
             return
         next_look = time.monotonic() + 1.0
-        failed = studies.failures(study)
+        failed = studies.failures(study, since=since)
         if len(failed) > max(3, task.goal):
             raise SearchError(f"{len(failed)} trials failed; the last said: {failed[-1].user_attrs['reason']}")
         on_progress(progress(study, task.goal))
@@ -245,7 +245,7 @@ def _take_over(
     done = len(studies.trials(study, *studies.DONE))
     say(f"resumes study {study.study_name}: {done} of {task.goal} trials are done")
     reap(study, task.home, tracker)
-    for record in records(task.home):
+    for record in records(task.home / "records"):
         if record.run.parent == old:
             record.update(parent=parent_id)
     tracker.hand_over(experiment_id, old, parent_id)
@@ -271,6 +271,9 @@ def _final(
     say: Callable[[str], None],
 ) -> tuple[Record, Verdict | None]:
     """Trains the best configuration in full, with all cores, and takes the model through the gate."""
+    for record in records(task.home / "records" / task.study):
+        if record.run.role == "final" and record.run.register == model_name and registry.is_waiting(record):
+            return record, registry.enter(tracker, record)
     full = replace(task.base, **best.params, epochs=epochs)
     say(f"final training: {describe(full, task.base)} {full.epochs} epochs")
     record = Record.create(

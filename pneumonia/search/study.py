@@ -60,6 +60,7 @@ def connect(
         StudyError: the URL holds a password, or the database cannot be reached.
     """
     check_url(url)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # the search itself says what happens
     warnings.filterwarnings("ignore", category=ExperimentalWarning)  # heartbeats, since 2020
     warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")  # `worker.heartbeat` beats instead
     arguments: dict[str, Any] = {"pool_pre_ping": True}
@@ -164,9 +165,9 @@ def trials(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
     return patiently(lambda: study.get_trials(deepcopy=False, states=states or None))
 
 
-def failures(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that failed by themselves: not those that were interrupted, killed, or too many."""
-    return [t for t in trials(study, TrialState.FAIL) if t.user_attrs.get("fault")]
+def failures(study: optuna.Study, *, since: int = 0) -> list[FrozenTrial]:
+    """Trials from number `since` that failed by themselves: not those interrupted, killed, or too many."""
+    return [t for t in trials(study, TrialState.FAIL) if t.number >= since and t.user_attrs.get("fault")]
 
 
 def claim(study: optuna.Study, goal: int, *, wait: Callable[[], None]) -> optuna.Trial | None:

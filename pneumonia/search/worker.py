@@ -1,7 +1,6 @@
 """A worker: one process that takes trials from the study until it has enough of them."""
 
 import math
-import os
 import socket
 import threading
 import time
@@ -9,13 +8,14 @@ import traceback
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
+import torch
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -25,7 +25,7 @@ from pneumonia.data import Index
 from pneumonia.record import Record, Run, State
 from pneumonia.search import study as studies
 from pneumonia.stop import Interrupted, Stop, identity
-from pneumonia.tracking import Tracker, close_run, reason_of, sent
+from pneumonia.tracking import Tracker, TrackingError, close_run, reason_of, sent, tracker_errors
 from pneumonia.train import Epoch
 from pneumonia.trial import OBJECTIVE, dataset_of, run_training
 
@@ -57,11 +57,7 @@ class Pruned(Exception):
 
 def main(task: Task) -> None:
     """The body of a worker process."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
-
     torch.set_num_threads(1)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     stop = Stop()
     stop.note_sigterm()
     stop.follow_parent()
@@ -122,6 +118,7 @@ def run_trial(
     """One trial from its parameters to its end in the study, in its record and in MLflow."""
     config = replace(task.base, **trial.params)
     folder = task.home / "records" / task.study / f"trial-{trial.number:04d}-{uuid.uuid4().hex[:8]}"
+    note(trial, {"worker": identity(), "folder": str(folder)})
     record = Record.create(
         folder,
         Run(
@@ -134,7 +131,6 @@ def run_trial(
             dataset=dataset_of(data.index),
         ),
     )
-    note(trial, {"worker": identity(), "folder": str(folder)})
     tracker.try_send(record)
     if "run_id" in sent(record):
         note(trial, {"run_id": sent(record)["run_id"]})
@@ -169,12 +165,17 @@ def run_trial(
     except Exception as error:  # a trial is where one configuration's failure ends; the search goes on
         reason = reason_of(error)
         (record.artifacts / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-    record.finish(state, reason)
     if state in ("COMPLETE", "PRUNED"):
-        note(trial, record.summary if state == "COMPLETE" else {"reason": reason})
-        studies.finish(study, trial.number, value if state == "COMPLETE" else None, TrialState[state])
-    elif studies.fail(study, trial.number, reason, fault=state == "FAIL") and state == "INTERRUPTED":
-        studies.patiently(lambda: studies.retry(study, studies.trials(study)[trial.number]))
+        try:
+            note(trial, record.summary if state == "COMPLETE" else {"reason": reason})
+            studies.finish(study, trial.number, value if state == "COMPLETE" else None, TrialState[state])
+        except studies.LeaseLost as event:
+            state, reason = "FAIL", str(event)
+    else:
+        record.finish(state, reason)  # first, since the database may be away and the time to stop short
+        if studies.fail(study, trial.number, reason, fault=state == "FAIL") and state == "INTERRUPTED":
+            studies.patiently(lambda: studies.retry(study, studies.trials(study)[trial.number]))
+    record.finish(state, reason)
     tracker.try_send(record)
     if state == "COMPLETE" and "model_id" in sent(record):
         drop_models(study, task, tracker)
@@ -235,7 +236,8 @@ def close_lost(trial: FrozenTrial, home: Path, tracker: Tracker, reason: str) ->
         record.finish("FAIL", reason)
         tracker.try_send(record)
     elif "run_id" in trial.user_attrs:
-        close_run(tracker.client, trial.user_attrs["run_id"], "FAIL", reason)
+        with suppress(TrackingError), tracker_errors(tracker.uri):  # its own machine closes it when it starts again
+            close_run(tracker.client, trial.user_attrs["run_id"], "FAIL", reason)
 
 
 def worth_keeping(study: optuna.Study, value: float, keep: int) -> bool:
@@ -249,7 +251,7 @@ def drop_models(study: optuna.Study, task: Task, tracker: Tracker) -> None:
     done = sorted(studies.trials(study, TrialState.COMPLETE), key=lambda trial: (trial.value, trial.number))
     for trial in done[task.keep_models :]:
         record = Record(Path(trial.user_attrs["folder"]))
-        if record.model.exists() and "model_id" in sent(record):
+        with suppress(TrackingError):  # the next trial that ends tries again
             tracker.drop_model(record)
 
 

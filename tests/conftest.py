@@ -1,0 +1,208 @@
+"""What several test files share: films, a finished record, an empty MLflow store, a real tracking server.
+
+The slow parts are made once a session and copied by each test that changes them.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from mlflow import MlflowClient
+
+from pneumonia import cache, data, synthetic
+from pneumonia.config import TrainConfig
+from pneumonia.record import Record, Run
+from pneumonia.stop import identity
+from pneumonia.tracking import Tracker
+from pneumonia.trial import data_tags, dataset_of, run_training
+
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # as the command line sets them
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_UV_AUTO_DETECT": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
+NO_SERVER = "http://127.0.0.1:9"  # the port of the discard service: nobody listens
+TINY = TrainConfig(size=32, width=4, epochs=3, batch_size=16, lr=3e-3, device="cpu")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of drawn films in the real layout: 64 for training and validation, 16 for testing."""
+    return synthetic.write(tmp_path_factory.mktemp("films"), seed=0, train=64, test=16)
+
+
+@pytest.fixture(scope="session")
+def index(films: Path) -> data.Index:
+    return data.scan(films)
+
+
+@pytest.fixture(scope="session")
+def decoded(index: data.Index, tmp_path_factory: pytest.TempPathFactory) -> cache.Decoded:
+    return cache.decode(index, size=TINY.size, home=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def trained(index: data.Index, decoded: cache.Decoded, tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """The record of a tiny training, complete but for its end; nothing of it has been sent. Not to be changed."""
+    run = Run(
+        name="train tiny",
+        role="train",
+        experiment="pneumonia",
+        tags=data_tags(index),
+        description="A tiny training.",
+        dataset=dataset_of(index),
+    )
+    record = Record.create(tmp_path_factory.mktemp("trained") / "record", run)
+    run_training(TINY, decoded, record, tracker=Tracker(NO_SERVER))
+    return record
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def new_record(home: Path) -> Callable[..., Record]:
+    """Makes records without training: `new_record("name", role="trial")`."""
+
+    def make(name: str = "one", **fields: Any) -> Record:
+        run = Run(**{"name": name, "role": "train", "experiment": "pneumonia", **fields})
+        return Record.create(home / "records" / "study" / name, run)
+
+    return make
+
+
+@pytest.fixture
+def copy_trained(trained: Record, home: Path) -> Callable[..., Record]:
+    """Copies of `trained` as runs of their own. `bias` is added to the calibrated logit of the model, so that copies
+    predict differently: `copy_trained("worse", bias=3.0, register="pneumonia")`."""
+
+    def make(name: str = "trained", *, bias: float = 0.0, **changes: Any) -> Record:
+        folder = home / "records" / "study" / name
+        shutil.copytree(trained.folder, folder)
+        record = Record(folder)
+        record.update(**{"name": name, "key": uuid.uuid4().hex, "owner": identity(), **changes})
+        settings = folder / "model" / "artifacts" / "package" / "package.json"
+        package = json.loads(settings.read_text())
+        package["calibration"]["intercept"] += bias
+        settings.write_text(json.dumps(package))
+        return record
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated MLflow database without runs: migrating takes seconds, copying does not."""
+    folder = tmp_path_factory.mktemp("database")
+    MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def store(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URI of an empty store of one's own, MLflow's default one for the test; artifacts stand in tmp_path."""
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)  # artifacts of a sqlite store go to ./mlruns
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    yield uri
+
+
+@pytest.fixture
+def tracker(store: str) -> Tracker:
+    tracker = Tracker(store)
+    tracker.experiment_id("pneumonia")
+    return tracker
+
+
+class TrackingServer:
+    """`mlflow server` on a free port with one worker; after `kill` it starts again on the same port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *, seconds: float = 120) -> None:
+        command = [
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)),
+            *("--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}"),
+            *("--artifacts-destination", str(self.folder / "artifacts")),
+        ]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env={**environment, **ENVIRONMENT},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + seconds
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(f"mlflow server did not start: {(self.folder / 'server.log').read_text()[-2000:]}")
+            time.sleep(0.2)
+
+    def _answers(self) -> bool:
+        try:
+            return requests.get(f"{self.uri}/health", timeout=2).ok
+        except requests.RequestException:
+            return False
+
+    def kill(self) -> None:
+        """SIGKILL to the server and its workers; returns when the port is free."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+        while self._answers():
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def server(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrackingServer]:
+    """A real tracking server, started, with an empty store; MLFLOW_TRACKING_URI names it. For tests marked slow."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    shutil.copy(empty_database, folder / "mlflow.db")
+    server = TrackingServer(folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+def whole(record: Record) -> dict[str, Any]:
+    """What a record says, for comparisons."""
+    return {"run": asdict(record.run), "params": record.params, "status": record.status, "summary": record.summary}

@@ -1,0 +1,88 @@
+"""The project's files agree with each other."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import click
+import yaml
+
+from pneumonia.cli import cli
+
+ROOT = Path(__file__).parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+MLPROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
+
+
+def names_and_versions(lines):
+    """{name: version} of requirement lines; every one must be pinned exactly."""
+    pins = {}
+    for line in lines:
+        match = re.match(r"^([A-Za-z0-9._-]+)==([^ ;]+)( ?;.*)?$", line)
+        assert match, f"not pinned by name and version: {line}"
+        pins[match[1].lower()] = match[2]
+    return pins
+
+
+def test_conda_yaml_has_the_pins_of_pyproject():
+    direct = names_and_versions(PYPROJECT["project"]["dependencies"])
+    constraints = names_and_versions(PYPROJECT["tool"]["uv"]["constraint-dependencies"])
+    conda = yaml.safe_load((ROOT / "conda.yaml").read_text())
+    pip = names_and_versions(next(d["pip"] for d in conda["dependencies"] if isinstance(d, dict)))
+    assert direct.items() <= pip.items()
+    assert pip.items() <= (direct | constraints).items()
+    development = names_and_versions(PYPROJECT["dependency-groups"]["dev"])
+    assert set(constraints) - set(pip) - set(development) <= {
+        "ast-serialize", "iniconfig", "librt", "mypy-extensions", "pathspec", "pluggy", "pygments", "sortedcontainers",
+    }  # fmt: skip
+
+
+def test_no_file_records_a_registry_address():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    assert "uv.lock" not in tracked
+    for name in ("pyproject.toml", "conda.yaml"):
+        assert "://" not in (ROOT / name).read_text()
+
+
+def test_every_mlproject_parameter_reaches_its_command():
+    for name, entry in MLPROJECT["entry_points"].items():
+        words = entry["command"].split()
+        assert words[:3] == ["python", "-m", "pneumonia"]
+        command = cli.commands[words[3]]
+        options = {option for p in command.params if isinstance(p, click.Option) for option in p.opts}
+        used = set(re.findall(r"\{(\w+)\}", entry["command"]))
+        assert used == set(entry["parameters"]), name
+        for flag in re.findall(r"(--[\w-]+) \{", entry["command"]):
+            assert flag in options, f"{name}: {flag}"
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    heavy = ("torch", "mlflow", "optuna", "cv2", "pandas")
+    code = f"import sys, pneumonia.cli; print([m for m in {heavy} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
+
+
+def test_importing_any_module_prints_nothing_and_writes_nothing(tmp_path):
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in sorted((ROOT / "pneumonia").rglob("*.py"))
+        if path.name != "__main__.py"
+    ]
+    code = f"import importlib\nfor name in {modules!r}: importlib.import_module(name)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_optuna_is_imported_by_the_search_alone_and_training_knows_neither_it_nor_mlflow():
+    for path in (ROOT / "pneumonia").rglob("*.py"):
+        if "search" not in path.parts:
+            assert not re.search(r"^\s*(import|from) optuna", path.read_text(), re.MULTILINE), path
+    for name in ("train", "model", "augment", "sampling", "metrics", "plots", "config", "data"):
+        assert not re.search(r"^\s*(import|from) mlflow", (ROOT / f"pneumonia/{name}.py").read_text(), re.MULTILINE)
