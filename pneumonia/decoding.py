@@ -84,7 +84,7 @@ def _run_here(jobs: list[Job], films: Path, offset: int, size: int) -> Iterator[
                 finally:
                     os.dup2(stderr, 2)
                 said = os.pread(log.fileno(), os.fstat(log.fileno()).st_size - before, before)
-                os.write(stderr, re.sub(_COMPLAINT.pattern.encode() + rb"\n?", b"", said))
+                os.write(stderr, re.sub(rb"(?:" + _COMPLAINT.pattern.encode() + rb")\n?", b"", said))
                 yield row, reason, False
         finally:
             os.close(stderr)

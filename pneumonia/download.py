@@ -83,24 +83,27 @@ def _size(path: Path) -> int:
 
 def _fetch(url: str, part: Path, length: int, progress: bool) -> None:
     """Appends to `part` until it is `length` bytes long."""
-    failures = 0
+    failures, furthest = 0, _size(part)
     with (
         requests.Session() as session,
         tqdm(total=length, desc="downloading", unit="B", unit_scale=True, disable=not progress) as bar,
     ):
-        while (have := _size(part)) < length:
+        while _size(part) < length:
+            error: Exception = _Broken("the server sent nothing new")
             try:
                 _transfer(session, url, part, length, bar)
-            except (requests.RequestException, _Broken) as error:
-                failures = failures + 1 if _size(part) <= have else 1
-                if failures == ATTEMPTS:
-                    raise DownloadError(
-                        f"the download stopped at {_size(part):,} of {length:,} bytes ({_cause(error)}): "
-                        "the same command continues it"
-                    ) from error
+            except (requests.RequestException, _Broken) as caught:
+                error = caught
+            # Further than ever before, not just further: a server that has less than `length` is asked again and again.
+            failures = 0 if _size(part) > furthest else failures + 1
+            furthest = max(furthest, _size(part))
+            if failures == ATTEMPTS:
+                raise DownloadError(
+                    f"the download stopped at {furthest:,} of {length:,} bytes ({_cause(error)}): "
+                    "the same command continues it"
+                ) from error
+            if furthest < length:
                 time.sleep(min(2.0**failures, 30.0) / 2)
-            else:
-                failures = 0
 
 
 def _cause(error: Exception) -> str:
@@ -136,8 +139,6 @@ def _transfer(session: requests.Session, url: str, part: Path, length: int, bar:
                     raise DownloadError(f"{url} sent more than the {length:,} bytes of the data set: nothing was kept")
                 file.write(block)
                 bar.update(len(block))
-    if _size(part) < length and _size(part) <= have:
-        raise _Broken("the server sent nothing new")
 
 
 def _check(part: Path, sha256: str, url: str) -> None:

@@ -16,10 +16,10 @@ import numpy as np
 import psutil
 import pytest
 
-from pneumonia import cache, decoding
+from pneumonia import cache, decoding, served
 from pneumonia.cache import DiskFullError, decode
 from pneumonia.data import DataError, Index, scan
-from pneumonia.served import FilmError, read_film
+from pneumonia.served import read_film
 
 SIZE = 32
 
@@ -47,25 +47,6 @@ def expected(index: Index) -> np.ndarray:
     return np.stack([read_film((index.root / path).read_bytes(), SIZE) for path in index.table["path"]])
 
 
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decodes here, which saves the seconds that a process needs to start."""
-
-    def decode_all(films: Path, index: Index, size: int, workers: int | None, progress: bool) -> dict[int, str]:
-        del workers, progress
-        reasons = {}
-        with films.open("ab") as file:
-            for row, path in enumerate(index.table["path"]):
-                try:
-                    file.write(read_film((index.root / path).read_bytes(), size).tobytes())
-                except FilmError as error:
-                    file.write(bytes(size * size))
-                    reasons[row] = str(error)
-        return reasons
-
-    monkeypatch.setattr(cache, "decode_films", decode_all)
-
-
 def only_place(home: Path) -> Path:
     """The one cache in `home`; there is nothing else beside it."""
     (place,) = (home / "cache").iterdir()
@@ -85,7 +66,6 @@ def test_films_are_aligned_and_read_only(folder: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(only_place(home) / "films.npy"), decoded.films)
 
 
-@pytest.mark.usefixtures("in_process")
 def test_the_second_start_decodes_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "home"
     first = decode(scan(folder), size=SIZE, home=home)
@@ -97,7 +77,6 @@ def test_the_second_start_decodes_nothing(folder: Path, tmp_path: Path, monkeypa
     assert decode(scan(moved), size=SIZE, home=home).index.root == moved
 
 
-@pytest.mark.usefixtures("in_process")
 def test_another_size_or_content_is_another_cache(folder: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     decode(scan(folder), size=SIZE, home=home)
@@ -122,13 +101,16 @@ def damaged() -> dict[str, tuple[bytes, str]]:
     }
 
 
-def test_damaged_films_are_listed_and_left_out(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "FILMS_A_PROCESS", 15)  # two processes
+@pytest.mark.parametrize("workers", [None, pytest.param(2, marks=pytest.mark.slow)])
+def test_damaged_films_are_listed_and_left_out(
+    folder: Path, tmp_path: Path, workers: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "FILMS_A_PROCESS", 15)  # two processes, or this one
     monkeypatch.setattr(cache, "MIN_GOOD_SHARE", 0.8)
     for name, (content, _) in damaged().items():
         (folder / f"train/NORMAL/{name}.jpeg").write_bytes(content)
     for _ in ("built", "opened again"):
-        decoded = decode(scan(folder), size=SIZE, home=tmp_path / "home", workers=2)
+        decoded = decode(scan(folder), size=SIZE, home=tmp_path / "home", workers=workers)
         reasons = {Path(path).stem: reason for path, reason in decoded.failures}
         assert reasons.keys() == damaged().keys()
         for name, (_, part) in damaged().items():
@@ -143,7 +125,6 @@ def test_harmless_words_on_stderr_are_no_damage() -> None:
     assert decoding._COMPLAINT.search("Corrupt JPEG data: 3 extraneous bytes before marker 0xd9\n")
 
 
-@pytest.mark.usefixtures("in_process")
 def test_too_few_good_films_stop_it(folder: Path, tmp_path: Path) -> None:
     for n in range(4):
         (folder / f"train/NORMAL/zero{n}.jpeg").write_bytes(b"")
@@ -154,7 +135,6 @@ def test_too_few_good_films_stop_it(folder: Path, tmp_path: Path) -> None:
     assert listed.startswith("train/NORMAL/zero0.jpeg\t")
 
 
-@pytest.mark.usefixtures("in_process")
 def test_a_class_that_is_all_damaged_stops_it(folder: Path, tmp_path: Path) -> None:
     (folder / "test/NORMAL").mkdir(parents=True)
     (folder / "test/NORMAL/a.jpeg").write_bytes(b"no film")
@@ -162,11 +142,29 @@ def test_a_class_that_is_all_damaged_stops_it(folder: Path, tmp_path: Path) -> N
         decode(scan(folder), size=SIZE, home=tmp_path / "home")
 
 
+def test_stderr_is_given_back(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoding in this process turns stderr away to hear libjpeg; others' words and the descriptor must survive."""
+    (folder / "train/NORMAL/flipped.jpeg").write_bytes(damaged()["flipped"][0])
+    before = os.fstat(2)
+
+    def chatty(data: bytes, size: int) -> np.ndarray:
+        os.write(2, b"another thread speaks\n")
+        return read_film(data, size)
+
+    monkeypatch.setattr(served, "read_film", chatty)
+    decoded = decode(scan(folder), size=SIZE, home=tmp_path / "home")
+    assert (os.fstat(2).st_dev, os.fstat(2).st_ino) == (before.st_dev, before.st_ino)
+    assert [path for path, _ in decoded.failures] == ["train/NORMAL/flipped.jpeg"]
+    assert capfd.readouterr().err == "another thread speaks\n" * 25
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda path: path.write_bytes(jpeg(77)), "was changed since it was indexed"),
-        pytest.param(lambda path: path.unlink(), "could be read when it was indexed", marks=pytest.mark.slow),
+        (lambda path: path.unlink(), "could be read when it was indexed"),
     ],
 )
 def test_a_file_changed_after_indexing_stops_it(
@@ -208,7 +206,6 @@ def a_file(place: Path) -> None:
 
 
 @pytest.mark.parametrize("tear", [tear_films, tear_bytes, tear_mark, foreign_mark, no_mark, a_file])
-@pytest.mark.usefixtures("in_process")
 def test_a_torn_cache_is_rebuilt(folder: Path, tmp_path: Path, tear: Callable[[Path], None]) -> None:
     home = tmp_path / "home"
     index = scan(folder)
@@ -218,16 +215,15 @@ def test_a_torn_cache_is_rebuilt(folder: Path, tmp_path: Path, tear: Callable[[P
     only_place(home)
 
 
-@pytest.mark.usefixtures("in_process")
 def test_a_faster_process_wins(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "home"
     index = scan(folder)
     real = cache.decode_films
-    won = []
+    won: list[int] = []
 
     def overtaken(*args: object) -> dict[int, str]:
         if not won:
-            won.append(True)
+            won.append(1)
             decode(index, size=SIZE, home=home)
             won.append((only_place_but_building(home) / "films.npy").stat().st_ino)
         return real(*args)  # type: ignore[arg-type]
@@ -305,7 +301,7 @@ def test_a_film_that_kills_the_decoder_is_listed(folder: Path, tmp_path: Path, m
         "hook()\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(patch.parent))
-    decoded = decode(scan(folder), size=SIZE, home=tmp_path / "home")
+    decoded = decode(scan(folder), size=SIZE, home=tmp_path / "home", workers=1)
     assert decoded.failures == [("train/NORMAL/04.jpeg", f"the decoder died of it: signal {signal.SIGABRT:d}")]
     np.testing.assert_array_equal(decoded.films, expected(decoded.index))
 
@@ -316,7 +312,7 @@ def test_a_decoder_that_cannot_start_is_no_damage(
     (tmp_path / "cv2.py").write_text("raise ImportError('libGL is missing')")
     monkeypatch.setattr(decoding, "__file__", str(tmp_path / "pneumonia/decoding.py"))
     with pytest.raises(RuntimeError, match="did not start: ImportError: libGL is missing"):
-        decode(scan(folder), size=SIZE, home=tmp_path / "home")
+        decode(scan(folder), size=SIZE, home=tmp_path / "home", workers=1)
 
 
 def test_a_full_disk_is_seen_before_writing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,7 +344,6 @@ def test_a_disk_that_fills_up(folder: Path, tmp_path: Path, monkeypatch: pytest.
         subprocess.run(["umount", str(home)], check=True)
 
 
-@pytest.mark.usefixtures("in_process")
 def test_what_killed_processes_left_is_removed(folder: Path, tmp_path: Path) -> None:
     old, new = (tmp_path / f"home/cache/.building-{age}" for age in ("old", "new"))
     for left in (old, new):

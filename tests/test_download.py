@@ -1,4 +1,4 @@
-"""The download against a real HTTP server on the loopback: resumed, checked, and unpacked without leaving its folder."""
+"""The download, against a real HTTP server on the loopback: resumed, checked, unpacked inside its folder only."""
 
 import hashlib
 import io
@@ -159,7 +159,7 @@ def test_a_zip_that_came_whole_is_only_unpacked(server: Server, tmp_path: Path) 
 
 def test_other_content_is_removed(server: Server, tmp_path: Path) -> None:
     other = GOOD[:-1] + bytes([GOOD[-1] ^ 1])
-    with pytest.raises(DownloadError, match="SHA-256 .* it was removed"):
+    with pytest.raises(DownloadError, match=r"SHA-256 .* it was removed"):
         fetch(server, tmp_path, other)
     assert list(tmp_path.iterdir()) == []
 

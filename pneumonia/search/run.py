@@ -23,7 +23,7 @@ from pneumonia.tracking import Tracker, finished, unsent
 from pneumonia.train import Epoch, Step
 from pneumonia.trial import data_tags, dataset_of, run_training
 
-TIDY_SECONDS = 1.5
+TIDY_SECONDS = 1.0
 
 
 class SearchError(RuntimeError):
