@@ -7,6 +7,7 @@ import stat
 import tempfile
 import time
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,7 +26,7 @@ BYTES = 1_235_512_464
 
 ATTEMPTS = 6  # in a row without a single new byte
 TIMEOUT_SECONDS = (10.0, 60.0)  # to connect, and between two packets
-BLOCK = 1 << 20
+BLOCK = 1 << 16  # bytes; a transfer that breaks off loses what has come of its last block
 MOST_UNPACKED = 4 << 30  # bytes; the films are JPEGs, so that the real zip holds hardly more than its own size
 MOST_ENTRIES = 100_000
 FOLDER = "chest_xray"
@@ -39,17 +40,17 @@ class _Broken(Exception):
     """A transfer that is worth another attempt."""
 
 
-def download(dest: Path, *, url: str = URL, sha256: str = SHA256, bytes: int = BYTES, progress: bool = True) -> Path:
+def download(dest: Path, *, url: str = URL, sha256: str = SHA256, size: int = BYTES, progress: bool = True) -> Path:
     """Fetches the zip into `dest`, checks it, and unpacks it to `dest`/chest_xray; the zip is then removed.
 
     A transfer that breaks off is taken up again where it stopped, at once or by the next call: what has come stands
     in a .part file. The folder appears under its name only when it is whole; if it is already there nothing is done.
 
     Args:
-        dest: folder, made if it is missing. It needs room for twice `bytes` and a little.
+        dest: folder, made if it is missing. It needs room for twice `size` and a little.
         url: where the zip is; it may redirect.
         sha256: of the zip, hexadecimal.
-        bytes: length of the zip.
+        size: of the zip, in bytes.
         progress: whether to show a bar on stderr.
 
     Returns:
@@ -68,10 +69,17 @@ def download(dest: Path, *, url: str = URL, sha256: str = SHA256, bytes: int = B
     dest.mkdir(parents=True, exist_ok=True)
     archive, part = dest / "ChestXRay2017.zip", dest / "ChestXRay2017.zip.part"
     if not archive.exists():
-        with room(dest, 2 * bytes - _size(part)):
-            _fetch(url, part, bytes, progress)
-        _check(part, sha256, url)
+        with room(dest, 2 * size - _size(part)):
+            _fetch(url, part, size, progress)
+        if (digest := _digest(part)) != sha256:
+            part.unlink()
+            raise DownloadError(
+                f"what {url} sent has the SHA-256 {digest} and not {sha256}: it was removed, so that the next call "
+                "starts from the beginning"
+            )
         part.replace(archive)
+    elif (digest := _digest(archive)) != sha256:  # put there by hand
+        raise DownloadError(f"{archive} has the SHA-256 {digest} and not {sha256}: move it away and start again")
     _unpack(archive, folder, progress)
     archive.unlink()
     return folder
@@ -110,7 +118,7 @@ def _cause(error: Exception) -> str:
     """A sentence for errors whose own text is a Python expression with addresses in it."""
     if isinstance(error, requests.Timeout):
         return "the server did not answer in time"
-    if isinstance(error, requests.ConnectionError):
+    if isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError):
         return "the connection failed or broke"
     return str(error)
 
@@ -128,7 +136,14 @@ def _transfer(session: requests.Session, url: str, part: Path, length: int, bar:
         if status == 429 or status >= 500:
             raise _Broken(f"the server answered {status}")
         if status not in (200, 206):
-            raise DownloadError(f"the server answered {status} for {url}: get the zip by hand, or try another address")
+            raise DownloadError(
+                f"the server answered {status} for {url}: get the zip by hand and put it into {part.parent} as "
+                f"{part.stem}"
+            )
+        announced = answer.headers.get("Content-Length", "")
+        there = int(announced) + (have if status == 206 else 0) if announced.isdecimal() else length
+        if there != length:
+            raise DownloadError(f"{url} holds {there:,} bytes and not the {length:,} of the data set")
         with part.open("ab" if status == 206 else "wb") as file:
             bar.n = file.tell()
             bar.refresh()
@@ -141,15 +156,9 @@ def _transfer(session: requests.Session, url: str, part: Path, length: int, bar:
                 bar.update(len(block))
 
 
-def _check(part: Path, sha256: str, url: str) -> None:
-    with part.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != sha256:
-        part.unlink()
-        raise DownloadError(
-            f"what {url} sent has the SHA-256 {digest} and not {sha256}: it was removed, so that the next call starts "
-            "from the beginning"
-        )
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _unpack(archive: Path, folder: Path, progress: bool) -> None:
@@ -169,7 +178,7 @@ def _unpack(archive: Path, folder: Path, progress: bool) -> None:
                     (unpacking / FOLDER).rename(folder)
                 finally:
                     shutil.rmtree(unpacking, ignore_errors=True)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
         raise DownloadError(f"{archive} is no zip that can be unpacked ({error}): remove it and start again") from error
 
 

@@ -15,9 +15,11 @@ server that is away, a process that is killed and `pneumonia sync` are one case.
 import json
 import math
 import os
+import threading
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -123,11 +125,9 @@ class Record:
 
     def finish(self, state: State, reason: str = "") -> None:
         """Says how the run ended. The first word stands: a run that has ended is not ended again."""
+        status = {"state": state, "reason": reason, "time": _milliseconds()}
         if self.status is None:
-            write_json(
-                self.folder / "status.json",
-                {"state": state, "reason": reason, "time": _milliseconds()},
-            )
+            write_json(self.folder / "status.json", status, replace=False)
 
     @property
     def status(self) -> dict[str, Any] | None:
@@ -162,7 +162,15 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write_json(path: Path, value: Any) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    partial.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(path)
+def write_json(path: Path, value: Any, *, replace: bool = True) -> None:
+    """Writes a file whole or not at all; without `replace` a file that another process wrote meanwhile stays."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        partial.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        if not replace:
+            with suppress(OSError):
+                os.link(partial, path)
+        if replace or not path.exists():  # there are file systems without hard links
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

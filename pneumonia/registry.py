@@ -98,16 +98,12 @@ def _register(client: MlflowClient, name: str, record: Record) -> str:
 
 
 def _describe(record: Record) -> str:
-    score, params, data = record.summary, record.params, record.run.dataset
+    params, data = record.params, record.run.dataset
     films = data.get("profile", {})
     return (
-        f"{record.run.description}\n\n"
+        f"{record.run.description} No test film was used; `pneumonia evaluate` measures on those.\n\n"
         f"Films: {data.get('name')}, {films.get('train', '?')} for training and {films.get('val', '?')} of other "
         f"patients for validation (fingerprint {str(data.get('digest'))[:12]}).\n\n"
-        f"On the validation films: AUC {score.get('val/auc', float('nan')):.4f}, sensitivity "
-        f"{score.get('val/sensitivity', float('nan')):.3f} and specificity "
-        f"{score.get('val/specificity', float('nan')):.3f} at the threshold {score.get('val/threshold', 0.5):.3f}. "
-        f"No test film was used; `pneumonia evaluate` measures on those.\n\n"
         f"Input: {params.get('size')} px, residual CNN of width {params.get('width')}. "
         f"For research and teaching; not a medical device."
     )

@@ -39,7 +39,6 @@ from mlflow.utils.mlflow_tags import (
 )
 
 from pneumonia.record import Record, Run, read_json, records, write_json
-from pneumonia.stop import Interrupted
 
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "INTERRUPTED": "KILLED"}
 DIGEST_LENGTH = 36  # MLflow's bound on a dataset's digest
@@ -182,8 +181,8 @@ def finished(record: Record, tracker: Tracker) -> Iterator[None]:
     """Ends the record as the block ends, and sends it: COMPLETE, INTERRUPTED, or FAIL with the reason."""
     try:
         yield
-    except Interrupted as event:
-        record.finish("INTERRUPTED", str(event))
+    except KeyboardInterrupt as event:  # Interrupted, or a notebook's stop button
+        record.finish("INTERRUPTED", str(event) or "SIGINT")
         tracker.try_send(record, seconds=1)
         raise
     except Exception as error:
@@ -312,25 +311,36 @@ def _metrics(line: dict[str, Any], model_id: str | None = None, run: Run | None 
 
 
 def _send_model(record: Record, run: Run, run_id: str, client: MlflowClient) -> str:
-    """Uploads record.model as a logged model of the run; a half-sent one of an earlier try is deleted."""
-    experiment_id = client.get_run(run_id).info.experiment_id
+    """Uploads record.model as a logged model of the run, unless it is there; a half-sent one is deleted."""
+    there = client.get_run(run_id)
+    experiment_id = there.info.experiment_id
+    model_id: str | None = None
     for old in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"):
-        client.delete_logged_model(old.model_id)
-    params = {name: str(value) for name, value in record.params.items()}
-    tags = {"role": run.role, "record": run.key, **run.tags}
-    made = client.create_logged_model(experiment_id, "model", run_id, tags, params, "classifier")
-    model = Model.load(str(record.model))
-    model.run_id, model.model_id, model.model_uuid = run_id, made.model_id, made.model_id
-    model.artifact_path = made.artifact_location
-    model.save(str(record.model / "MLmodel"))
-    client.log_model_artifacts(made.model_id, str(record.model))
-    client.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
-    last_step = record.metrics[-1]["step"] if record.metrics else 0
-    client.log_outputs(run_id, [LoggedModelOutput(made.model_id, step=last_step)])
-    return str(made.model_id)
+        if old.status == LoggedModelStatus.READY:
+            model_id = str(old.model_id)
+        else:
+            client.delete_logged_model(old.model_id)
+    if model_id is None:
+        params = {name: str(value) for name, value in record.params.items()}
+        tags = {"role": run.role, "record": run.key, **run.tags}
+        made = client.create_logged_model(experiment_id, "model", run_id, tags, params, "classifier")
+        model_id = str(made.model_id)
+        model = Model.load(str(record.model))
+        model.run_id, model.model_id, model.model_uuid = run_id, model_id, model_id
+        model.artifact_path = made.artifact_location
+        model.save(str(record.model / "MLmodel"))
+        client.log_model_artifacts(model_id, str(record.model))
+        client.finalize_logged_model(model_id, LoggedModelStatus.READY)
+    outputs = there.outputs.model_outputs if there.outputs else []
+    if model_id not in [output.model_id for output in outputs]:  # MLflow refuses to be told twice
+        last_step = record.metrics[-1]["step"] if record.metrics else 0
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=last_step)])
+    return model_id
 
 
 def _close(run: Run, status: dict[str, Any], run_id: str, client: MlflowClient) -> None:
+    if run.description:  # it says by now what came of the run
+        client.set_tag(run_id, MLFLOW_RUN_NOTE, run.description)
     close_run(client, run_id, status["state"], status["reason"], trial=run.role in ("trial", "final", "train"))
 
 

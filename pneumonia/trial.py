@@ -55,9 +55,7 @@ def run_training(
 
     fitted = fit(config, fit_data(data), on_epoch=log_epoch, on_step=on_step)
     value = float(fitted.history[fitted.best_epoch - 1][OBJECTIVE])
-    started = time.monotonic()
     conclude(record, fitted, data, keep_model=keep_model(value))
-    record.add_params({"record_seconds": f"{time.monotonic() - started:.2f}"})
     return value
 
 
@@ -75,6 +73,7 @@ def fit_data(data: Decoded) -> FitData:
 
 def conclude(record: Record, fitted: Fitted, data: Decoded, *, keep_model: bool) -> None:
     """Calibration and threshold from the validation films, then metrics, figures, predictions and the model."""
+    began = time.monotonic()
     val = data.index.only("val")
     labels, classes = val["label"].to_numpy(), data.index.classes
     calibration = metrics.fit_calibration(labels, fitted.val_logits)
@@ -83,20 +82,6 @@ def conclude(record: Record, fitted: Fitted, data: Decoded, *, keep_model: bool)
     write_scores(record, labels, probabilities, threshold, classes)
     write_predictions(record.artifacts / "predictions" / "val.csv", val, probabilities, classes)
     plots.save(plots.learning_curves(fitted.history), record.artifacts / "figures" / "learning_curves.png")
-    last = fitted.history[-1]
-    record.summarise(
-        {
-            **{f"val/{name}": value for name, value in metrics.score(labels, probabilities, threshold).items()},
-            OBJECTIVE: fitted.history[fitted.best_epoch - 1][OBJECTIVE],
-            "val/loss": fitted.history[fitted.best_epoch - 1]["val/loss"],
-            "val/threshold": threshold,
-            "train/images_per_second": last["train/images_per_second"],
-            "train/seconds": fitted.seconds,
-            "train/best_epoch": fitted.best_epoch,
-            "data/seconds": data.seconds,
-        },
-        step=len(fitted.history),
-    )
     if keep_model:
         with tempfile.TemporaryDirectory(dir=record.folder) as scratch:
             folder = Path(scratch) / "package"
@@ -110,6 +95,27 @@ def conclude(record: Record, fitted: Fitted, data: Decoded, *, keep_model: bool)
                 intercept=calibration.intercept,
             )
             mlflow.pyfunc.save_model(str(record.model), **package.pyfunc_arguments(folder))
+    scores, last = metrics.score(labels, probabilities, threshold), fitted.history[-1]
+    record.summarise(
+        {
+            **{f"val/{name}": value for name, value in scores.items()},
+            OBJECTIVE: fitted.history[fitted.best_epoch - 1][OBJECTIVE],
+            "val/loss": fitted.history[fitted.best_epoch - 1]["val/loss"],
+            "val/threshold": threshold,
+            "train/images_per_second": last["train/images_per_second"],
+            "train/seconds": fitted.seconds,
+            "train/best_epoch": fitted.best_epoch,
+            "data/seconds": data.seconds,
+            "record/seconds": time.monotonic() - began,
+        },
+        step=len(fitted.history),
+    )
+    record.update(
+        description=f"{record.run.description}\n\nOn {len(labels)} validation films: "
+        f"log loss {fitted.history[fitted.best_epoch - 1][OBJECTIVE]:.4f}, AUC {scores['auc']:.4f}, "
+        f"sensitivity {scores['sensitivity']:.3f} and specificity {scores['specificity']:.3f} "
+        f"at the threshold {threshold:.3f}; epoch {fitted.best_epoch} of {len(fitted.history)} was the best."
+    )
 
 
 def write_scores(

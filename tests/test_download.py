@@ -42,7 +42,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.content = GOOD
-        self.ranges = True
+        self.ranges = self.announced = True
         self.cut: list[int] = []
         self.status: list[int] = []
         self.asked: list[str | None] = []
@@ -71,7 +71,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if wanted and server.ranges else 200)
         if wanted and server.ranges:
             self.send_header("Content-Range", f"bytes {first}-{len(server.content) - 1}/{len(server.content)}")
-        self.send_header("Content-Length", str(len(body)))
+        if server.announced:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[: server.cut.pop(0)] if server.cut else body)
         self.close_connection = True
@@ -95,7 +96,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def fetch(server: Server, dest: Path, content: bytes | None = None) -> Path:
     content = server.content if content is None else content
     sha256 = hashlib.sha256(content).hexdigest()
-    return download(dest, url=server.url, sha256=sha256, bytes=len(content), progress=False)
+    return download(dest, url=server.url, sha256=sha256, size=len(content), progress=False)
 
 
 def check_whole(dest: Path) -> None:
@@ -141,20 +142,41 @@ def test_a_server_without_ranges_starts_over(server: Server, tmp_path: Path) -> 
     check_whole(tmp_path)
 
 
-def test_a_part_that_is_too_long_starts_over(server: Server, tmp_path: Path) -> None:
-    """416: what is there is longer than what the server has."""
+def test_a_range_that_is_refused_starts_over(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "ChestXRay2017.zip.part").write_bytes(GOOD[:1000])
+    server.status = [416]
+    fetch(server, tmp_path)
+    check_whole(tmp_path)
+    assert server.asked == ["bytes=1000-", None]
+
+
+@pytest.mark.parametrize("there", [0, 1000, len(GOOD) + 1])
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_server_with_less_than_the_data_set(server: Server, tmp_path: Path, there: int, announced: bool) -> None:
     longer = GOOD + b"more"
-    (tmp_path / "ChestXRay2017.zip.part").write_bytes(longer[: len(GOOD) + 1])
-    with pytest.raises(DownloadError, match=r"stopped at [\d,]+ of [\d,]+ bytes \(.*\): the same command continues it"):
+    server.announced = announced
+    (tmp_path / "ChestXRay2017.zip.part").write_bytes(longer[:there])
+    with pytest.raises(
+        DownloadError, match=r"holds .* bytes and not the" if announced else "the same command continues"
+    ):
         fetch(server, tmp_path, longer)
-    assert server.asked[1] is None
+    assert len(server.asked) <= 2 * module.ATTEMPTS
 
 
-def test_a_zip_that_came_whole_is_only_unpacked(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "ChestXRay2017.zip").write_bytes(GOOD)
+@pytest.mark.parametrize("name", ["ChestXRay2017.zip", "ChestXRay2017.zip.part"])
+def test_a_zip_that_came_whole_is_only_unpacked(server: Server, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(GOOD)
     fetch(server, tmp_path)
     check_whole(tmp_path)
     assert server.asked == []
+
+
+def test_a_zip_put_there_by_hand_is_checked_and_kept(server: Server, tmp_path: Path) -> None:
+    by_hand = tmp_path / "ChestXRay2017.zip"
+    by_hand.write_bytes(GOOD[:-1])
+    with pytest.raises(DownloadError, match="has the SHA-256 .* move it away"):
+        fetch(server, tmp_path)
+    assert by_hand.read_bytes() == GOOD[:-1]
 
 
 def test_other_content_is_removed(server: Server, tmp_path: Path) -> None:
@@ -165,6 +187,9 @@ def test_other_content_is_removed(server: Server, tmp_path: Path) -> None:
 
 
 def test_more_than_expected_is_not_kept(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="and not the 5,000 of the data set"):
+        fetch(server, tmp_path, GOOD[:5000])
+    server.announced = False
     with pytest.raises(DownloadError, match="sent more than the 5,000 bytes"):
         fetch(server, tmp_path, GOOD[:5000])
     assert list(tmp_path.iterdir()) == []
@@ -232,5 +257,5 @@ def test_a_folder_that_is_something_else_is_left_alone(server: Server, tmp_path:
 
 def test_a_full_disk_is_seen_before_the_first_byte(server: Server, tmp_path: Path) -> None:
     with pytest.raises(DiskFullError, match="the disk is full: 2,000,000,000,000,000,000 bytes are needed"):
-        download(tmp_path, url=server.url, bytes=10**18, progress=False)
+        download(tmp_path, url=server.url, size=10**18, progress=False)
     assert server.asked == []
