@@ -98,6 +98,7 @@ def search(as_json: bool, **values: Any) -> None:
             searching.check_url(config.storage)
         demo = config.data == "synthetic"
         tracker, experiment, run_id = tracking()
+        tracker.experiment_id(experiment)  # a server that is away is told of before any film is drawn or read
         index = films(config.data)
         bar, trainer = SearchBar(), TrainBar()
         with closing(bar), closing(trainer):

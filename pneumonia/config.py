@@ -47,15 +47,15 @@ class TrainConfig:
     device: Device = _setting("auto", "auto takes CUDA, then MPS, then the CPU")
 
     def __post_init__(self) -> None:
-        for name in ("size", "width", "epochs", "batch_size", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name, low in (("width", 1), ("epochs", 1), ("batch_size", 2), ("patience", 1)):
+            if not getattr(self, name) >= low:  # so that NaN is refused as well
+                raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
         if self.size % 16 or not 32 <= self.size <= 1024:
             raise ValueError(f"size must be a multiple of 16 from 32 to 1024, not {self.size}")
         if not 0 < self.lr <= 1:
             raise ValueError(f"lr must be above 0 and at most 1, not {self.lr:g}")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, not {self.seed}")
+        if not 0 <= self.seed < 2**32:  # what NumPy and Optuna take
+            raise ValueError(f"seed must be from 0 to {2**32 - 1}, not {self.seed}")
         for name in ("dropout", "label_smoothing", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name):g}")
@@ -99,11 +99,12 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         for name in ("trials", "epochs", "final_epochs", "workers", "timeout", "keep_models"):
-            value = getattr(self, name)
-            if value is not None and value < (0 if name == "keep_models" else 1):
-                raise ValueError(f"{name} must be at least {0 if name == 'keep_models' else 1}, not {value:g}")
+            value, low = getattr(self, name), 0 if name == "keep_models" else 1
+            if value is not None and not value >= low:
+                raise ValueError(f"{name} must be at least {low}, not {value:g}")
         if self.workers is not None and self.workers > 256:
             raise ValueError(f"workers must be at most 256, not {self.workers}")
+        TrainConfig(size=TrainConfig.size if self.size is None else self.size, seed=self.seed)  # the same bounds
 
     def for_data(self, *, cores: int) -> "SearchConfig":
         """This search with every open field decided: a two-minute start on synthetic films, the full one on others."""

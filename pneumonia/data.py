@@ -3,84 +3,28 @@
 import hashlib
 import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
 
-Split = Literal["train", "val", "test"]
+from pneumonia.inventory import Group, Report
+from pneumonia.layout import FILMS, REFUSED, SPLITS, DataError, Split, classes_of, find
 
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
+__all__ = ["FILMS", "REFUSED", "DataError", "Group", "Index", "Report", "Split", "assign_val", "require", "scan"]
+
 COLUMNS = ("path", "split", "label", "patient", "subtype", "bytes", "sha256")
-FILMS = {".jpeg", ".jpg", ".png", ".dcm"}
-REFUSED = {".gif": "GIF", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".webp": "WebP"}
-MANIFESTS = {".csv", ".parquet"}
-
 VAL_SHARE = 0.15
 # Constant, so that every run, whatever its seed, is measured on the same patients; another salt is another split.
 VAL_SALT = "pneumonia-val-1"
 
 _PERSON = re.compile(r"(person\d+)_(bacteria|virus)(?:_|$)", re.IGNORECASE)
 _IM = re.compile(r"(?:NORMAL2-)?(IM-\d+)(?:-|$)", re.IGNORECASE)
-_NEGATIVE = re.compile(r"(normal|negative|healthy|controls?)\b|(no|non) ")
-
-
-class DataError(ValueError):
-    """The films cannot be used as they are; one sentence says what was looked for and what was found."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Films that clash, as paths: those kept, those left out, and why."""
-
-    why: str
-    kept: tuple[str, ...]
-    left_out: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What became of every file: `found` films are `used`, or stand in a group of `duplicates` or `leaks`, or in
-    `corrupt` (path, reason). `ignored` counts files that are no films, by reason. `counts` has a row a split, class
-    and subtype."""
-
-    found: int
-    used: int
-    ignored: dict[str, int] = field(default_factory=dict)
-    duplicates: tuple[Group, ...] = ()
-    leaks: tuple[Group, ...] = ()
-    corrupt: tuple[tuple[str, str], ...] = ()
-    notes: tuple[str, ...] = ()
-    counts: tuple[dict[str, str | int], ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
-
-    def lines(self, most: int = 5) -> list[str]:
-        """For people: at most `most` examples of each trouble."""
-        lines = [f"{self.used:,} of {self.found:,} films used"]
-        for row in self.counts:
-            name = f"{row['class']} {row['subtype']}".strip()
-            lines.append(f"  {row['split']:<5} {name}: {row['films']:,} films of {row['patients']:,} patients")
-        if self.ignored:
-            lines.append("ignored files: " + ", ".join(f"{n:,} {reason}" for reason, n in self.ignored.items()))
-        for title, groups in (("identical films", self.duplicates), ("in two splits", self.leaks)):
-            shown = [
-                f"  {g.why}: "
-                + ", ".join(f"{w} {_some(p)}" for w, p in (("kept", g.kept), ("left out", g.left_out)) if p)
-                for g in groups[:most]
-            ]
-            lines += _listed(title, shown, len(groups), sum(len(g.left_out) for g in groups))
-        lines += _listed(
-            "corrupt or missing", [f"  {p}: {why}" for p, why in self.corrupt[:most]], len(self.corrupt), None
-        )
-        return lines + [f"note: {note}" for note in self.notes]
 
 
 @dataclass(frozen=True)
@@ -133,21 +77,8 @@ def scan(data: str | Path, *, progress: bool = False) -> Index:
         DataError: nothing there, no films, not two classes, or a manifest that cannot be read.
     """
     data = Path(data)
-    if data.is_file():
-        found, root = _manifest(data), data.resolve().parent
-    elif data.is_dir():
-        root = _root(data)
-        found = _folder(root)
-    else:
-        raise DataError(f"looked for a folder of films or a manifest, and there is nothing at {data}")
-    if root != data and data.is_dir():
-        found.notes.append(f"the films are those of {root}")
-    if not found.rows:
-        tail = f" ({_tally(found.ignored)} ignored)" if found.ignored else ""
-        missing = f"; of {len(found.corrupt):,} files named, none exists" if found.corrupt else ""
-        raise DataError(f"looked for JPEG, PNG or DICOM films in {data} and found none{missing}{tail}")
-
-    classes, note = _classes([row["class"] for row in found.rows], data)
+    found, root = find(data)
+    classes, note = classes_of([row["class"] for row in found.rows], data)
     if note:
         found.notes.append(note)
     table, unreadable = _hash(found.rows, root, progress)
@@ -164,10 +95,6 @@ def scan(data: str | Path, *, progress: bool = False) -> Index:
     fingerprint = _fingerprint(table, classes)
     if not explicit_val:
         table = assign_val(table)
-    refused = {name: n for name, n in found.ignored.items() if name in REFUSED.values()}
-    if refused:
-        found.notes.append(f"{_tally(refused)} not read: films must be JPEG, PNG or DICOM, so convert them")
-
     table = table[list(COLUMNS)].reset_index(drop=True)
     report = Report(
         found=len(found.rows) + len(found.corrupt),
@@ -248,183 +175,7 @@ def assign_val(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(split=table["split"].mask(chosen, "val"))
 
 
-# --- finding files
-
-
-@dataclass
-class _Found:
-    """Films before they are read (path, split, class, and what a manifest adds), and what was passed over."""
-
-    rows: list[dict[str, str]] = field(default_factory=list)
-    ignored: Counter[str] = field(default_factory=Counter)
-    corrupt: list[tuple[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-def _root(data: Path) -> Path:
-    """The folder that holds train or test: `data`, or the one such folder up to two levels below it."""
-    level = [data]
-    for _ in range(3):
-        hits = [folder for folder in level if {"train", "test"} & {sub.name.lower() for sub in _folders(folder)}]
-        hits = [folder for folder in hits if folder.name == "chest_xray"] or hits
-        if len(hits) == 1:
-            return hits[0]
-        if hits:
-            names = ", ".join(folder.name for folder in hits)
-            raise DataError(f"looked for one folder with train or test in {data} and found several ({names}): name one")
-        level = [sub for folder in level for sub in _folders(folder)]
-    there = [sub.name for sub in _folders(data)]
-    raise DataError(
-        f"looked for train or test, each with two class folders, in {data} and up to two levels below, "
-        f"and found {('the folders ' + _some(there)) if there else 'no folders'}"
-    )
-
-
-def _folder(root: Path) -> _Found:
-    found = _Found()
-    folded = 0
-    for entry in _entries(root):
-        name = entry.name.lower()
-        if entry.name == "__MACOSX":
-            found.ignored["__MACOSX"] += sum(1 for _ in _files(entry))
-        elif name in SPLITS and entry.is_dir():
-            for child in _entries(entry):
-                if child.is_dir() and child.name == "__MACOSX":
-                    found.ignored["__MACOSX"] += sum(1 for _ in _files(child))
-                elif child.is_dir() and not child.name.startswith("."):
-                    before = len(found.rows)
-                    split = "test" if name == "test" else "train"
-                    for path in _files(child):
-                        row = {"path": path.relative_to(root).as_posix(), "split": split, "class": child.name}
-                        _take(path, row, found)
-                    folded += (len(found.rows) - before) * (name == "val")
-                else:
-                    found.ignored[_unwanted(child) or "outside the class folders"] += 1
-        else:
-            found.ignored[_unwanted(entry) or "outside train, val and test"] += 1
-    if folded:
-        found.notes.append(f"val ({folded:,} films) is counted as train: validation patients are chosen from both")
-    return found
-
-
-def _manifest(path: Path) -> _Found:
-    try:
-        if path.suffix.lower() == ".csv":
-            # As text, so that a patient 007 stays 007 and a class called "None" stays a class.
-            raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        elif path.suffix.lower() == ".parquet":
-            raw = pd.read_parquet(path)
-        else:
-            raise DataError(f"looked for a folder or a CSV or Parquet manifest, and {path} is neither")
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise DataError(f"the manifest {path} cannot be read: {error}") from error
-    raw.columns = pd.Index([str(column).strip().lower() for column in raw.columns])
-    missing = [column for column in ("path", "label") if column not in raw.columns]
-    if missing:
-        raise DataError(
-            f"looked for the columns path and label in {path} and found {_some(list(raw.columns))}: "
-            f"{' and '.join(missing)} missing"
-        )
-    columns = {name: [_text(value) for value in raw[name]] for name in raw.columns if name in _MANIFEST_COLUMNS}
-    found = _Found()
-    for number, values in enumerate(zip(*columns.values(), strict=True), start=1):
-        cells = dict(zip(columns, values, strict=True))
-        split = cells.get("split", "train").lower()
-        blank = next((name for name in ("path", "label", "split") if cells.get(name, "-") == ""), None)
-        if blank:
-            raise DataError(f"film {number} of {path} has no {blank}")
-        if split not in SPLITS:
-            raise DataError(f"film {number} of {path} has the split {split!r}: it must be train, val or test")
-        row = {"path": Path(cells["path"]).as_posix(), "split": split, "class": cells["label"]}
-        row |= {name: cells[name] for name in ("patient", "subtype") if name in cells}
-        _take(path.parent / cells["path"], row, found)
-    return found
-
-
-_MANIFEST_COLUMNS = ("path", "label", "patient", "split", "subtype")
-
-
-def _text(value: Any) -> str:
-    """A cell as text: nothing for null, and no trace of a whole number having been stored as a float."""
-    if pd.isna(value):
-        return ""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
-
-
-def _take(path: Path, row: dict[str, str], found: _Found) -> None:
-    """Adds a film to what was found, or counts the file as ignored, or lists it as missing."""
-    reason = _unwanted(path) or (None if path.suffix.lower() in FILMS else "not an image")
-    if reason:
-        found.ignored[reason] += 1
-    elif path.is_file():
-        found.rows.append(row)
-    else:
-        # Also what a pipe or a socket gets: opening one would wait for ever.
-        found.corrupt.append((row["path"], "not a file" if path.exists() else "no such file"))
-
-
-def _unwanted(path: Path) -> str | None:
-    """Why a file cannot be a film, from its name alone."""
-    if path.name == ".DS_Store":
-        return ".DS_Store"
-    if path.name.startswith("._"):
-        return "._*"
-    if "__MACOSX" in path.parts:
-        return "__MACOSX"
-    if path.name.startswith("."):
-        return "hidden"
-    if not path.name.isprintable() or any("\ud800" <= letter <= "\udfff" for letter in path.name):
-        return "name that is not text"
-    return REFUSED.get(path.suffix.lower())
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except OSError as error:
-        raise DataError(f"the folder {folder} cannot be read: {error.strerror}") from error
-
-
-def _folders(folder: Path) -> list[Path]:
-    hidden = (".", "__MACOSX")
-    return [entry for entry in _entries(folder) if entry.is_dir() and not entry.name.startswith(hidden)]
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Every file below a folder in a fixed order. Links are followed, each folder once, so that a loop ends."""
-    seen: set[tuple[int, int]] = set()
-    stack = [folder]
-    while stack:
-        here = stack.pop()
-        status = here.stat()
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        entries = _entries(here)
-        stack += [entry for entry in reversed(entries) if entry.is_dir()]
-        yield from (entry for entry in entries if not entry.is_dir())
-
-
 # --- reading and cleaning
-
-
-def _classes(names: Iterable[str], data: Path) -> tuple[tuple[str, str], str | None]:
-    """(negative, positive), and a note where only the alphabet could tell which is which."""
-    spelt: dict[str, str] = {}
-    for name in names:
-        key = name.casefold()
-        spelt.setdefault(key, name.upper() if key in ("normal", "pneumonia") else name)
-    if len(spelt) != 2:
-        raise DataError(
-            f"looked for films of two classes in {data} and found {len(spelt)}: {_some(sorted(spelt.values()))}"
-        )
-    first, last = sorted(spelt)
-    negative = [key for key in (first, last) if _NEGATIVE.match(re.sub(r"[\W_]+", " ", key).strip())]
-    if len(negative) == 1:
-        (low,) = negative
-        return (spelt[low], spelt[last if low == first else first]), None
-    note = f"{spelt[last]} is taken as the positive class, {spelt[first]} as the negative, by the alphabet"
-    return (spelt[first], spelt[last]), None if (first, last) == ("0", "1") else note
 
 
 def _hash(rows: list[dict[str, str]], root: Path, progress: bool) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
@@ -523,22 +274,3 @@ def _counts(table: pd.DataFrame, classes: tuple[str, str]) -> tuple[dict[str, st
         for split, label, subtype, films, patients in groups.to_numpy(dtype=object).tolist()
     ]
     return tuple(sorted(rows, key=lambda row: SPLITS.index(row["split"])))
-
-
-# --- words
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
-
-
-def _tally(counts: dict[str, int]) -> str:
-    return ", ".join(f"{n:,} {name}" for name, n in sorted(counts.items()))
-
-
-def _listed(title: str, shown: list[str], total: int, left_out: int | None) -> list[str]:
-    if not total:
-        return []
-    head = f"{title}: {total:,}" + ("" if left_out is None else f" groups, {left_out:,} films left out")
-    more = [f"  and {total - len(shown):,} more"] if total > len(shown) else []
-    return [head, *shown, *more]

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from pneumonia.data import DataError, Index
 
 HERE_BYTES = 64 << 20  # of files: so much is decoded in about 3 s, which is what it takes to start a process for it
-FILMS_A_PROCESS = 250
+FILMS_A_PROCESS = 250  # at least; a process takes seconds to start and 200 MB
 # What the decoders only say on stderr, while they return a film: libjpeg fills a damaged scan up with grey or noise.
 # Other lines (an unknown colour profile, a DICOM that breaks the standard) do not touch the grey values.
 _COMPLAINT = re.compile(r"Corrupt JPEG data[^\n]*|Premature end of JPEG[^\n]*|libpng error[^\n]*")
@@ -78,13 +78,13 @@ def _run_here(jobs: list[Job], films: Path, offset: int, size: int) -> Iterator[
         try:
             for row, path, sha256 in jobs:
                 before = os.fstat(log.fileno()).st_size
-                os.dup2(log.fileno(), 2)
                 try:
+                    os.dup2(log.fileno(), 2)
                     reason = _decode_one(path, sha256, size, out.fileno(), offset + row * size * size)
                 finally:
                     os.dup2(stderr, 2)
-                said = os.pread(log.fileno(), os.fstat(log.fileno()).st_size - before, before)
-                os.write(stderr, re.sub(rb"(?:" + _COMPLAINT.pattern.encode() + rb")\n?", b"", said))
+                if said := os.pread(log.fileno(), os.fstat(log.fileno()).st_size - before, before):
+                    os.write(stderr, re.sub(rb"(?:" + _COMPLAINT.pattern.encode() + rb")\n?", b"", said))
                 yield row, reason, False
         finally:
             os.close(stderr)
@@ -195,7 +195,9 @@ def _decode_one(path: str, sha256: str, size: int, films: int, at: int) -> str |
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise DataError(f"{path} could be read when it was indexed and no more: {error.strerror}") from error
+        raise DataError(
+            f"{path} could be read when it was indexed and no more ({error.strerror}): start again"
+        ) from error
     if len(data) <= MAX_BYTES and hashlib.sha256(data).hexdigest() != sha256:
         raise DataError(f"{path} was changed since it was indexed: start again")
     before = os.fstat(2).st_size

@@ -10,6 +10,8 @@ moment keeps its place on a tie. A version promoted by hand is outdone only by l
 
 import base64
 import hashlib
+import json
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,12 +22,14 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from pneumonia.record import Record, records, write_json
-from pneumonia.tracking import Tracker, sent, tracker_errors
+from pneumonia.tracking import Tracker, reach, sent, tracker_errors
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 BY_HAND = "gate.by_hand"  # tag of a version promoted by hand: the highest version that was there
+UNUSABLE = "gate.unusable"  # tag of a champion that could not be scored when a candidate came
 TIE = 1e-9  # log losses nearer than this are the same
 BATCH = 64
 DESCRIPTION_LENGTH = 5000  # PostgreSQL refuses a longer one, sqlite keeps it silently
@@ -53,13 +57,17 @@ def enter(tracker: Tracker, record: Record) -> Verdict:
 
     Raises:
         TrackingError: the store did not answer; the same call goes on from where this one stopped.
+        FileNotFoundError: a validation film is no longer there; nothing was registered.
     """
     name, have = record.run.register, sent(record)
     assert name is not None
+    films = validation(record)
     with tracker_errors(tracker.uri):
         version = have.get("version") or _register(tracker.client, name, record)
+        link = json.dumps([{"name": name, "version": version}])  # on the model's page in the UI
+        tracker.client.set_logged_model_tags(have["model_id"], {MLFLOW_MODEL_VERSIONS: link})
         write_json(record.folder / "sent.json", {**sent(record), "version": version})
-        verdict = gate(tracker, name, version, validation(record))
+        verdict = gate(tracker, name, version, films)
         write_json(record.folder / "sent.json", {**sent(record), "verdict": asdict(verdict)})
     return verdict
 
@@ -136,11 +144,13 @@ def validation(record: Record) -> Validation:
 
 def losses(uri: str, films: Validation) -> np.ndarray:
     """Log loss of each film, by the model's own code. Float64 [N]."""
-    model = mlflow.pyfunc.load_model(uri)
-    parts = [
-        model.predict(pd.DataFrame({"image": films.images[start : start + BATCH]}))["probability"].to_numpy()
-        for start in range(0, len(films.images), BATCH)
-    ]
+    with tempfile.TemporaryDirectory(prefix="pneumonia-gate-") as scratch:
+        folder = mlflow.artifacts.download_artifacts(uri, dst_path=scratch)
+        model = mlflow.pyfunc.load_model(folder)
+        parts = [
+            model.predict(pd.DataFrame({"image": films.images[start : start + BATCH]}))["probability"].to_numpy()
+            for start in range(0, len(films.images), BATCH)
+        ]
     positive = np.clip(np.concatenate(parts), 1e-7, 1 - 1e-7)
     return np.asarray(-np.log(np.where(films.labels == 1, positive, 1 - positive)))
 
@@ -154,18 +164,17 @@ def gate(tracker: Tracker, name: str, version: str, films: Validation) -> Verdic
     notes = []
     champion = _champion(client, name)
     rival: np.ndarray | None = None
-    if champion is not None and champion.version != version:
+    if champion is not None and champion != version:
         try:
-            rival = _score(client, name, champion.version, films)
-        except (MlflowException, OSError) as error:
-            notes.append(
-                f"the champion of before, version {champion.version}, cannot be loaded ({type(error).__name__})"
-            )
-            client.set_model_version_tag(name, champion.version, "gate.unusable", "true")
+            rival = _score(client, name, champion, films)
+        except Exception as error:  # its files are gone, or it is a model of another kind with errors of its own
+            reach(tracker.uri)  # a store that is away says nothing about the version
+            notes.append(f"the champion of before, version {champion}, cannot be scored ({type(error).__name__})")
+            client.set_model_version_tag(name, champion, UNUSABLE, "true")
     best = version
     for _ in range(20):
         best = _best(client, name, tag) or version
-        if (now := _champion(client, name)) is None or now.version != best:
+        if _champion(client, name) != best:
             client.set_registered_model_alias(name, CHAMPION, best)
             continue
         if best == (_best(client, name, tag) or version):
@@ -180,7 +189,7 @@ def gate(tracker: Tracker, name: str, version: str, films: Validation) -> Verdic
     return Verdict(name=name, version=version, alias=CHALLENGER, reason=reason)
 
 
-def _reason(own: np.ndarray, rival: np.ndarray | None, champion: ModelVersion | None, version: str, best: str) -> str:
+def _reason(own: np.ndarray, rival: np.ndarray | None, champion: str | None, version: str, best: str) -> str:
     score = f"log loss {own.mean():.4f} on {len(own)} validation films"
     if rival is None or champion is None:
         other = "" if best == version else f"; version {best} is better"
@@ -188,8 +197,7 @@ def _reason(own: np.ndarray, rival: np.ndarray | None, champion: ModelVersion | 
     difference = own - rival
     spread = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
     return (
-        f"{score} against {rival.mean():.4f} of version {champion.version} "
-        f"(difference {difference.mean():+.4f} ± {spread:.4f})"
+        f"{score} against {rival.mean():.4f} of version {champion} (difference {difference.mean():+.4f} ± {spread:.4f})"
     )
 
 
@@ -199,9 +207,11 @@ def _score(client: MlflowClient, name: str, version: str, films: Validation) -> 
     return values
 
 
-def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
+def _champion(client: MlflowClient, name: str) -> str | None:
     try:
-        return client.get_model_version_by_alias(name, CHAMPION)
+        return str(
+            client.get_model_version_by_alias(name, CHAMPION).version
+        )  # a number from sqlite, text from a server
     except MlflowException as error:  # no such alias, or it names a version that was deleted
         if error.error_code not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
             raise
@@ -215,11 +225,11 @@ def _best(client: MlflowClient, name: str, tag: str) -> str | None:
     floor, chosen = 0, None
     if by_hand:
         latest = max(by_hand, key=lambda v: float(v.tags[BY_HAND].split()[1]))
-        floor, chosen = int(latest.tags[BY_HAND].split()[0]), latest.version
+        floor, chosen = int(latest.tags[BY_HAND].split()[0]), str(latest.version)
     scored = [
         v
         for v in versions
-        if tag in v.tags and "gate.unusable" not in v.tags and (int(v.version) > floor or v.version == chosen)
+        if tag in v.tags and UNUSABLE not in v.tags and (int(v.version) > floor or str(v.version) == chosen)
     ]
     if not scored:
         return None
@@ -255,7 +265,7 @@ def _version_of(client: MlflowClient, uri: str, model_id: str | None) -> ModelVe
     if uri.startswith("models:/") and number.isdigit():
         return client.get_model_version(name, number)
     versions = client.search_model_versions(max_results=10_000) if model_id else []
-    return next((v for v in versions if v.model_id == model_id), None)
+    return next((v for v in versions if v.source == f"models:/{model_id}"), None)  # v.model_id is None from sqlite
 
 
 def promote(tracker: Tracker, name: str, version: str) -> str:
@@ -267,14 +277,16 @@ def promote(tracker: Tracker, name: str, version: str) -> str:
     client = tracker.client
     with tracker_errors(tracker.uri):
         try:
-            client.get_model_version(name, version)
+            tags = client.get_model_version(name, version).tags
         except MlflowException as error:
-            there = [v.version for v in client.search_model_versions(f"name = '{name}'")]
+            there = [str(v.version) for v in client.search_model_versions(f"name = '{name}'")]
             listed = ", ".join(sorted(there, key=int)) or "none"
             raise RegistryError(f"{name} has no version {version}; versions there: {listed}") from error
         before = _champion(client, name)
         newest = max(int(v.version) for v in client.search_model_versions(f"name = '{name}'"))
         client.set_model_version_tag(name, version, BY_HAND, f"{newest} {time.time():.3f}")
+        if UNUSABLE in tags:
+            client.delete_model_version_tag(name, version, UNUSABLE)
         client.set_registered_model_alias(name, CHAMPION, version)
-    was = "there was none" if before is None else f"it was version {before.version}"
+    was = "there was none" if before is None else f"it was version {before}"
     return f"{name} version {version} is champion by hand ({was})"

@@ -39,6 +39,9 @@ class Stop:
         def handle(signum: int, frame: FrameType | None) -> None:
             if self.signum is None:
                 self.signum = signum
+                # By the system, since an interpreter that shuts down takes its own handlers away: the next would kill.
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
                 raise Interrupted(signum)
 
         signal.signal(signal.SIGINT, handle)

@@ -19,6 +19,7 @@ from mlflow.entities import (
     Dataset,
     DatasetInput,
     InputTag,
+    LoggedModel,
     LoggedModelOutput,
     LoggedModelStatus,
     Metric,
@@ -158,21 +159,29 @@ class Tracker:
                 self.client.set_terminated(old, "KILLED")
 
     def known_model(self, model_id: str | None) -> str | None:
-        """`model_id`, if this store has such a logged model: metrics can be tied to no other."""
-        try:
-            return None if model_id is None else str(self.client.get_logged_model(model_id).model_id)
-        except MlflowException:
+        """`model_id`, if this store has such a logged model: metrics can be tied to no other.
+
+        Raises:
+            TrackingError: the store cannot be reached.
+        """
+        if model_id is None:
             return None
+        with tracker_errors(self.uri):
+            try:
+                return str(self.client.get_logged_model(model_id).model_id)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                return None
 
     def drop_model(self, record: Record) -> None:
         """Deletes the record's logged model with its files, so that the disk gets smaller (MLflow only hides it)."""
         have = sent(record)
         if have.get("dropped", True):
             return
-        with tracker_errors(self.uri):
-            location = self.client.get_logged_model(have["model_id"]).artifact_location
-            self.client.delete_logged_model(have["model_id"])
-            get_artifact_repository(location, tracking_uri=self.uri).delete_artifacts()  # type: ignore[no-untyped-call]
+        if (model_id := self.known_model(have["model_id"])) is not None:
+            with tracker_errors(self.uri):
+                _delete_model(self.client.get_logged_model(model_id), self.client, self.uri)
         write_json(record.folder / "sent.json", {**have, "dropped": True})
 
 
@@ -253,7 +262,7 @@ def _send(record: Record, client: MlflowClient, uri: str) -> str:
     status = record.status
     if status is not None and not have.get("closed", False):
         if record.model.exists() and "model_id" not in have:
-            remember(model_id=_send_model(record, run, run_id, client), dropped=False)
+            remember(model_id=_send_model(record, run, run_id, client, uri), dropped=False)
         if (record.folder / "summary.json").exists():
             summary = read_json(record.folder / "summary.json")
             client.log_batch(run_id, metrics=list(_metrics(summary, have.get("model_id") or run.model_id, run)))
@@ -310,7 +319,7 @@ def _metrics(line: dict[str, Any], model_id: str | None = None, run: Run | None 
         yield Metric(name, value, line["time"], line["step"], **tied)
 
 
-def _send_model(record: Record, run: Run, run_id: str, client: MlflowClient) -> str:
+def _send_model(record: Record, run: Run, run_id: str, client: MlflowClient, uri: str) -> str:
     """Uploads record.model as a logged model of the run, unless it is there; a half-sent one is deleted."""
     there = client.get_run(run_id)
     experiment_id = there.info.experiment_id
@@ -319,7 +328,7 @@ def _send_model(record: Record, run: Run, run_id: str, client: MlflowClient) -> 
         if old.status == LoggedModelStatus.READY:
             model_id = str(old.model_id)
         else:
-            client.delete_logged_model(old.model_id)
+            _delete_model(old, client, uri)
     if model_id is None:
         params = {name: str(value) for name, value in record.params.items()}
         tags = {"role": run.role, "record": run.key, **run.tags}
@@ -336,6 +345,12 @@ def _send_model(record: Record, run: Run, run_id: str, client: MlflowClient) -> 
         last_step = record.metrics[-1]["step"] if record.metrics else 0
         client.log_outputs(run_id, [LoggedModelOutput(model_id, step=last_step)])
     return model_id
+
+
+def _delete_model(model: LoggedModel, client: MlflowClient, uri: str) -> None:
+    """Files first: of a deleted model MLflow no longer says where they are."""
+    get_artifact_repository(model.artifact_location, tracking_uri=uri).delete_artifacts()  # type: ignore[no-untyped-call]
+    client.delete_logged_model(model.model_id)
 
 
 def _close(run: Run, status: dict[str, Any], run_id: str, client: MlflowClient) -> None:

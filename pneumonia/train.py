@@ -151,7 +151,8 @@ def _fit(
     optimizer = _optimizer(network, config)
     steps_an_epoch = sampling.steps(len(films), config.batch_size)
     steps = steps_an_epoch * config.epochs
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps + 1, pct_start=WARM_UP)
+    rising = max(WARM_UP, 2 / (steps + 1))  # at least one step: with none, OneCycleLR divides by zero
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps + 1, pct_start=rising)
     cuda, half = device.type == "cuda", half_precision(device)
     scaler = torch.amp.GradScaler(device.type, enabled=cuda)
 
@@ -161,7 +162,7 @@ def _fit(
     step, seconds = 0, 0.0
     for number in range(1, config.epochs + 1):
         network.train()
-        total, seen, started = torch.zeros((), device=device), 0, time.monotonic()
+        total, seen, started = torch.zeros((), device=device), 0, time.perf_counter()  # monotonic() may stand still
         for batch in sampling.batches(draws, config.batch_size):
             picked = batch.to(device)
             x = augment(films[picked], strength=config.augment, generator=generator)
@@ -183,12 +184,12 @@ def _fit(
             total += loss.detach() * len(batch)
             seen += len(batch)
             if not cuda or step % CUDA_LOOK == 0 or step == steps:
-                pace = seen / (time.monotonic() - started)
+                pace = seen / (time.perf_counter() - started)
                 left = (steps - step) / steps_an_epoch * (len(films) / pace)
                 on_step(Step(epoch=number, step=step, steps=steps, loss=float(loss.detach()),
                              images_per_second=pace, seconds_left=left))  # fmt: skip
         mean_loss = float(total) / seen
-        seconds = time.monotonic() - started
+        seconds = time.perf_counter() - started
         logits = predict(average, val)
         values = {
             "train/loss": mean_loss,
@@ -199,7 +200,8 @@ def _fit(
         value = values["val/log_loss"] if math.isfinite(values["val/log_loss"]) else values["val/loss"]
         if not math.isfinite(value):
             raise Diverged(
-                f"the validation loss of epoch {number} is not finite; the peak learning rate was {config.lr:g}"
+                f"the validation loss is not finite after epoch {number}, step {step}; "
+                f"the peak learning rate was {config.lr:g}: lower it"
             )
         better = value < best_value
         if better:

@@ -13,7 +13,6 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -121,13 +120,13 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def store(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def store(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URI of an empty store of one's own, MLflow's default one for the test; artifacts stand in tmp_path."""
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)  # artifacts of a sqlite store go to ./mlruns
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    yield uri
+    return uri
 
 
 @pytest.fixture
@@ -177,6 +176,11 @@ class TrackingServer:
         except requests.RequestException:
             return False
 
+    def freeze(self) -> None:
+        """SIGSTOP: connections are accepted by the system, and nobody answers."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
     def kill(self) -> None:
         """SIGKILL to the server and its workers; returns when the port is free."""
         if self._process is not None:
@@ -201,8 +205,3 @@ def server(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         yield server
     finally:
         server.kill()
-
-
-def whole(record: Record) -> dict[str, Any]:
-    """What a record says, for comparisons."""
-    return {"run": asdict(record.run), "params": record.params, "status": record.status, "summary": record.summary}

@@ -135,6 +135,14 @@ def test_too_few_good_films_stop_it(folder: Path, tmp_path: Path) -> None:
     assert listed.startswith("train/NORMAL/zero0.jpeg\t")
 
 
+def test_no_good_film_at_all_stops_it(folder: Path, tmp_path: Path) -> None:
+    for n, path in enumerate(folder.rglob("*.jpeg")):
+        path.write_text(f"no film {n}")
+    for _ in ("built", "opened again"):
+        with pytest.raises(DataError, match=r"no train film of the class NORMAL .* 24 times: the file is text"):
+            decode(scan(folder), size=SIZE, home=tmp_path / "home")
+
+
 def test_a_class_that_is_all_damaged_stops_it(folder: Path, tmp_path: Path) -> None:
     (folder / "test/NORMAL").mkdir(parents=True)
     (folder / "test/NORMAL/a.jpeg").write_bytes(b"no film")
@@ -218,7 +226,7 @@ def test_a_torn_cache_is_rebuilt(folder: Path, tmp_path: Path, tear: Callable[[P
 def test_a_faster_process_wins(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "home"
     index = scan(folder)
-    real = cache.decode_films
+    real = decoding.decode_films
     won: list[int] = []
 
     def overtaken(*args: object) -> dict[int, str]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -217,7 +218,7 @@ def test_unreadable_and_odd_entries(tmp_path: Path) -> None:
 # --- manifests
 
 
-def manifest(path: Path, rows: list[dict[str, object]]) -> Path:
+def manifest(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
     frame = pd.DataFrame(rows)
     if path.suffix == ".csv":
         frame.to_csv(path, index=False)
@@ -297,6 +298,28 @@ def test_manifest_errors(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message) as error:
         scan(tmp_path / "m.csv")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.parquet"])
+def test_a_manifest_of_rubbish(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\xff\xfe\x00rubbish\x00\n" * 3)
+    with pytest.raises(DataError, match=f"^the manifest .*{name} cannot be read: ") as error:
+        scan(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_a_manifest_by_a_link_or_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[dict[str, object]] = [{"path": f"films/{n}.png", "label": n % 2} for n in range(20)]
+    for row in rows:
+        film(tmp_path / "set" / str(row["path"]))
+    (tmp_path / "set/m.csv").symlink_to(manifest(tmp_path / "elsewhere.csv", rows))
+    monkeypatch.chdir(tmp_path / "set")
+    for name in (tmp_path / "set/m.csv", "m.csv"):
+        index = scan(name)
+        assert index.report.used == 20, "paths start from where the link stands, not from where it leads"
+        assert index.root == tmp_path / "set"
+    monkeypatch.chdir(tmp_path)
+    assert (index.root / index.table["path"].iloc[0]).is_file(), "the index outlives a change of folder"
 
 
 def test_folder_errors(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(module.time, "sleep", lambda _: None)
+    monkeypatch.setattr("pneumonia.download.time.sleep", lambda _: None)
     monkeypatch.setattr(module, "BLOCK", 1000)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -174,7 +174,7 @@ def test_a_zip_that_came_whole_is_only_unpacked(server: Server, tmp_path: Path, 
 def test_a_zip_put_there_by_hand_is_checked_and_kept(server: Server, tmp_path: Path) -> None:
     by_hand = tmp_path / "ChestXRay2017.zip"
     by_hand.write_bytes(GOOD[:-1])
-    with pytest.raises(DownloadError, match="has the SHA-256 .* move it away"):
+    with pytest.raises(DownloadError, match=r"has the SHA-256 .* move it away"):
         fetch(server, tmp_path)
     assert by_hand.read_bytes() == GOOD[:-1]
 

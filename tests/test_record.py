@@ -48,7 +48,10 @@ def test_what_is_written_is_read(new_record: NewRecord) -> None:
     again = Record(record.folder)
     assert again.run == record.run
     assert again.params == {"lr": 1e-3, "width": 16, "sampler": "weighted"}
-    assert [(line["step"], line["metrics"]) for line in again.metrics] == [(1, {"val/auc": 0.5}), (2, {"val/auc": 0.75})]
+    assert [(line["step"], line["metrics"]) for line in again.metrics] == [
+        (1, {"val/auc": 0.5}),
+        (2, {"val/auc": 0.75}),
+    ]
     assert again.summary == {"val/auc": 0.75}
     assert json.loads((again.artifacts / "deep" / "table.json").read_text()) == {"x": [1, 2]}
     assert again.status is None

@@ -10,9 +10,10 @@ from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import optuna
+import sqlalchemy.event
 import sqlalchemy.exc
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
@@ -71,23 +72,30 @@ def connect(
         on_lost(trial)
         retry(study, trial)
 
-    last: Exception | None = None
+    storage, last = None, None
     for _ in range(3):  # two that make the tables of an empty database at once trip over each other
         try:
-            return RDBStorage(
+            storage = RDBStorage(
                 url,
                 engine_kwargs=arguments,
                 heartbeat_interval=heartbeat,
                 grace_period=grace,
                 heartbeat_stale_trial_callback=stale,
             )
+            break
         except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, ImportError) as error:
             last = error
             if isinstance(error, (sqlalchemy.exc.NoSuchModuleError, sqlalchemy.exc.ArgumentError, ImportError)):
                 break
             time.sleep(1)
-    reason = str(last).strip().splitlines()[0]
-    raise StudyError(f"the study's database {url} cannot be used: {reason}") from last
+    if storage is None:
+        reason = str(last).strip().splitlines()[0]
+        raise StudyError(f"the study's database {url} cannot be used: {reason}") from last
+    if url.startswith("sqlite"):
+        # Optuna reads a trial's state and then writes it, relying on SELECT FOR UPDATE, which sqlite does not have: two
+        # workers would take the same queued trial. A lock from the start of each transaction does the same.
+        sqlalchemy.event.listen(storage.engine, "begin", lambda on: on.exec_driver_sql("BEGIN IMMEDIATE"))
+    return storage
 
 
 def check_url(url: str) -> None:
@@ -95,10 +103,11 @@ def check_url(url: str) -> None:
     StudyError: `url` holds a password, which MLflow and process lists would show.
     """
     try:
-        password = urlsplit(url).password
+        parts = urlsplit(url)
+        in_query = any(name.lower() == "password" for name, _ in parse_qsl(parts.query, keep_blank_values=True))
     except ValueError as error:
         raise StudyError("the storage is not an SQLAlchemy URL") from error
-    if password is not None:
+    if parts.password is not None or in_query:
         raise StudyError(
             "the storage URL holds a password: leave it out and use PGPASSFILE or PGPASSWORD "
             "(`mlflow run` logs its parameters before this program starts, so change that password)"

@@ -1,0 +1,72 @@
+"""What became of each file of a data set: used, a duplicate, in two splits, corrupt, or no film at all."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Group:
+    """Films that clash, as paths: those kept, those left out, and why."""
+
+    why: str
+    kept: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What became of every file: `found` films are `used`, or stand in a group of `duplicates` or `leaks`, or in
+    `corrupt` (path, reason). `ignored` counts files that are no films, by reason. `counts` has a row a split, class
+    and subtype."""
+
+    found: int
+    used: int
+    ignored: dict[str, int] = field(default_factory=dict)
+    duplicates: tuple[Group, ...] = ()
+    leaks: tuple[Group, ...] = ()
+    corrupt: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    counts: tuple[dict[str, str | int], ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+    def lines(self, most: int = 5) -> list[str]:
+        """For people: at most `most` examples of each trouble."""
+        lines = [f"{self.used:,} of {self.found:,} films used"]
+        for row in self.counts:
+            name = f"{row['class']} {row['subtype']}".strip()
+            lines.append(f"  {row['split']:<5} {name}: {row['films']:,} films of {row['patients']:,} patients")
+        if self.ignored:
+            lines.append("ignored files: " + ", ".join(f"{n:,} {reason}" for reason, n in self.ignored.items()))
+        for title, groups in (("identical films", self.duplicates), ("in two splits", self.leaks)):
+            shown = [
+                f"  {g.why}: "
+                + ", ".join(f"{w} {some(p)}" for w, p in (("kept", g.kept), ("left out", g.left_out)) if p)
+                for g in groups[:most]
+            ]
+            lines += _listed(title, shown, len(groups), sum(len(g.left_out) for g in groups))
+        lines += _listed(
+            "corrupt or missing", [f"  {p}: {why}" for p, why in self.corrupt[:most]], len(self.corrupt), None
+        )
+        return lines + [f"note: {note}" for note in self.notes]
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def tally(counts: dict[str, int]) -> str:
+    """Counts as words: 2 GIF, 1 TIFF."""
+    return ", ".join(f"{n:,} {name}" for name, n in sorted(counts.items()))
+
+
+def _listed(title: str, shown: list[str], total: int, left_out: int | None) -> list[str]:
+    if not total:
+        return []
+    head = f"{title}: {total:,}" + ("" if left_out is None else f" groups, {left_out:,} films left out")
+    more = [f"  and {total - len(shown):,} more"] if total > len(shown) else []
+    return [head, *shown, *more]

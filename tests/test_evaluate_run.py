@@ -1,0 +1,157 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pneumonia.data import Index
+from pneumonia.evaluate import evaluate_and_record
+from pneumonia.predict import ModelError
+from pneumonia.record import Record, records
+from pneumonia.registry import enter
+from pneumonia.tracking import Tracker, TrackingError, sent, unsent
+from tests.conftest import NO_SERVER
+
+CHAMPION = "models:/pneumonia@champion"
+
+
+@pytest.fixture
+def registered(tracker: Tracker, copy_trained: Callable[..., Record]) -> Record:
+    record = copy_trained("champion", register="pneumonia", role="final")
+    record.finish("COMPLETE")
+    tracker.send(record)
+    enter(tracker, record)
+    return record
+
+
+def openings(tracker: Tracker) -> str | None:
+    return tracker.client.get_model_version("pneumonia", "1").tags.get("test.openings")
+
+
+def test_the_test_films_are_scored_in_a_run_of_their_own(
+    tracker: Tracker, registered: Record, index: Index, home: Path
+) -> None:
+    record, evaluation = evaluate_and_record(CHAMPION, index, home=home, tracker=tracker, tags={"who": "me"})
+    client, model_id = tracker.client, sent(registered)["model_id"]
+    run = client.get_run(sent(record)["run_id"])
+    assert run.info.run_id != sent(registered)["run_id"]
+    assert run.info.status == "FINISHED"
+    assert (run.data.tags["role"], run.data.tags["model"], run.data.tags["who"]) == ("evaluate", CHAMPION, "me")
+    assert run.data.tags["data.fingerprint"] == index.fingerprint
+    assert "trial.state" not in run.data.tags
+
+    names = ("auc", "average_precision", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision")
+    for name in (*names, "f1", "brier", "ece"):
+        assert run.data.metrics[f"test/{name}"] == pytest.approx(evaluation.scores[name])
+    assert run.data.metrics["test/auc_low"] <= run.data.metrics["test/auc"] <= run.data.metrics["test/auc_high"]
+    assert all(name.startswith("test/") for name in run.data.metrics)
+
+    model = client.get_logged_model(model_id)
+    tied = {metric.key: metric for metric in model.metrics if metric.key.startswith("test/")}
+    assert {name: metric.value for name, metric in tied.items()} == run.data.metrics
+    assert {metric.run_id for metric in tied.values()} == {run.info.run_id}
+    assert {metric.dataset_digest for metric in tied.values()} == {index.fingerprint[:36]}
+    assert "val/auc" in {metric.key for metric in model.metrics}
+    trained = client.get_run(sent(registered)["run_id"])
+    assert not [name for name in trained.data.metrics if name.startswith("test/")]
+
+    (dataset,) = run.inputs.dataset_inputs
+    assert {tag.key: tag.value for tag in dataset.tags} == {"mlflow.data.context": "testing"}
+
+    root = Path(run.info.artifact_uri)
+    table = pd.read_csv(root / "predictions" / "test.csv")
+    rows = index.only("test")
+    assert list(table.columns) == ["path", "patient", "label", "probability"]
+    assert table["path"].tolist() == rows["path"].tolist()
+    assert (table["label"] == "PNEUMONIA").tolist() == (rows["label"] == 1).tolist()
+    np.testing.assert_allclose(table["probability"], evaluation.probabilities, atol=1e-12)
+    assert not (root / "predictions" / "val.csv").exists()
+    for name in ("confusion_matrix", "roc", "precision_recall", "reliability"):
+        assert (root / "figures" / f"{name}.png").stat().st_size > 5000
+    assert np.sum(json.loads((root / "confusion_matrix.json").read_text())) == len(rows)
+    assert json.loads((root / "evaluation.json").read_text())["films"] == len(rows)
+    assert "| AUC" in (root / "evaluation.md").read_text()
+
+
+def test_each_opening_counts_whatever_the_model_is_called(
+    tracker: Tracker, registered: Record, index: Index, home: Path, tmp_path: Path
+) -> None:
+    assert openings(tracker) is None
+    location = tracker.client.get_model_version_download_uri("pneumonia", "1")
+    uris = (CHAMPION, "models:/pneumonia/1", f"models:/{sent(registered)['model_id']}", location)
+    for number, uri in enumerate(uris, start=1):
+        record, _ = evaluate_and_record(uri, index, home=home, tracker=tracker)
+        assert openings(tracker) == str(number)
+        assert record.run.tags["test.openings"] == str(number)
+        assert record.run.model_id == sent(registered)["model_id"]
+
+
+def test_openings_of_a_model_without_a_version_count_on_the_model(
+    tracker: Tracker, copy_trained: Callable[..., Record], index: Index, home: Path
+) -> None:
+    trained = copy_trained("plain")
+    trained.finish("COMPLETE")
+    tracker.send(trained)
+    model_id = sent(trained)["model_id"]
+    for number in ("1", "2"):
+        evaluate_and_record(f"models:/{model_id}", index, home=home, tracker=tracker)
+        assert tracker.client.get_logged_model(model_id).tags["test.openings"] == number
+
+
+def test_a_model_that_the_store_does_not_know_is_scored_too(
+    tracker: Tracker, copy_trained: Callable[..., Record], index: Index, home: Path
+) -> None:
+    folder = copy_trained("elsewhere").model
+    record, evaluation = evaluate_and_record(str(folder), index, home=home, tracker=tracker)
+    run = tracker.client.get_run(sent(record)["run_id"])
+    assert run.data.metrics["test/auc"] == pytest.approx(evaluation.scores["auc"])
+    assert run.data.tags["test.openings"] == "1"
+
+
+def test_only_test_films_are_opened(
+    tracker: Tracker, registered: Record, index: Index, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: (opened.append(self), read(self))[1])
+    evaluate_and_record(CHAMPION, index, home=home, tracker=tracker)
+    films = [path.relative_to(index.root).as_posix() for path in opened if path.is_relative_to(index.root)]
+    assert sorted(films) == sorted(index.only("test")["path"])
+
+
+def test_without_a_store_nothing_is_opened_or_counted(
+    index: Index, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail(f"{self} was opened"))
+    with pytest.raises(TrackingError, match="no MLflow server answers"):
+        evaluate_and_record(CHAMPION, index, home=home, tracker=Tracker(NO_SERVER))
+    assert records(home / "records") == []
+
+
+def test_a_model_that_is_not_there_leaves_no_run(tracker: Tracker, index: Index, home: Path) -> None:
+    with pytest.raises(ModelError, match="pneumonia@champion"):
+        evaluate_and_record(CHAMPION, index, home=home, tracker=tracker)
+    assert tracker.client.search_runs(["1"]) == []
+
+
+def test_a_run_whose_films_cannot_be_scored_fails(
+    tracker: Tracker, registered: Record, index: Index, home: Path
+) -> None:
+    gone = Index(index.table, index.classes, Path("/nonexistent"), index.fingerprint, index.report)
+    with pytest.raises(ValueError, match="none of 16 test films could be scored"):
+        evaluate_and_record(CHAMPION, gone, home=home, tracker=tracker)
+    (record,) = records(home / "records" / "evaluate")
+    assert not unsent(record)
+    run = tracker.client.get_run(sent(record)["run_id"])
+    assert run.info.status == "FAILED"
+    assert "none of 16 test films" in run.data.tags["reason"]
+    assert openings(tracker) == "1"  # that they were asked for counts
+
+
+def test_an_adopted_run_is_used(tracker: Tracker, registered: Record, index: Index, home: Path) -> None:
+    made = tracker.client.create_run("1")
+    record, _ = evaluate_and_record(CHAMPION, index, home=home, tracker=tracker, run_id=made.info.run_id)
+    assert sent(record)["run_id"] == made.info.run_id
+    assert tracker.client.get_run(made.info.run_id).info.status == "FINISHED"

@@ -1,0 +1,413 @@
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from pneumonia import registry
+from pneumonia.record import Record
+from pneumonia.registry import CHALLENGER, CHAMPION, RegistryError, Validation, Verdict, catch_up, enter, promote
+from pneumonia.tracking import Tracker, TrackingError, sent
+from tests.conftest import NO_SERVER, TrackingServer
+
+NAME = "pneumonia"
+FILMS = Validation(images=[], labels=np.array([]), key="films")
+
+Register = Callable[..., Verdict]
+
+
+@pytest.fixture
+def register(tracker: Tracker, copy_trained: Callable[..., Record]) -> Register:
+    """Finishes, sends and enters a copy of the trained model whose logits are moved by `bias`: the further from 0, the
+    worse it is, since the calibration was fitted on the very films of the gate."""
+
+    def make(name: str, *, bias: float) -> Verdict:
+        record = copy_trained(name, bias=bias, register=NAME, role="final")
+        record.finish("COMPLETE")
+        tracker.send(record)
+        return enter(tracker, record)
+
+    return make
+
+
+def aliases(tracker: Tracker) -> dict[str, str]:
+    there = tracker.client.get_registered_model(NAME).aliases
+    return {alias: str(version) for alias, version in there.items()}
+
+
+def versions(tracker: Tracker) -> list[int]:
+    return sorted(int(v.version) for v in tracker.client.search_model_versions(f"name = '{NAME}'"))
+
+
+@pytest.fixture
+def stand_ins(tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], str]:
+    """Registers versions without a model, of a given log loss: `stand_ins(0.3)` is the version's number."""
+    scores: dict[str, float] = {}
+
+    def losses(uri: str, films: Validation) -> np.ndarray:
+        if uri not in scores:
+            raise FileNotFoundError(uri)
+        return np.full(4, scores[uri])
+
+    monkeypatch.setattr(registry, "losses", losses)
+    tracker.client.create_registered_model(NAME)
+
+    def make(loss: float | None) -> str:
+        version = str(tracker.client.create_model_version(NAME, source=str(tmp_path)).version)
+        if loss is not None:
+            scores[f"models:/{NAME}/{version}"] = loss
+        return version
+
+    return make
+
+
+# --- real models
+
+
+def test_the_better_model_is_champion_and_a_worse_one_challenger(tracker: Tracker, register: Register) -> None:
+    first = register("first", bias=3.0)
+    assert (first.version, first.alias) == ("1", CHAMPION)
+    assert "no champion to beat" in first.reason
+    better = register("better", bias=0.0)
+    assert (better.version, better.alias) == ("2", CHAMPION)
+    assert "of version 1" in better.reason
+    worse = register("worse", bias=-2.0)
+    assert (worse.version, worse.alias) == ("3", CHALLENGER)
+    assert worse.line() == f"pneumonia version 3 is challenger: {worse.reason}"
+    assert "\n" not in worse.line()
+    tie = register("tie", bias=0.0)
+    assert (tie.version, tie.alias) == ("4", CHALLENGER)
+    assert aliases(tracker) == {CHAMPION: "2", CHALLENGER: "4"}
+
+
+def test_a_version_says_what_it_is(tracker: Tracker, copy_trained: Callable[..., Record]) -> None:
+    record = copy_trained("wordy", register=NAME, role="final", description="words " * 2000)
+    record.finish("COMPLETE")
+    tracker.send(record)
+    enter(tracker, record)
+    version = tracker.client.get_model_version(NAME, "1")
+    assert version.source == f"models:/{sent(record)['model_id']}"
+    model = tracker.client.get_logged_model(sent(record)["model_id"])
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": NAME, "version": "1"}]
+    assert version.run_id == sent(record)["run_id"]
+    assert 4000 < len(version.description) <= 5000
+    assert version.tags["data.fingerprint"] == record.run.tags["data.fingerprint"]
+    (score,) = [value for name, value in version.tags.items() if name.startswith("gate.log_loss.")]
+    table = registry.validation(record)
+    again = registry.losses(f"models:/{NAME}/1", table)
+    assert float(score) == pytest.approx(again.mean())
+
+
+def test_a_short_description_holds_the_scores(tracker: Tracker, register: Register) -> None:
+    register("one", bias=0.0)
+    said = tracker.client.get_model_version(NAME, "1").description
+    assert "A tiny training." in said
+    assert "AUC 0." in said
+    assert "not a medical device" in said
+
+
+def test_the_films_of_the_gate_are_known_by_their_content(copy_trained: Callable[..., Record], tmp_path: Path) -> None:
+    record = copy_trained("one")
+    films = registry.validation(record)
+    assert len(films.images) == len(films.labels) == 11
+    assert set(films.labels) == {0, 1}
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(record.run.dataset["source"], moved)
+    record.update(dataset={**record.run.dataset, "source": str(moved)})
+    path = record.artifacts / "predictions" / "val.csv"
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([header, *reversed(rows)]) + "\n")
+    assert registry.validation(record).key == films.key
+    path.write_text("\n".join([header, *rows[1:]]) + "\n")
+    assert registry.validation(record).key != films.key
+
+
+def test_a_champion_without_its_files_is_named_and_replaced(tracker: Tracker, register: Register) -> None:
+    register("good", bias=0.0)
+    shutil.rmtree(tracker.client.get_model_version_download_uri(NAME, "1"))
+    verdict = register("worse", bias=2.0)
+    assert verdict.alias == CHAMPION
+    assert "version 1, cannot be scored" in verdict.reason
+    assert aliases(tracker)[CHAMPION] == "2"
+
+
+def test_a_champion_that_is_no_model_of_this_program_is_named_and_replaced(
+    tracker: Tracker, register: Register, tmp_path: Path
+) -> None:
+    code = tmp_path / "foreign.py"
+    code.write_text(
+        "import mlflow\n"
+        "class Foreign(mlflow.pyfunc.PythonModel):\n"
+        "    def predict(self, model_input, params=None):\n"
+        "        return {'words': ['none']}\n"
+        "mlflow.models.set_model(Foreign())\n"
+    )
+    mlflow.pyfunc.save_model(tmp_path / "foreign", python_model=str(code), pip_requirements=["mlflow"])
+    tracker.client.create_registered_model(NAME)
+    tracker.client.create_model_version(NAME, source=str(tmp_path / "foreign"))
+    tracker.client.set_registered_model_alias(NAME, CHAMPION, "1")
+    verdict = register("ours", bias=1.0)
+    assert (verdict.version, verdict.alias) == ("2", CHAMPION)
+    assert "version 1, cannot be scored" in verdict.reason
+
+
+def test_films_that_are_gone_are_no_fault_of_the_store(tracker: Tracker, copy_trained: Callable[..., Record]) -> None:
+    record = copy_trained("one", register=NAME)
+    record.update(dataset={**record.run.dataset, "source": "/nonexistent"})
+    record.finish("COMPLETE")
+    tracker.send(record)
+    with pytest.raises(FileNotFoundError, match="/nonexistent"):
+        enter(tracker, record)
+
+
+# --- broken off and taken up
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["request lost", "answer lost"])
+@pytest.mark.parametrize(
+    "call", ["create_registered_model", "create_model_version", "set_model_version_tag", "set_registered_model_alias"]
+)
+def test_registration_that_broke_off_goes_on_with_the_same_version(
+    tracker: Tracker,
+    copy_trained: Callable[..., Record],
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    before: bool,
+) -> None:
+    record = copy_trained("one", register=NAME)
+    record.finish("COMPLETE")
+    tracker.send(record)
+    method = getattr(MlflowClient, call)
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        if not before:
+            method(*args, **kwargs)
+        raise ConnectionError("connection reset by peer")
+
+    monkeypatch.setattr(registry, "losses", lambda uri, films: np.full(len(films.labels), 0.5))
+    with monkeypatch.context() as broken:
+        broken.setattr(MlflowClient, call, fail)
+        with pytest.raises(TrackingError, match="connection reset"):
+            enter(tracker, record)
+    assert "verdict" not in sent(record)
+    (verdict,) = catch_up(tracker, home)
+    assert (verdict.version, verdict.alias) == ("1", CHAMPION)
+    assert versions(tracker) == [1]
+    assert aliases(tracker) == {CHAMPION: "1"}
+    assert catch_up(tracker, home) == []
+    assert enter(tracker, record).version == "1"
+    assert versions(tracker) == [1]
+
+
+def test_catch_up_registers_what_an_outage_kept_back(
+    tracker: Tracker, copy_trained: Callable[..., Record], home: Path
+) -> None:
+    away = Tracker(NO_SERVER)
+    waiting = copy_trained("waiting", register=NAME)
+    failed, plain = copy_trained("failed", register=NAME), copy_trained("plain")
+    failed.finish("FAIL", "too late")
+    for record in (waiting, plain):
+        record.finish("COMPLETE")
+        assert not away.try_send(record)
+    assert catch_up(tracker, home) == []  # nothing can be registered before it is sent
+    tracker.sync(home)
+    assert [verdict.line().partition(":")[0] for verdict in catch_up(tracker, home)] == [
+        "pneumonia version 1 is champion"
+    ]
+    assert versions(tracker) == [1]
+
+
+# --- the rule, with stand-ins for models
+
+
+def test_without_a_champion_the_best_scored_version_comes_back(
+    tracker: Tracker, stand_ins: Callable[[float], str]
+) -> None:
+    best, worse = stand_ins(0.2), stand_ins(0.4)
+    assert registry.gate(tracker, NAME, best, FILMS).alias == CHAMPION
+    tracker.client.delete_registered_model_alias(NAME, CHAMPION)
+    verdict = registry.gate(tracker, NAME, worse, FILMS)
+    assert verdict.alias == CHALLENGER
+    assert f"version {best} is better" in verdict.reason
+    assert aliases(tracker) == {CHAMPION: best, CHALLENGER: worse}
+
+
+def test_a_champion_that_was_deleted_is_no_obstacle(tracker: Tracker, stand_ins: Callable[[float], str]) -> None:
+    best, worse = stand_ins(0.2), stand_ins(0.4)
+    registry.gate(tracker, NAME, best, FILMS)
+    tracker.client.delete_model_version(NAME, best)
+    verdict = registry.gate(tracker, NAME, worse, FILMS)
+    assert verdict.alias == CHAMPION
+    assert "no champion to beat" in verdict.reason
+    assert aliases(tracker) == {CHAMPION: worse}
+
+
+def test_other_films_are_another_contest(tracker: Tracker, stand_ins: Callable[[float], str]) -> None:
+    first, second = stand_ins(0.2), stand_ins(0.3)
+    registry.gate(tracker, NAME, first, FILMS)
+    others = Validation(images=[], labels=np.array([]), key="others")
+    assert registry.gate(tracker, NAME, second, others).alias == CHALLENGER  # the champion is scored on those too
+    assert f"gate.log_loss.{others.key}" in tracker.client.get_model_version(NAME, first).tags
+
+
+def test_a_champion_that_wins_again_is_no_challenger(tracker: Tracker, stand_ins: Callable[[float], str]) -> None:
+    first, second = stand_ins(0.3), stand_ins(0.4)
+    registry.gate(tracker, NAME, first, FILMS)
+    registry.gate(tracker, NAME, second, FILMS)
+    tracker.client.delete_model_version(NAME, first)
+    assert registry.gate(tracker, NAME, second, FILMS).alias == CHAMPION
+    assert aliases(tracker) == {CHAMPION: second}
+
+
+def test_promotion_by_hand_is_outdone_only_by_later_versions(
+    tracker: Tracker, stand_ins: Callable[[float], str]
+) -> None:
+    best, worst = stand_ins(0.1), stand_ins(0.9)
+    for version in (best, worst):
+        registry.gate(tracker, NAME, version, FILMS)
+    said = promote(tracker, NAME, worst)
+    assert said == f"pneumonia version {worst} is champion by hand (it was version {best})"
+    assert aliases(tracker)[CHAMPION] == worst
+    assert registry.gate(tracker, NAME, best, FILMS).alias == CHALLENGER  # an earlier version, however good
+    assert registry.gate(tracker, NAME, stand_ins(0.95), FILMS).alias == CHALLENGER
+    assert aliases(tracker)[CHAMPION] == worst
+    later = stand_ins(0.5)
+    assert registry.gate(tracker, NAME, later, FILMS).alias == CHAMPION
+    assert promote(tracker, NAME, best).endswith(f"(it was version {later})")
+    assert aliases(tracker)[CHAMPION] == best
+
+
+def test_promotion_forgives_a_version_that_could_not_be_scored(
+    tracker: Tracker, stand_ins: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = stand_ins(None)
+    tracker.client.set_registered_model_alias(NAME, CHAMPION, first)
+    second = stand_ins(0.5)
+    assert (
+        f"version {first}, cannot be scored (FileNotFoundError)" in registry.gate(tracker, NAME, second, FILMS).reason
+    )
+    promote(tracker, NAME, first)
+    monkeypatch.setattr(registry, "losses", lambda uri, films: np.full(4, 0.5 if uri.endswith("1") else 0.6))
+    assert registry.gate(tracker, NAME, stand_ins(0.6), FILMS).alias == CHALLENGER
+    assert aliases(tracker)[CHAMPION] == first
+
+
+def test_a_store_that_goes_away_says_nothing_about_the_champion(
+    tracker: Tracker, stand_ins: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = stand_ins(None), stand_ins(0.5)
+    tracker.client.set_registered_model_alias(NAME, CHAMPION, first)
+
+    def away(uri: str) -> None:
+        raise TrackingError("no answer")
+
+    monkeypatch.setattr(registry, "reach", away)
+    with pytest.raises(TrackingError, match="no answer"):
+        registry.gate(tracker, NAME, second, FILMS)
+    assert tracker.client.get_model_version(NAME, first).tags == {}
+    assert aliases(tracker) == {CHAMPION: first}
+
+
+def test_promoting_what_is_not_there_names_what_is(tracker: Tracker, stand_ins: Callable[[float], str]) -> None:
+    stand_ins(0.1), stand_ins(0.2)
+    with pytest.raises(RegistryError, match="no version 7; versions there: 1, 2"):
+        promote(tracker, NAME, "7")
+    with pytest.raises(RegistryError, match="other has no version 1; versions there: none"):
+        promote(tracker, "other", "1")
+
+
+# --- two searches that finish at once
+
+
+@pytest.mark.parametrize("call", ["set_model_version_tag", "set_registered_model_alias", "get_model_version_by_alias"])
+@pytest.mark.parametrize("own", [0.2, 0.4], ids=["the first is better", "the second is better"])
+@pytest.mark.parametrize("reigning", [None, 0.9, 0.3], ids=["no champion", "a worse champion", "a champion between"])
+def test_a_gate_that_another_one_overtakes_ends_with_the_better_champion(
+    tracker: Tracker,
+    stand_ins: Callable[[float], str],
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    own: float,
+    reigning: float | None,
+) -> None:
+    """The second gate runs from beginning to end just before the first one's next `call`, whichever that is."""
+    other = 0.6 - own
+    method = getattr(MlflowClient, call)
+    for moment in (1, 2, 3):
+        if reigning is not None:
+            registry.gate(tracker, NAME, stand_ins(reigning), FILMS)
+        first, second = stand_ins(own), stand_ins(other)
+        left = moment
+
+        def overtaken(*args: Any, _second: str = second, **kwargs: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                with monkeypatch.context() as plain:
+                    plain.setattr(MlflowClient, call, method)
+                    registry.gate(tracker, NAME, _second, FILMS)
+            return method(*args, **kwargs)
+
+        with monkeypatch.context() as hooked:
+            hooked.setattr(MlflowClient, call, overtaken)
+            registry.gate(tracker, NAME, first, FILMS)
+        if left > 0:
+            registry.gate(tracker, NAME, second, FILMS)
+        assert aliases(tracker)[CHAMPION] == (first if own < other else second), moment
+        for version in versions(tracker):
+            tracker.client.delete_model_version(NAME, str(version))
+
+
+def test_of_gates_in_parallel_the_best_version_ends_champion(
+    tracker: Tracker, stand_ins: Callable[[float], str]
+) -> None:
+    contenders = {stand_ins(loss): loss for loss in (0.5, 0.3, 0.4, 0.6)}
+    errors: list[BaseException] = []
+    barrier = threading.Barrier(len(contenders))
+
+    def run(version: str) -> None:
+        try:
+            barrier.wait()
+            registry.gate(Tracker(tracker.uri), NAME, version, FILMS)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(version,)) for version in contenders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert aliases(tracker)[CHAMPION] == min(contenders, key=contenders.__getitem__)
+
+
+# --- on a real server
+
+
+@pytest.mark.slow
+def test_registration_on_a_server(server: TrackingServer, copy_trained: Callable[..., Record], home: Path) -> None:
+    tracker = Tracker(server.uri)
+    tracker.experiment_id(NAME)
+    for name, bias in (("first", 2.0), ("better", 0.0)):
+        record = copy_trained(name, bias=bias, register=NAME)
+        record.finish("COMPLETE")
+        tracker.send(record)
+        verdict = enter(tracker, record)
+    assert (verdict.version, verdict.alias) == ("2", CHAMPION)
+    assert aliases(tracker) == {CHAMPION: "2"}
+    late = copy_trained("late", bias=4.0, register=NAME)
+    late.finish("COMPLETE")
+    tracker.send(late)
+    server.kill()
+    with pytest.raises(TrackingError):
+        enter(tracker, late)
+    server.start()
+    assert [(v.version, v.alias) for v in catch_up(tracker, home)] == [("3", CHALLENGER)]
+    assert promote(tracker, NAME, "3") == "pneumonia version 3 is champion by hand (it was version 2)"

@@ -1,0 +1,389 @@
+"""The study: who gets which trial, exactly as many as wanted, and what becomes of trials whose worker is gone."""
+
+import multiprocessing
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import sqlalchemy.exc
+from optuna.exceptions import StorageInternalError
+from optuna.trial import TrialState
+
+from pneumonia.config import TrainConfig, search_space
+from pneumonia.search import lease
+from pneumonia.search import study as studies
+from pneumonia.stop import identity
+
+BASE = TrainConfig(size=32, epochs=3)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'study.db'}"
+
+
+@pytest.fixture
+def study(url: str) -> optuna.Study:
+    return studies.create_or_resume(studies.connect(url), "films", BASE)
+
+
+def claim(study: optuna.Study, goal: int = 100) -> optuna.Trial:
+    def no_wait() -> None:
+        raise AssertionError("nothing to wait for")
+
+    trial = studies.claim(study, goal, wait=no_wait)
+    assert trial is not None
+    return trial
+
+
+def state(study: optuna.Study, number: int) -> TrialState:
+    return studies.trials(study)[number].state
+
+
+def gone() -> dict[str, Any]:
+    """The identity of a process on this machine that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", "pass"])
+    process.wait()
+    return {**identity(), "pid": process.pid, "started": 0.0}
+
+
+def run_trials(url: str, goal: int, threads: int, first: int) -> None:
+    """The workers of one process: of the trials of each, every third fails and every fourth is pruned."""
+    broken = threading.Event()
+
+    def wait() -> None:
+        assert not broken.wait(0.02), "another worker broke"
+
+    def work(number: int) -> None:
+        try:
+            study = studies.load(studies.connect(url), "films", BASE, sampler_seed=number)
+            turn = number
+            while (trial := studies.claim(study, goal, wait=wait)) is not None:
+                turn += 1
+                if turn % 3 == 0:
+                    assert studies.fail(study, trial.number, "unlucky", fault=True)
+                elif turn % 4 == 0:
+                    studies.finish(study, trial.number, None, TrialState.PRUNED)
+                else:
+                    studies.finish(study, trial.number, trial.params["lr"], TrialState.COMPLETE)
+        except BaseException:
+            broken.set()
+            raise
+
+    with ThreadPoolExecutor(threads) as crew:
+        list(crew.map(work, range(first, first + threads)))
+
+
+def assert_exact(study: optuna.Study, goal: int) -> None:
+    """The goal is reached and not exceeded, nothing is left open, and what stepped back is no failure."""
+    count = Counter(trial.state for trial in studies.trials(study))
+    assert count[TrialState.COMPLETE] + count[TrialState.PRUNED] == goal
+    assert count[TrialState.RUNNING] == 0
+    reasons = {trial.user_attrs["reason"] for trial in studies.trials(study, TrialState.FAIL)}
+    assert reasons <= {"unlucky", "surplus"}
+    assert {trial.user_attrs["reason"] for trial in studies.failures(study)} <= {"unlucky"}
+
+
+@pytest.mark.parametrize("goal", [1, 7])
+def test_threads_reach_the_goal_exactly(study: optuna.Study, url: str, goal: int) -> None:
+    run_trials(url, goal, threads=6, first=0)
+    assert_exact(study, goal)
+
+
+@pytest.mark.slow
+def test_processes_reach_the_goal_exactly(study: optuna.Study, url: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    crew = [context.Process(target=run_trials, args=(url, 8, 3, first)) for first in (0, 100)]
+    for process in crew:
+        process.start()
+    for process in crew:
+        process.join(60)
+    assert [process.exitcode for process in crew] == [0, 0]
+    assert_exact(study, 8)
+
+
+def test_nobody_starts_what_others_are_doing(study: optuna.Study) -> None:
+    """With as many running as wanted a worker waits; it takes over when one of them fails."""
+    first, second = claim(study, 2), claim(study, 2)
+    waits = []
+
+    def wait() -> None:
+        waits.append(1)
+        if len(waits) == 2:
+            studies.fail(study, first.number, "unlucky", fault=True)
+
+    third = studies.claim(study, 2, wait=wait)
+    assert third is not None
+    assert third.number > second.number
+    assert len(waits) == 2
+    for trial in (second, third):
+        studies.finish(study, trial.number, 0.5, TrialState.COMPLETE)
+    assert studies.claim(study, 2, wait=wait) is None
+
+
+def test_a_queued_trial_counts_before_a_new_one(study: optuna.Study) -> None:
+    """A lost trial that waits for a worker is taken first, with the parameters that it had."""
+    lost = claim(study, 1)
+    assert studies.fail(study, lost.number, "the worker was killed", fault=False)
+    studies.retry(study, studies.trials(study)[lost.number])
+    again = claim(study, 1)
+    assert again.params == lost.params
+    assert again.number > lost.number
+
+
+def test_the_first_trial_is_the_recipe(study: optuna.Study) -> None:
+    assert claim(study).params == {name: getattr(BASE, name) for name in search_space()}
+
+
+def test_parameters_lie_in_the_search_space(study: optuna.Study) -> None:
+    for _ in range(6):
+        params = claim(study).params
+        replace(BASE, **params)
+        for name, allowed in search_space().items():
+            assert params[name] in allowed.choices or allowed.low <= params[name] <= allowed.high
+
+
+def test_retry_keeps_parameters_and_forgets_the_dead_worker(study: optuna.Study) -> None:
+    trial = claim(study)
+    for tries in range(studies.MAX_RETRIES + 1):
+        trial.set_user_attr("worker", {"pid": 1})
+        studies.fail(study, trial.number, "lost", fault=False)
+        studies.retry(study, studies.trials(study)[trial.number])
+        queued = studies.trials(study, TrialState.WAITING)
+        if tries == studies.MAX_RETRIES:
+            assert queued == []  # what kills every worker that touches it is given up
+            return
+        assert [t.user_attrs for t in queued] == [{}]
+        again = claim(study)
+        assert again.number == queued[0].number
+        assert again.params == trial.params
+        trial = again
+
+
+def test_a_trial_of_a_dead_process_is_lost(study: optuna.Study) -> None:
+    dead, alive, elsewhere = claim(study), claim(study), claim(study)
+    dead.set_user_attr("worker", gone())
+    alive.set_user_attr("worker", identity())
+    elsewhere.set_user_attr("worker", {**gone(), "host": "another-machine"})
+    assert [trial.number for trial in studies.lost(study)] == [dead.number]
+
+
+def test_a_process_number_used_again_is_another_process(study: optuna.Study) -> None:
+    trial = claim(study)
+    trial.set_user_attr("worker", {**identity(), "started": float(identity()["started"]) - 100})
+    assert [t.number for t in studies.lost(study)] == [trial.number]
+
+
+def test_a_trial_without_a_worker_is_lost_after_a_while(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = claim(study)
+    assert studies.lost(study) == []
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> "datetime":
+            return datetime.now(tz) + timedelta(seconds=studies.UNBORN_SECONDS + 1)
+
+    monkeypatch.setattr(studies, "datetime", Later)
+    assert [t.number for t in studies.lost(study)] == [trial.number]
+
+
+def test_a_silent_worker_loses_its_trial(url: str) -> None:
+    """After the grace period the trial fails, `on_lost` hears of it, and its parameters are queued again."""
+    heard: list[int] = []
+    storage = studies.connect(url, heartbeat=1, grace=1, on_lost=lambda trial: heard.append(trial.number))
+    study = studies.create_or_resume(storage, "films", BASE)
+    silent = claim(study)
+    storage.record_heartbeat(silent._trial_id)
+    time.sleep(2.5)  # the database counts whole seconds
+    again = claim(study)
+    assert heard == [silent.number]
+    assert state(study, silent.number) == TrialState.FAIL
+    assert again.params == silent.params
+    with pytest.raises(studies.LeaseLost):
+        studies.finish(study, silent.number, 0.1, TrialState.COMPLETE)
+    assert not studies.fail(study, silent.number, "late", fault=True)
+    assert "reason" not in studies.trials(study)[silent.number].user_attrs
+
+
+def test_fail_says_why_once(study: optuna.Study) -> None:
+    own, stopped = claim(study), claim(study)
+    assert studies.fail(study, own.number, "Diverged: no number", fault=True)
+    assert studies.fail(study, stopped.number, "SIGTERM", fault=False)
+    assert not studies.fail(study, own.number, "another reason", fault=False)
+    assert [(t.number, t.user_attrs["reason"]) for t in studies.failures(study)] == [
+        (own.number, "Diverged: no number")
+    ]
+    assert studies.failures(study, since=own.number + 1) == []
+
+
+def test_finish_survives_an_answer_that_got_lost(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database took the value and went away before it said so: told again, the trial stays as it is."""
+    trial, tell, calls = claim(study), study.tell, []
+
+    def lossy(*args: Any) -> None:
+        calls.append(args)
+        tell(*args)
+        raise StorageInternalError("the server closed the connection")
+
+    monkeypatch.setattr(study, "tell", lossy)
+    monkeypatch.setattr(studies.time, "sleep", lambda seconds: None)
+    studies.finish(study, trial.number, 0.25, TrialState.COMPLETE)
+    assert len(calls) == 1
+    assert studies.trials(study)[trial.number].value == 0.25
+
+
+class TestPatience:
+    @pytest.fixture(autouse=True)
+    def no_sleep(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(studies.time, "sleep", lambda seconds: None)
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            StorageInternalError("away"),
+            sqlalchemy.exc.OperationalError("select", {}, Exception("away")),
+            sqlalchemy.exc.InterfaceError("select", {}, Exception("away")),
+        ],
+    )
+    def test_waits_for_the_database(self, error: Exception) -> None:
+        answers: list[Any] = [error, error, "here"]
+
+        def call() -> str:
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return str(answer)
+
+        assert studies.patiently(call) == "here"
+
+    def test_gives_up(self) -> None:
+        def call() -> None:
+            raise StorageInternalError("away")
+
+        with pytest.raises(StorageInternalError):
+            studies.patiently(call, seconds=0.05)
+
+    def test_is_for_the_database_alone(self) -> None:
+        calls = []
+
+        def call() -> None:
+            calls.append(1)
+            raise KeyError("a bug")
+
+        with pytest.raises(KeyError):
+            studies.patiently(call)
+        assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg2://user:hunter2@host/base",
+        "postgresql+psycopg2://user:hun%20ter2@host:5432/base",
+        "postgresql+psycopg2://:hunter2@host/base",
+        "postgresql+psycopg2://user@host/base?password=hunter2",
+        "postgresql+psycopg2:///base?host=host&user=u&PASSWORD=hunter2",
+    ],
+)
+def test_a_password_in_the_url_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(studies.StudyError, match="PGPASSFILE") as refused:
+        studies.connect(url)
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///study.db",
+        "postgresql+psycopg2://user@host:5432/base",
+        "postgresql+psycopg2:///base?host=/run/postgresql&passfile=/home/me/.pgpass",
+    ],
+)
+def test_a_url_without_a_password_is_taken(url: str) -> None:
+    studies.check_url(url)
+
+
+@pytest.mark.parametrize("url", ["sqlite:////nonexistent/folder/study.db", "mongodb://host/base", "study.db"])
+def test_an_unusable_database_is_named(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studies.time, "sleep", lambda seconds: None)
+    with pytest.raises(studies.StudyError, match="cannot be used") as refused:
+        studies.connect(url)
+    assert url in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_many_may_open_an_empty_database_at_once(url: str) -> None:
+    with ThreadPoolExecutor(6) as crew:
+        assert len(list(crew.map(lambda _: studies.connect(url), range(6)))) == 6
+
+
+def test_a_finished_study_is_followed_by_another(url: str) -> None:
+    storage = studies.connect(url)
+    names = []
+    for number in range(3):
+        study = studies.create_or_resume(storage, "films", BASE)
+        assert studies.create_or_resume(storage, "films", BASE).study_name == study.study_name  # unfinished: resumes
+        assert len(studies.trials(study, TrialState.WAITING)) == 1
+        names.append(study.study_name)
+        study.set_user_attr("finished", f"run {number}")
+    assert names == ["films", "films-2", "films-3"]
+
+
+def test_the_default_name_says_what_is_searched() -> None:
+    def name(fingerprint: str = "f" * 64, **changes: Any) -> str:
+        return studies.default_name(fingerprint, replace(BASE, **changes))
+
+    assert name() == name(lr=9e-3, width=8, device="cpu")  # searched over, or without influence on what is found
+    assert len({name(), name("e" * 64), name(size=64), name(epochs=4), name(seed=1), name(sampler="none")}) == 6
+
+
+class TestLease:
+    @pytest.fixture(autouse=True)
+    def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(lease, "BEAT_SECONDS", 0.3)
+
+    def test_held_while_the_block_runs(self, study: optuna.Study) -> None:
+        assert lease.holder(study) is None
+        with lease.held(study, "run"):
+            leader = lease.holder(study)
+            assert leader is not None
+            assert leader["run_id"] == "run"
+        assert lease.holder(study) is None
+
+    def test_given_back_after_an_error(self, study: optuna.Study) -> None:
+        with pytest.raises(ZeroDivisionError), lease.held(study, "run"):
+            raise ZeroDivisionError
+        assert lease.holder(study) is None
+
+    def test_a_dead_leader_on_this_machine_is_known_at_once(self, study: optuna.Study) -> None:
+        study.set_user_attr("leader", {**gone(), "run_id": "run", "beat": 3})
+        started = time.monotonic()
+        assert lease.holder(study) is None
+        assert time.monotonic() - started < 0.5
+
+    def test_a_silent_leader_elsewhere_is_dead(self, study: optuna.Study) -> None:
+        study.set_user_attr("leader", {**identity(), "host": "another-machine", "run_id": "run", "beat": 3})
+        assert lease.holder(study) is None
+
+    def test_a_counting_leader_elsewhere_lives(
+        self, study: optuna.Study, url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(lease, "identity", lambda: {**identity(), "host": "another-machine"})
+            leading = lease.held(study, "run")
+            leading.__enter__()
+        try:
+            leader = lease.holder(studies.load(studies.connect(url), "films", BASE, sampler_seed=0))
+            assert leader is not None
+            assert leader["host"] == "another-machine"
+        finally:
+            leading.__exit__(None, None, None)
