@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -295,13 +295,16 @@ def boundary() -> Iterator[None]:
 
     stop = Stop()
     stop.raise_on_signals()
-    if "MLFLOW_RUN_ID" in os.environ:
+    adopted = os.environ.get("MLFLOW_RUN_ID")
+    if adopted is not None:
         follow_mlflow_run()
     try:
         yield
     except Interrupted as event:
         click.echo(f"stopped by {event}; the same command goes on from here", err=True)
         code = 128 + event.signum
+        if adopted is not None:
+            close_adopted(adopted, str(event))
     except (ValueError, FileNotFoundError) as error:  # DataError and FilmError are ValueErrors
         click.echo(f"error: {error}", err=True)
         code = BAD_INPUT
@@ -311,6 +314,18 @@ def boundary() -> Iterator[None]:
     else:
         return
     sys.exit(code)
+
+
+def close_adopted(run_id: str, reason: str) -> None:
+    """Ends the run that `mlflow run` made as KILLED, whether or not a record took it over before the stop."""
+    from pneumonia.stop import end_mlflow_run
+    from pneumonia.tracking import Tracker, TrackingError, close_run, default_uri, reach, tracker_errors
+
+    tracker = Tracker(default_uri())
+    with suppress(TrackingError), tracker_errors(tracker.uri):  # a server that is away gets it from the record, later
+        reach(tracker.uri, seconds=1)
+        close_run(tracker.client, run_id, "INTERRUPTED", reason, trial=False)
+    end_mlflow_run()
 
 
 def home() -> Path:

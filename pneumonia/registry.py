@@ -13,6 +13,7 @@ import hashlib
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -170,12 +171,12 @@ def gate(tracker: Tracker, name: str, version: str, films: Validation) -> Verdic
         except Exception as error:  # its files are gone, or it is a model of another kind with errors of its own
             reach(tracker.uri)  # a store that is away says nothing about the version
             notes.append(f"the champion of before, version {champion}, cannot be scored ({type(error).__name__})")
-            client.set_model_version_tag(name, champion, UNUSABLE, "true")
+            _again(client.set_model_version_tag, name, champion, UNUSABLE, "true")
     best = version
     for _ in range(20):
         best = _best(client, name, tag) or version
         if _champion(client, name) != best:
-            client.set_registered_model_alias(name, CHAMPION, best)
+            _again(client.set_registered_model_alias, name, CHAMPION, best)
             continue
         if best == (_best(client, name, tag) or version):
             break
@@ -185,7 +186,7 @@ def gate(tracker: Tracker, name: str, version: str, films: Validation) -> Verdic
         if challenger is not None and str(challenger) == version:
             client.delete_registered_model_alias(name, CHALLENGER)
         return Verdict(name=name, version=version, alias=CHAMPION, reason=reason)
-    client.set_registered_model_alias(name, CHALLENGER, version)
+    _again(client.set_registered_model_alias, name, CHALLENGER, version)
     return Verdict(name=name, version=version, alias=CHALLENGER, reason=reason)
 
 
@@ -203,8 +204,18 @@ def _reason(own: np.ndarray, rival: np.ndarray | None, champion: str | None, ver
 
 def _score(client: MlflowClient, name: str, version: str, films: Validation) -> np.ndarray:
     values = losses(f"models:/{name}/{version}", films)
-    client.set_model_version_tag(name, version, f"gate.log_loss.{films.key}", repr(float(values.mean())))
+    _again(client.set_model_version_tag, name, version, f"gate.log_loss.{films.key}", repr(float(values.mean())))
     return values
+
+
+def _again(call: Callable[..., None], *arguments: str) -> None:
+    """MLflow looks whether a tag or an alias is there, then inserts it: of two gates at once the database refuses one,
+    whose second call finds it.
+    """
+    try:
+        call(*arguments)
+    except MlflowException:
+        call(*arguments)
 
 
 def _champion(client: MlflowClient, name: str) -> str | None:

@@ -146,8 +146,11 @@ class Tracker:
                     left.append(record)
         return done, left
 
-    def hand_over(self, experiment_id: str, old: str, new: str) -> None:
-        """Makes the run `new` the parent of the runs under `old`, and says on `old` by whom it was resumed."""
+    def hand_over(self, experiment_id: str, old: str, new: str) -> set[str]:
+        """Makes the run `new` the parent of the runs under `old`, and says on `old` by whom it was resumed.
+
+        Returns the ids of those under it that have not ended.
+        """
         with tracker_errors(self.uri):
             children = self.client.search_runs(
                 [experiment_id], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{old}'", max_results=50_000
@@ -157,6 +160,7 @@ class Tracker:
             if self.client.get_run(old).info.lifecycle_stage == "active":  # else somebody deleted it
                 self.client.set_tag(old, "resumed_by", new)
                 self.client.set_terminated(old, "KILLED")
+            return {child.info.run_id for child in children if child.info.status == "RUNNING"}
 
     def known_model(self, model_id: str | None) -> str | None:
         """`model_id`, if this store has such a logged model: metrics can be tied to no other.

@@ -15,6 +15,7 @@ from pneumonia import metrics, package, plots
 from pneumonia.cache import Decoded
 from pneumonia.config import TrainConfig
 from pneumonia.data import Index
+from pneumonia.model import build
 from pneumonia.record import Record
 from pneumonia.tracking import Tracker
 from pneumonia.train import Epoch, FitData, Fitted, Step, fit
@@ -57,6 +58,18 @@ def run_training(
     value = float(fitted.history[fitted.best_epoch - 1][OBJECTIVE])
     conclude(record, fitted, data, keep_model=keep_model(value))
     return value
+
+
+def warm_up() -> None:
+    """Does once what makes the first record of a process slow: importing seaborn and the ONNX exporter, and MLflow's
+    look at all packages that are installed.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, classes = Path(scratch), ("negative", "positive")
+        plots.save(plots.confusion_matrix(np.eye(2, dtype=int), classes), folder / "figure.png")
+        network = build(4, 0.0, seed=0)
+        package.write(folder / "package", network, size=32, classes=classes, threshold=0.5, slope=1.0, intercept=0.0)
+        mlflow.pyfunc.save_model(folder / "model", **package.pyfunc_arguments(folder / "package"))
 
 
 def fit_data(data: Decoded) -> FitData:

@@ -10,7 +10,7 @@ from pneumonia.data import Index
 from pneumonia.evaluate import evaluate_and_record
 from pneumonia.predict import ModelError
 from pneumonia.record import Record, records
-from pneumonia.registry import enter
+from pneumonia.registry import count_opening, enter
 from pneumonia.tracking import Tracker, TrackingError, sent, unsent
 from tests.conftest import NO_SERVER
 
@@ -76,28 +76,28 @@ def test_the_test_films_are_scored_in_a_run_of_their_own(
 
 
 def test_each_opening_counts_whatever_the_model_is_called(
-    tracker: Tracker, registered: Record, index: Index, home: Path, tmp_path: Path
+    tracker: Tracker, registered: Record, index: Index, home: Path
 ) -> None:
     assert openings(tracker) is None
-    location = tracker.client.get_model_version_download_uri("pneumonia", "1")
-    uris = (CHAMPION, "models:/pneumonia/1", f"models:/{sent(registered)['model_id']}", location)
-    for number, uri in enumerate(uris, start=1):
-        record, _ = evaluate_and_record(uri, index, home=home, tracker=tracker)
+    model_id = sent(registered)["model_id"]
+    for number, uri in enumerate(("models:/pneumonia/1", f"models:/{model_id}", "/a/folder"), start=1):
+        assert count_opening(tracker, uri, model_id) == number
         assert openings(tracker) == str(number)
-        assert record.run.tags["test.openings"] == str(number)
-        assert record.run.model_id == sent(registered)["model_id"]
+    record, _ = evaluate_and_record(CHAMPION, index, home=home, tracker=tracker)
+    assert openings(tracker) == record.run.tags["test.openings"] == "4"
+    assert record.run.model_id == model_id
 
 
 def test_openings_of_a_model_without_a_version_count_on_the_model(
-    tracker: Tracker, copy_trained: Callable[..., Record], index: Index, home: Path
+    tracker: Tracker, copy_trained: Callable[..., Record]
 ) -> None:
     trained = copy_trained("plain")
     trained.finish("COMPLETE")
     tracker.send(trained)
     model_id = sent(trained)["model_id"]
-    for number in ("1", "2"):
-        evaluate_and_record(f"models:/{model_id}", index, home=home, tracker=tracker)
-        assert tracker.client.get_logged_model(model_id).tags["test.openings"] == number
+    for number in (1, 2):
+        assert count_opening(tracker, f"models:/{model_id}", model_id) == number
+        assert tracker.client.get_logged_model(model_id).tags["test.openings"] == str(number)
 
 
 def test_a_model_that_the_store_does_not_know_is_scored_too(

@@ -36,7 +36,9 @@ def run(task: Task, workers: int, *, on_poll: Callable[[], None], on_death: Call
 
     def start() -> None:
         nonlocal started
-        process = context.Process(target=worker.main, args=(replace(task, number=started),), name=f"worker-{started}")
+        process = context.Process(
+            target=worker.main, args=(replace(task, number=task.number + started),), name=f"worker-{started}"
+        )
         with one_thread():
             process.start()
         alive.append(process)

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -13,13 +14,13 @@ from optuna.trial import TrialState
 from pneumonia import cache, registry
 from pneumonia.config import SearchConfig, TrainConfig, search_space
 from pneumonia.data import Index
-from pneumonia.record import Record, Run, close_dead, records
+from pneumonia.record import Record, Run, State, close_dead, records
 from pneumonia.registry import Verdict
 from pneumonia.search import lease, pool, report
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task, describe, open_storage, reap
 from pneumonia.stop import Interrupted
-from pneumonia.tracking import Tracker, finished, unsent
+from pneumonia.tracking import Tracker, TrackingError, close_run, finished, tracker_errors, unsent
 from pneumonia.train import Epoch, Step
 from pneumonia.trial import data_tags, dataset_of, run_training
 
@@ -95,8 +96,6 @@ def search(
     plan = config.decided()
     base = replace(base or TrainConfig(), size=plan.size, epochs=plan.epochs, seed=config.seed)
     experiment_id = tracker.experiment_id(experiment)
-    close_dead(home)
-    tracker.sync(home)
     tags = {**data_tags(index), **(tags or {})}
     task = Task(
         index=index,
@@ -118,7 +117,11 @@ def search(
     study = studies.create_or_resume(
         open_storage(task, tracker), config.study or studies.default_name(index.fingerprint, base), base
     )
-    task = replace(task, study=study.study_name)
+    # Workers are numbered on from the trials there are: a seed used again would propose the same again.
+    task = replace(task, study=study.study_name, number=len(studies.trials(study)))
+    _settle(study, home)
+    close_dead(home)
+    tracker.sync(home)
     if (holder := lease.holder(study)) is not None:
         return _join(study, replace(task, parent=holder["run_id"]), plan.workers, on_progress, say, tracker, run_id)
 
@@ -234,6 +237,22 @@ def _best(study: optuna.Study) -> optuna.trial.FrozenTrial:
     return min(complete, key=lambda trial: (trial.value, trial.number))
 
 
+def _settle(study: optuna.Study, home: Path) -> None:
+    """Ends the records of trials that ended in the study a moment before their worker was killed."""
+    every = studies.trials(study)
+    for record in records(home / "records" / study.study_name):
+        if record.status is None and record.run.role == "trial":
+            trial = every[int(record.run.tags["trial.number"])]
+            if trial.state in studies.DONE and trial.user_attrs.get("folder") == str(record.folder):
+                record.finish(*_end(trial))
+
+
+def _end(trial: optuna.trial.FrozenTrial) -> tuple[State, str]:
+    """A done trial's state and reason, as its record says them."""
+    state: State = "COMPLETE" if trial.state == TrialState.COMPLETE else "PRUNED"
+    return state, str(trial.user_attrs.get("reason", ""))
+
+
 def _take_over(
     study: optuna.Study, parent_id: str, task: Task, tracker: Tracker, experiment_id: str, say: Callable[[str], None]
 ) -> None:
@@ -248,7 +267,11 @@ def _take_over(
     for record in records(task.home / "records"):
         if record.run.parent == old:
             record.update(parent=parent_id)
-    tracker.hand_over(experiment_id, old, parent_id)
+    still_open = tracker.hand_over(experiment_id, old, parent_id)
+    for trial in studies.trials(study, *studies.DONE):
+        if trial.user_attrs.get("run_id") in still_open:  # its machine died before it could send; it may still do so
+            with suppress(TrackingError), tracker_errors(tracker.uri):
+                close_run(tracker.client, trial.user_attrs["run_id"], *_end(trial))
 
 
 def _record_trials(study: optuna.Study, parent: Record) -> None:

@@ -27,7 +27,7 @@ from pneumonia.search import study as studies
 from pneumonia.stop import Interrupted, Stop, identity
 from pneumonia.tracking import Tracker, TrackingError, close_run, reason_of, sent, tracker_errors
 from pneumonia.train import Epoch
-from pneumonia.trial import OBJECTIVE, dataset_of, run_training
+from pneumonia.trial import OBJECTIVE, dataset_of, run_training, warm_up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Task:
     deadline: float | None = None  # time.time() after which no trial starts
     heartbeat: int = studies.HEARTBEAT_SECONDS
     grace: int = studies.GRACE_SECONDS
-    number: int = 0  # of this worker, on this machine
+    number: int = 0  # of this worker, for its seed
 
 
 class Pruned(Exception):
@@ -79,6 +79,7 @@ def work(task: Task, stop: Stop) -> None:
     seed = task.base.seed * 1_000_003 + host * 997 + task.number
     study = studies.load(storage, task.study, task.base, sampler_seed=seed % 2**32)
     data = cache.decode(task.index, size=task.base.size, home=task.home)
+    warm_up()
 
     def wait() -> None:
         reap(study, task.home, tracker)

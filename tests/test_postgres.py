@@ -1,0 +1,154 @@
+"""One study in a real PostgreSQL, for searches that share nothing but the database and the tracking store."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from command import Lab, until
+from optuna.trial import TrialState
+
+from pneumonia.search import study as studies
+from pneumonia.tracking import Tracker
+
+pytestmark = [pytest.mark.postgres, pytest.mark.slow]
+
+PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), default=None)
+USER = "postgres"
+
+
+class Server:
+    """A PostgreSQL of one's own in a temporary folder, without passwords and without much care for its disk.
+
+    It refuses to run as root, so there it runs as the user `postgres`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        if os.getuid() == 0:
+            shutil.chown(folder, USER, USER)
+        self._do("initdb", "--auth=trust", f"--username={USER}", "--encoding=UTF8", "--locale=C", "--no-sync")
+        with (folder / "data" / "postgresql.conf").open("a") as file:
+            file.write(
+                f"port = {self.port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\nfsync = off\n"
+            )
+
+    def _do(self, program: str, *words: str) -> None:
+        assert PROGRAMS is not None
+        as_user = ["runuser", "-u", USER, "--"] if os.getuid() == 0 else []
+        command = [*as_user, str(PROGRAMS / program), "-D", str(self.folder / "data"), *words]
+        subprocess.run(command, cwd=self.folder, check=True, stdout=subprocess.DEVNULL, timeout=60)
+
+    def start(self) -> None:
+        self._do("pg_ctl", "start", "-w", "-l", str(self.folder / "log"))
+
+    def stop(self) -> None:
+        """At once, as a crash: connections break and transactions are lost."""
+        self._do("pg_ctl", "stop", "-w", "-m", "immediate")
+
+    def url(self, database: str = USER) -> str:
+        return f"postgresql+psycopg2://{USER}@127.0.0.1:{self.port}/{database}"
+
+    def create(self, database: str) -> str:
+        assert PROGRAMS is not None
+        command = [str(PROGRAMS / "createdb"), "-h", "127.0.0.1", "-p", str(self.port), "-U", USER, database]
+        subprocess.run(command, check=True, timeout=60)
+        return self.url(database)
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Server]:
+    if PROGRAMS is None:
+        pytest.skip("PostgreSQL's programs are not in /usr/lib/postgresql")
+    if os.getuid() == 0 and shutil.which("runuser") is None:
+        pytest.skip("PostgreSQL does not run as root, and there is no runuser to become its user")
+    folder = Path(tempfile.mkdtemp(prefix="pneumonia-postgres-"))  # not pytest's, which only root may enter
+    try:
+        server = Server(folder)
+        server.start()
+        yield server
+        server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def machine(name: str, tmp_path: Path, films: Path, tracker: Tracker, storage: str) -> Lab:
+    """As another machine: a home of its own."""
+    return Lab(tmp_path / name, films, tracking=tracker.uri, storage=storage)
+
+
+def test_two_machines_and_a_database_that_restarts(
+    postgres: Server, films: Path, tracker: Tracker, tmp_path: Path
+) -> None:
+    """The second search joins the first; the database goes away under both; together they reach the count exactly."""
+    url = postgres.create("together")
+    first, second = (machine(name, tmp_path, films, tracker, url) for name in ("first", "second"))
+    try:
+        leader = first.search(trials=4, workers=1)
+        until(first.running, "a running trial")
+        helper = second.search(trials=4, workers=1)
+        until(lambda: len(first.trials(TrialState.RUNNING)) == 2, "a running trial of each")
+        postgres.stop()
+        time.sleep(2)
+        postgres.start()
+        assert (leader.end(), helper.end()) == (0, 0), leader.text() + helper.text()
+        assert "joins study" in helper.text()
+        assert len(first.done()) == 4
+        assert first.trials(TrialState.RUNNING) == []
+        assert len({t.user_attrs["worker"]["pid"] for t in first.done()}) == 2  # nobody died of it, both had a share
+        assert studies.failures(first.study) == []
+        runs = first.runs()
+        assert Counter(run.info.status for run in runs)["RUNNING"] == 0
+        assert Counter(run.data.tags["role"] for run in runs)["search"] == 1
+        assert [version.aliases for version in first.versions()] == [["champion"]]
+    finally:
+        first.stop()
+        second.stop()
+
+
+def test_a_machine_that_dies(postgres: Server, films: Path, tracker: Tracker, tmp_path: Path) -> None:
+    """The leader is killed with all its workers; the same command elsewhere takes the study over after a while."""
+    url = postgres.create("dying")
+    first, second = (machine(name, tmp_path, films, tracker, url) for name in ("first", "second"))
+    try:
+        leader = first.search(trials=3)
+        until(first.done, "a trial done")
+        os.killpg(leader.process.pid, signal.SIGKILL)
+        leader.process.wait()
+        done = {t.number: t.datetime_complete for t in first.done()}
+        heir = second.search(trials=3)
+        assert heir.end() == 0, heir.text()
+        assert "resumes study" in heir.text()
+        assert len(first.done()) == 3
+        assert done.items() <= {t.number: t.datetime_complete for t in first.done()}.items()
+        ends = {run.data.tags["trial.number"]: run.data.tags["trial.state"] for run in first.runs("trial")}
+        assert {ends[str(t.number)] for t in first.done()} <= {"COMPLETE", "PRUNED"}
+        assert Counter(run.info.status for run in first.runs())["RUNNING"] == 0
+        assert [version.aliases for version in first.versions()] == [["champion"]]
+    finally:
+        first.stop()
+        second.stop()
+
+
+def test_a_password_in_the_url_reaches_nobody(films: Path, tracker: Tracker, tmp_path: Path) -> None:
+    lab = machine("only", tmp_path, films, tracker, "postgresql+psycopg2://postgres:hunter2@127.0.0.1:1/postgres")
+    try:
+        search = lab.search()
+        assert search.end() in (1, 2)
+    finally:
+        lab.stop()
+    assert search.text().count("\n") == 1
+    assert "PGPASSFILE" in search.text()
+    assert lab.runs() == []
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(b"hunter2" in path.read_bytes() for path in written)
