@@ -134,7 +134,7 @@ def validation(record: Record) -> Validation:
         FileNotFoundError: a film is no longer there.
     """
     root = Path(record.run.dataset["source"])
-    positive = record.run.tags["data.classes"].split("/")[1]
+    positive = record.run.dataset["classes"][1]
     rows = pd.read_csv(record.artifacts / "predictions" / "val.csv", dtype=str, keep_default_na=False)
     films = [(root / path).read_bytes() for path in rows["path"]]
     labels = (rows["label"] == positive).to_numpy().astype(int)

@@ -1,5 +1,6 @@
 """Sends records to MLflow, as often as it takes: sending twice changes nothing, sending late loses nothing."""
 
+import errno
 import getpass
 import json
 import os
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import mlflow
 import requests
@@ -56,8 +58,16 @@ def tracker_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, requests.RequestException, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # this machine's disk, not the store
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise TrackingError(f"MLflow's tracking store {uri} failed: {first[:300]}") from error
+        raise TrackingError(f"MLflow's tracking store {shown(uri)} failed: {first[:300]}") from error
+
+
+def shown(uri: str) -> str:
+    """A URI without the password that it may hold."""
+    parts = urlsplit(uri)
+    return uri if parts.password is None else uri.replace(f":{parts.password}@", ":***@")
 
 
 def reach(uri: str, *, seconds: float = 5.0) -> None:
@@ -73,7 +83,7 @@ def reach(uri: str, *, seconds: float = 5.0) -> None:
         answer.raise_for_status()
     except requests.RequestException as error:
         raise TrackingError(
-            f"no MLflow server answers at {uri} ({type(error).__name__}): start it, or set MLFLOW_TRACKING_URI"
+            f"no MLflow server answers at {shown(uri)} ({type(error).__name__}): start it, or set MLFLOW_TRACKING_URI"
         ) from error
 
 

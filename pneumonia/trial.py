@@ -164,6 +164,7 @@ def dataset_of(index: Index, context: str = "training") -> dict[str, Any]:
         "digest": index.fingerprint,
         "source": str(index.root),
         "context": context,
+        "classes": list(index.classes),
         "profile": {
             "films": len(index.table),
             **{split: int(n) for split, n in index.table["split"].value_counts().sort_index().items()},
