@@ -22,7 +22,7 @@ from pneumonia.search.worker import Task, describe, open_storage, reap
 from pneumonia.stop import Interrupted
 from pneumonia.tracking import Tracker, TrackingError, close_run, finished, tracker_errors, unsent
 from pneumonia.train import Epoch, Step
-from pneumonia.trial import data_tags, dataset_of, run_training
+from pneumonia.trial import data_tags, dataset_of, half_the_cores, run_training
 
 TIDY_SECONDS = 1.0
 
@@ -312,6 +312,6 @@ def _final(
             register=model_name,
         ),
     )
-    with finished(record, tracker):
+    with finished(record, tracker), half_the_cores():
         run_training(full, data, record, tracker=tracker, on_step=on_step, on_epoch=on_epoch)
     return record, None if unsent(record) else registry.enter(tracker, record)
