@@ -3,10 +3,12 @@
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -167,6 +169,31 @@ class Lab:
     def running(self) -> FrozenTrial | None:
         """A trial that a worker is at and MLflow knows of."""
         return next((t for t in self.trials(TrialState.RUNNING) if "run_id" in t.user_attrs), None)
+
+    def delay(self) -> FrozenTrial:
+        """Stops a worker in the middle of a trial; SIGCONT lets it go on."""
+
+        def stop() -> FrozenTrial | None:
+            if (trial := self.running()) is None:
+                return None
+            os.kill(trial.user_attrs["worker"]["pid"], signal.SIGSTOP)
+            if not self._locked() and self.trials()[trial.number].state == TrialState.RUNNING:
+                return trial
+            os.kill(trial.user_attrs["worker"]["pid"], signal.SIGCONT)
+            return None
+
+        return until(stop, "a worker at a trial")
+
+    def _locked(self) -> bool:
+        """Whether a process that was stopped takes a sqlite study's lock with it into its sleep."""
+        if self.storage is not None:
+            return False
+        with closing(sqlite3.connect(self.home / "study.db", timeout=0.2)) as database:
+            try:
+                database.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return True
+        return False
 
     def final(self) -> Record | None:
         """The final training, while it runs and has seen an epoch."""

@@ -95,9 +95,10 @@ def test_two_machines_and_a_database_that_restarts(
     first, second = (machine(name, tmp_path, films, tracker, url) for name in ("first", "second"))
     try:
         leader = first.search(trials=4, workers=1)
-        until(first.running, "a running trial")
+        trial = first.delay()
         helper = second.search(trials=4, workers=1)
         until(lambda: len(first.trials(TrialState.RUNNING)) == 2, "a running trial of each")
+        os.kill(trial.user_attrs["worker"]["pid"], signal.SIGCONT)
         postgres.stop()
         time.sleep(2)
         postgres.start()

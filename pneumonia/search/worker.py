@@ -93,7 +93,8 @@ def work(task: Task, stop: Stop) -> None:
         if trial is None:
             return
         try:
-            run_trial(trial, study, storage, task, data, tracker, stop)
+            with heartbeat(storage, trial, task.heartbeat):
+                run_trial(trial, study, task, data, tracker, stop)
         except studies.LeaseLost:
             continue
 
@@ -110,7 +111,6 @@ def open_storage(task: Task, tracker: Tracker) -> RDBStorage:
 def run_trial(
     trial: optuna.Trial,
     study: optuna.Study,
-    storage: RDBStorage,
     task: Task,
     data: cache.Decoded,
     tracker: Tracker,
@@ -151,11 +151,10 @@ def run_trial(
     state: State = "FAIL"
     reason, value = "", math.nan
     try:
-        with heartbeat(storage, trial, task.heartbeat):
-            value = run_training(
-                config, data, record, on_epoch=on_epoch, on_step=lambda step: stop.check(), tracker=tracker,
-                keep_model=lambda value: worth_keeping(study, value, task.keep_models),
-            )  # fmt: skip
+        value = run_training(
+            config, data, record, on_epoch=on_epoch, on_step=lambda step: stop.check(), tracker=tracker,
+            keep_model=lambda value: worth_keeping(study, value, task.keep_models),
+        )  # fmt: skip
         state = "COMPLETE"
     except Pruned as event:
         state, reason = "PRUNED", str(event)
@@ -199,17 +198,19 @@ def note(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
 
 @contextmanager
 def heartbeat(storage: RDBStorage, trial: optuna.Trial, seconds: int) -> Iterator[None]:
-    """Tells the database every `seconds` that the trial lives; one that is away is told again later."""
+    """Tells the database every `seconds` that the trial lives; one that is away is told again later.
+
+    The first time before the block starts: a trial without any sign of life would never be missed.
+    """
+    studies.patiently(lambda: storage.record_heartbeat(trial._trial_id))
     done = threading.Event()
 
     def beat() -> None:
-        while True:
+        while not done.wait(seconds):
             try:
                 storage.record_heartbeat(trial._trial_id)
             except Exception:  # the training's own calls say what is wrong with the database
                 optuna.logging.get_logger(__name__).debug("no heartbeat", exc_info=True)
-            if done.wait(seconds):
-                return
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()

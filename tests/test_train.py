@@ -1,0 +1,151 @@
+"""Training: repeatable, honest about divergence, and the best epoch is what comes out."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pneumonia import train
+from pneumonia.config import TrainConfig
+from pneumonia.train import Diverged, Epoch, FitData, Step, fit, predict
+from pneumonia.trial import fit_data
+
+TINY = TrainConfig(size=32, width=4, epochs=3, batch_size=16, lr=5e-3, dropout=0.1, ema_decay=0.9, device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def blobs(n: int, *, positives: float = 0.5, seed: int = 0, size: int = 32) -> tuple[np.ndarray, np.ndarray]:
+    """Noise, with a bright patch in the middle of the positive ones: a task that a few steps learn."""
+    rng = np.random.default_rng(seed)
+    labels = (np.arange(n) < round(n * positives)).astype(int)
+    films = rng.integers(60, 120, (n, size, size))
+    films[labels == 1, 10:20, 10:20] += 90
+    order = rng.permutation(n)
+    return films[order].astype(np.uint8), labels[order]
+
+
+@pytest.fixture(scope="module")
+def data() -> FitData:
+    films, labels = blobs(96)
+    val, val_labels = blobs(40, seed=1)
+    return FitData(train_films=films, train_labels=labels, val_films=val, val_labels=val_labels)
+
+
+def test_one_batch_is_overfitted() -> None:
+    rng = np.random.default_rng(0)
+    films, labels = rng.integers(0, 255, (16, 32, 32), dtype=np.uint8), np.arange(16) % 2  # nothing but noise to learn
+    same = FitData(train_films=films, train_labels=labels, val_films=films, val_labels=labels)
+    config = replace(TINY, epochs=60, patience=60, augment=0, dropout=0, label_smoothing=0, weight_decay=0, width=8)
+    fitted = fit(config, same)
+    assert min(epoch["train/loss"] for epoch in fitted.history) < 0.05
+    assert ((fitted.val_logits > 0) == labels).all()
+
+
+def test_the_same_seed_gives_the_same_network_bit_for_bit(data: FitData) -> None:
+    one, two, other = fit(TINY, data), fit(TINY, data), fit(replace(TINY, seed=1), data)
+    assert [e["train/loss"] for e in one.history] == [e["train/loss"] for e in two.history]
+    assert np.array_equal(one.val_logits, two.val_logits)
+    assert not np.array_equal(one.val_logits, other.val_logits)
+
+
+def test_it_learns_what_can_be_learnt(data: FitData) -> None:
+    assert fit(replace(TINY, epochs=6), data).history[-1]["val/auc"] > 0.95
+
+
+def test_global_state_is_left_alone(data: FitData) -> None:
+    torch.manual_seed(7)
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    fit(replace(TINY, epochs=1), data)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+
+
+def test_the_best_epochs_weights_come_out(data: FitData) -> None:
+    fitted = fit(replace(TINY, epochs=5), data)
+    values = [epoch["val/log_loss"] for epoch in fitted.history]
+    assert fitted.best_epoch == int(np.argmin(values)) + 1
+    assert np.allclose(predict(fitted.network, torch.from_numpy(data.val_films)), fitted.val_logits, atol=1e-5)
+    assert not fitted.network.training
+
+
+def test_training_stops_when_it_gets_no_better(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([0.5, 0.4, 0.6, 0.6, 0.6, 0.6])
+    monkeypatch.setattr(train, "_val_metrics", lambda *_: {"val/log_loss": next(losses)})
+    fitted = fit(replace(TINY, epochs=6, patience=2), data)
+    assert (len(fitted.history), fitted.best_epoch) == (4, 2)
+
+
+def test_a_learning_rate_beyond_reason_is_named(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "augment", lambda films, **_: torch.full((len(films), 1, 32, 32), float("nan")))
+    with pytest.raises(Diverged, match=r"the loss is not finite at step 1, learning rate"):
+        fit(TINY, data)
+
+
+def test_validation_films_are_neither_augmented_nor_drawn(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    real = train.augment
+    monkeypatch.setattr(train, "augment", lambda films, **more: (seen.append(films), real(films, **more))[1])
+    fit(replace(TINY, epochs=1), data)
+    val = {film.tobytes() for film in data.val_films}
+    assert not any(film.numpy().tobytes() in val for batch in seen for film in batch)
+
+
+def test_no_test_film_reaches_the_training(decoded) -> None:  # type: ignore[no-untyped-def]
+    given = fit_data(decoded)
+    split = decoded.index.table["split"].to_numpy()
+    assert len(given.train_films) == (split == "train").sum()
+    assert len(given.val_films) == (split == "val").sum()
+    test = {film.tobytes() for film in decoded.films[split == "test"]}
+    assert not any(film.tobytes() in test for film in (*given.train_films, *given.val_films))
+
+
+def test_what_the_callbacks_say_and_raise(data: FitData) -> None:
+    epochs: list[Epoch] = []
+    steps: list[Step] = []
+    fitted = fit(TINY, data, on_epoch=epochs.append, on_step=steps.append)
+    assert [e.number for e in epochs] == [1, 2, 3]
+    assert [e.metrics for e in epochs] == fitted.history
+    assert [s.step for s in steps] == list(range(1, 19))
+    assert {s.steps for s in steps} == {18}
+    assert steps[-1].seconds_left == 0
+
+    def stop(epoch: Epoch) -> None:
+        raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        fit(TINY, data, on_epoch=stop)
+
+
+@pytest.mark.parametrize("positives", [0.01, 0.1])
+def test_a_rare_class_works(positives: float) -> None:
+    films, labels = blobs(200, positives=positives)
+    val, val_labels = blobs(40, seed=1)
+    rare = FitData(train_films=films, train_labels=labels, val_films=val, val_labels=val_labels)
+    assert np.isfinite(fit(replace(TINY, epochs=1), rare).val_logits).all()
+
+
+def test_validation_films_of_one_class_choose_by_plain_loss(data: FitData) -> None:
+    val, val_labels = blobs(20, positives=1.0)
+    lacking = replace(data, val_films=val, val_labels=val_labels)
+    fitted = fit(TINY, lacking)
+    assert all(np.isnan(epoch["val/log_loss"]) for epoch in fitted.history)
+    assert fitted.best_epoch == int(np.argmin([epoch["val/loss"] for epoch in fitted.history])) + 1
+
+
+def test_what_cannot_be_trained_on_is_refused(data: FitData) -> None:
+    with pytest.raises(ValueError, match="films of both classes, not 0 negative"):
+        fit(TINY, replace(data, train_labels=np.ones_like(data.train_labels)))
+    with pytest.raises(ValueError, match="no validation films"):
+        fit(TINY, replace(data, val_films=data.val_films[:0], val_labels=data.val_labels[:0]))
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="device cuda is not available"):
+            fit(replace(TINY, device="cuda"), data)
