@@ -44,6 +44,7 @@ def command(*words: str, folder: Path) -> str:
 def environment(folder: Path) -> dict[str, str]:
     return {
         **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",  # the server starts uvicorn
         "PYTHONPATH": str(ROOT),
         "PNEUMONIA_HOME": str(folder / ".pneumonia"),
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",

@@ -40,7 +40,7 @@ class TrainConfig:
     dropout: float = _setting(0.3, "dropout before the last layer", Range(low=0.0, high=0.5))
     label_smoothing: float = _setting(0.05, "share of each label given to the other class")
     ema_decay: float = _setting(0.995, "decay a step of the averaged weights that are validated and kept")
-    augment: float = _setting(1.0, "strength of the augmentation; 0 turns it off", Range(low=0.5, high=1.5))
+    augment: float = _setting(1.0, "strength of the augmentation; 0 turns it off", Range(low=1.0, high=1.5))
     sampler: Sampler = _setting("weighted", "weighted: each class fills half of the draws; none: films as they come")
     patience: int = _setting(12, "stop after so many epochs without a better val log loss")
     seed: int = _setting(0, "seed of the weights, the draws and the augmentation")
