@@ -46,6 +46,12 @@ class Decoded:
     failures: list[tuple[str, str]]
     seconds: float
 
+    def unread(self, most: int = 5) -> list[str]:
+        """Lines about the films that could not be decoded; none when all could."""
+        lines = [f"{len(self.failures)} films could not be read and are left out"] if self.failures else []
+        lines += [f"  {path}: {reason}" for path, reason in self.failures[:most]]
+        return lines + (["  ... all of them stand in data_report.json"] if len(self.failures) > most else [])
+
 
 def decode(index: Index, *, size: int, home: Path, workers: int | None = None, progress: bool = False) -> Decoded:
     """Decodes every film of an index to `size` x `size` pixels, or opens what an earlier call decoded.

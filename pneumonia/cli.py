@@ -185,6 +185,8 @@ def train(as_json: bool, data: str | None, **values: Any) -> None:
         with finished(record, tracker), closing(bar), half_the_cores():
             decoded = cache.decode(index, size=config.size, home=home(), progress=True)
             record.add_json("data_report.json", decoded.index.report.as_dict())
+            for line in decoded.unread():
+                say(line)
             run_training(config, decoded, record, tracker=tracker, on_epoch=bar.on_epoch, on_step=bar.on_step)
         report_run(record, as_json)
 

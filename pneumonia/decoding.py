@@ -78,15 +78,17 @@ def _run_here(jobs: list[Job], films: Path, offset: int, size: int) -> Iterator[
         try:
             for row, path, sha256 in jobs:
                 before = os.fstat(log.fileno()).st_size
-                try:
-                    os.dup2(log.fileno(), 2)
-                    reason = _decode_one(path, sha256, size, out.fileno(), offset + row * size * size)
-                finally:
-                    os.dup2(stderr, 2)
+                os.dup2(log.fileno(), 2)
+                reason = _decode_one(path, sha256, size, out.fileno(), offset + row * size * size)
+                os.dup2(stderr, 2)
                 if said := os.pread(log.fileno(), os.fstat(log.fileno()).st_size - before, before):
                     os.write(stderr, re.sub(rb"(?:" + _COMPLAINT.pattern.encode() + rb")\n?", b"", said))
                 yield row, reason, False
         finally:
+            if os.path.sameopenfile(
+                2, log.fileno()
+            ):  # else it was given back, and may have been turned elsewhere since
+                os.dup2(stderr, 2)
             os.close(stderr)
 
 
@@ -161,12 +163,13 @@ def _work() -> None:
     def answer(row: int, reason: str | None) -> None:
         os.write(answers, f"{json.dumps([row, reason])}\n".encode())  # in one call, see `_run`
 
+    # Before cv2, because it sets OpenCV's limit of pixels; and here, because it had better fail before the first film.
+    import pneumonia.served  # noqa: F401
+
+    answer(-os.getpid(), None)
     import cv2
 
-    import pneumonia.served  # noqa: F401  # fails here, if it does, and not at the first film
-
     cv2.setNumThreads(1)
-    answer(-os.getpid(), None)
     with open(job["films"], "r+b", buffering=0) as films:
         for row, path, sha256 in job["jobs"]:
             try:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from pneumonia import metrics, predict, registry
 from pneumonia.data import Index, Split
+from pneumonia.intervals import intervals
 from pneumonia.record import Record, Run
 from pneumonia.tracking import Tracker, finished
 from pneumonia.trial import data_tags, dataset_of, write_predictions, write_scores
@@ -127,7 +128,7 @@ def assess(
         probabilities=probabilities,
         confusion=metrics.confusion(labels, probabilities, threshold),
         scores=metrics.score(labels, probabilities, threshold),
-        intervals=metrics.intervals(labels, probabilities, threshold, patients=kept["patient"].to_numpy()),
+        intervals=intervals(labels, probabilities, threshold, patients=kept["patient"].to_numpy()),
         warnings=metrics.warnings_for(labels, classes=classes),
         failures=failures,
     )

@@ -16,6 +16,7 @@ from matplotlib.ticker import EngFormatter, NullFormatter
 from numpy.typing import ArrayLike
 
 from pneumonia import metrics
+from pneumonia.intervals import wilson
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 WIDE_INCHES, HIGH_INCHES, DPI = 6.0, 5.0, 100
@@ -110,7 +111,7 @@ def reliability(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -
     axes.set_title(f"Can the probability be taken at its word?\n{_films(y)}")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1, label="perfect calibration")
     filled = count > 0
-    spread = np.array([metrics.wilson(o * n, n) for o, n in zip(observed[filled], count[filled], strict=True)]).T
+    spread = np.array([wilson(o * n, n) for o, n in zip(observed[filled], count[filled], strict=True)]).T
     axes.errorbar(
         mean[filled],
         observed[filled],

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pneumonia import metrics, sampling
+from pneumonia import calibration, metrics, sampling
 from pneumonia.augment import augment, standardise
 from pneumonia.config import TrainConfig
 from pneumonia.model import Network, build
@@ -110,8 +110,8 @@ def fit(
     """Trains by the recipe: AdamW, one-cycle learning rate, label smoothing, averaged weights.
 
     Epochs are judged by the film alone, which takes half the time; the result by film and mirror image.
-    The best epoch is the one with the lowest `val/log_loss` (see `metrics.objective`), or the lowest `val/loss` where
-    the validation films lack a class. On one machine, with one process and the same number of threads, the same
+    The best epoch is the one with the lowest `val/log_loss` (see `calibration.objective`), or the lowest `val/loss`
+    where the validation films lack a class. On one machine, with one process and the same number of threads, the same
     configuration and films give the same network, bit for bit, on the CPU.
 
     Args:
@@ -263,8 +263,8 @@ def _val_metrics(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
     if not np.isfinite(logits).all():
         return {"val/loss": math.nan, "val/log_loss": math.nan}
     loss = float(np.logaddexp(0, np.where(labels == 1, -logits, logits)).mean())
-    probabilities = metrics.fit_calibration(labels, logits).apply(logits)
+    probabilities = calibration.fit_calibration(labels, logits).apply(logits)
     both = 0 < labels.sum() < len(labels)
-    threshold = metrics.choose_threshold(labels, probabilities) if both else 0.5
+    threshold = calibration.choose_threshold(labels, probabilities) if both else 0.5
     scores = {f"val/{name}": value for name, value in metrics.score(labels, probabilities, threshold).items()}
-    return {**scores, "val/loss": loss, "val/log_loss": metrics.objective(labels, logits)}
+    return {**scores, "val/loss": loss, "val/log_loss": calibration.objective(labels, logits)}

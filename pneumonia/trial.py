@@ -15,6 +15,7 @@ import torch
 
 from pneumonia import metrics, package, plots
 from pneumonia.cache import Decoded
+from pneumonia.calibration import choose_threshold, fit_calibration
 from pneumonia.config import TrainConfig
 from pneumonia.data import Index
 from pneumonia.model import build
@@ -106,9 +107,9 @@ def conclude(record: Record, fitted: Fitted, data: Decoded, *, keep_model: bool)
     began = time.monotonic()
     val = data.index.only("val")
     labels, classes = val["label"].to_numpy(), data.index.classes
-    calibration = metrics.fit_calibration(labels, fitted.val_logits)
+    calibration = fit_calibration(labels, fitted.val_logits)
     probabilities = calibration.apply(fitted.val_logits)
-    threshold = metrics.choose_threshold(labels, probabilities)
+    threshold = choose_threshold(labels, probabilities)
     write_scores(record, labels, probabilities, threshold, classes)
     write_predictions(record.artifacts / "predictions" / "val.csv", val, probabilities, classes)
     plots.save(plots.learning_curves(fitted.history), record.artifacts / "figures" / "learning_curves.png")

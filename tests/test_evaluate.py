@@ -5,13 +5,14 @@ import pandas as pd
 import pytest
 
 from pneumonia import evaluate, metrics
+from pneumonia.calibration import Calibration
 
 
 def tables(*, negative: int = 40, positive: int = 60, failed: int = 2) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows of an index and `predict`'s table for them; the first `failed` films could not be scored."""
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.repeat([0, 1], [negative, positive]))
-    probabilities = metrics.Calibration(1.0, 0.0).apply(rng.normal(3 * labels - 1.5, 1.5))
+    probabilities = Calibration(1.0, 0.0).apply(rng.normal(3 * labels - 1.5, 1.5))
     bad = np.arange(labels.size) < failed
     rows = pd.DataFrame(
         {

@@ -8,10 +8,11 @@ import pytest
 from matplotlib.figure import Figure
 
 from pneumonia import metrics, plots
+from pneumonia.calibration import Calibration
 
 rng = np.random.default_rng(0)
 Y = np.repeat([0, 1], [40, 120])
-P = metrics.Calibration(1.0, 0.0).apply(rng.normal(4 * Y - 2, 1.5))
+P = Calibration(1.0, 0.0).apply(rng.normal(4 * Y - 2, 1.5))
 HISTORY = [{"train/loss": 0.7 / e, "val/loss": 0.6 / e, "val/auc": 1 - 0.2 / e} for e in range(1, 9)]
 
 FIGURES: dict[str, Callable[[], Figure]] = {

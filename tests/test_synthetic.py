@@ -14,7 +14,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from pneumonia import synthetic
-from pneumonia.synthetic import draw, write
+from pneumonia.drawing import Subtype, draw
+from pneumonia.synthetic import write
 
 NORMAL = re.compile(r"(?:NORMAL2-)?(IM-\d{4})-\d{4}\.jpeg")
 PNEUMONIA = re.compile(r"(person\d+)_(bacteria|virus)_\d+\.jpeg")
@@ -141,7 +142,7 @@ def test_arguments_out_of_range_are_refused(tmp_path: Path, arguments: dict[str,
 
 
 @pytest.mark.parametrize("subtype", ["bacteria", "virus"])
-def test_disease_changes_the_lungs_and_little_else(subtype: synthetic.Subtype) -> None:
+def test_disease_changes_the_lungs_and_little_else(subtype: Subtype) -> None:
     """With and without disease the body is the same: what brightens lies within the chest, and is part of the film."""
     for seed in range(5):
         well = draw("normal", np.random.default_rng(seed)).astype(np.float64)
@@ -160,7 +161,7 @@ def test_disease_changes_the_lungs_and_little_else(subtype: synthetic.Subtype) -
 def test_a_worse_disease_shows_more_and_bacteria_more_than_viruses() -> None:
     wells = [draw("normal", np.random.default_rng(s)).astype(np.float64) for s in range(4)]
 
-    def seen(subtype: synthetic.Subtype, severity: float) -> float:
+    def seen(subtype: Subtype, severity: float) -> float:
         ills = [draw(subtype, np.random.default_rng(s), severity=severity) for s in range(4)]
         return float(np.mean([np.percentile(ill - well, 98) for ill, well in zip(ills, wells, strict=True)]))
 

@@ -145,6 +145,8 @@ def search(
         _take_over(study, parent_id, task, tracker, experiment_id, say)
         data = cache.decode(index, size=plan.size, home=home, progress=True)
         parent.add_json("data_report.json", data.index.report.as_dict())
+        for line in data.unread():
+            say(line)
         _run_trials(study, task, plan.workers, on_progress, tracker)
         best = _best(study)
         _record_trials(study, parent)

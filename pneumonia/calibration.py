@@ -1,0 +1,125 @@
+"""From a network's logits to the probability that is served and its threshold, and the loss that a search compares.
+
+All of it is fitted to validation films: `labels` is int [N] with 1 for the positive class, `logits` is float [N].
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pneumonia.metrics import CLIP, Floats, checked, checked_logits
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The line in the logit that turns a network's logit into the probability that is served."""
+
+    slope: float
+    intercept: float
+
+    def apply(self, logits: ArrayLike) -> Floats:
+        """Probabilities of the logits' shape."""
+        return sigmoid(self.slope * np.asarray(logits, dtype=np.float64) + self.intercept)
+
+
+def fit_calibration(labels: ArrayLike, logits: ArrayLike) -> Calibration:
+    """Platt scaling (Platt 1999): logistic regression on the logit, with his smoothed targets, not class-balanced.
+
+    The probabilities come out calibrated to the share of positives among these films. The slope is kept above 0, so
+    that the order of films stays; where the logits say nothing (one value, or the wrong way round) the probability
+    is all but the share of positives.
+
+    Raises:
+        ValueError: no films, shapes differ, a label other than 0 and 1, or a logit that is not finite.
+    """
+    y, x = checked_logits(labels, logits)
+    positives = int(y.sum())
+    targets = np.where(y == 1, (positives + 1) / (positives + 2), 1 / (y.size - positives + 2))
+    slope, intercept = _logistic(x, targets, np.full(y.size, 1 / y.size), smallest=1e-3)
+    return Calibration(slope, intercept)
+
+
+def objective(labels: ArrayLike, logits: ArrayLike) -> float:
+    """The search's objective, lower is better: class-balanced log loss after the best line in the logit, nats.
+
+    It measures separation, not calibration: log 2 for a network that cannot tell the classes apart (or has them the
+    wrong way round), towards 0 as the classes part, and unlike AUC it does not saturate. NaN if a class is missing.
+
+    Raises:
+        ValueError: as `fit_calibration`.
+    """
+    y, x = checked_logits(labels, logits)
+    positives = int(y.sum())
+    if positives in (0, y.size):
+        return float("nan")
+    weights = np.where(y == 1, 0.5 / positives, 0.5 / (y.size - positives))
+    slope, intercept = _logistic(x, y.astype(np.float64), weights, smallest=0.0)
+    return float(weights @ np.logaddexp(0, np.where(y == 1, -1, 1) * (slope * x + intercept)))
+
+
+def choose_threshold(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """The threshold that maximises balanced accuracy once each film's logit is blurred by a kernel.
+
+    The kernel is logistic, its scale .28 of the classes' mean standard deviation (a standard deviation of half of it).
+    Give it validation films only. The plain optimum hangs on a handful of films: for 200 + 580 normal, heavy-tailed
+    or skew logits it wandered with a standard deviation of .35 to .41 in the logit and the mean of 200 bootstrap
+    optima with .26 to .29, this with .13 to .15, and its balanced accuracy on new films was the highest
+    (`test_threshold_is_steadier_than_the_plain_optimum`).
+
+    Raises:
+        ValueError: as `score`, or a class is missing.
+    """
+    y, p = checked(labels, probabilities)
+    if not 0 < y.sum() < y.size:
+        raise ValueError("choosing a threshold needs films of both classes, but the labels hold one class only")
+    clipped = np.clip(p, CLIP, 1 - CLIP)
+    logits = np.log(clipped / (1 - clipped))
+    negative, positive = logits[y == 0], logits[y == 1]
+    scale = max(0.28 * (negative.std() + positive.std()) / 2, 0.05)
+    grid = np.linspace(logits.min(), logits.max(), 401)
+    gain = sigmoid((grid[:, None] - negative) / scale).mean(1) - sigmoid((grid[:, None] - positive) / scale).mean(1)
+    return float(sigmoid(grid[gain >= gain.max() - 1e-9].mean()))  # the middle of a plateau
+
+
+def sigmoid(x: Any) -> Floats:
+    """1 / (1 + exp(-x)), without overflow."""
+    return np.asarray(np.exp(-np.logaddexp(0, -np.asarray(x, dtype=np.float64))))
+
+
+def _logistic(x: Floats, targets: Floats, weights: Floats, *, smallest: float) -> tuple[float, float]:
+    """Slope and intercept that minimise the weighted log loss; the slope in units of x's spread is >= `smallest`.
+
+    Damped Newton. A ridge of 1e-5 on the slope keeps it finite for classes that do not overlap.
+    """
+    centre, spread = x.mean(), x.std()
+    constant = spread <= 1e-9 * (1 + abs(centre))
+    z = np.zeros_like(x) if constant else (x - centre) / spread
+    ridge = 1e-5
+
+    def loss(at: Floats) -> float:
+        line = at[0] * z + at[1]
+        return float(weights @ (np.logaddexp(0, line) - targets * line) + ridge / 2 * at[0] ** 2)
+
+    share = float(np.clip(weights @ targets / weights.sum(), 1e-6, 1 - 1e-6))
+    at = np.array([smallest, np.log(share / (1 - share))])
+    # The loss is convex: where its unbounded optimum lies below the bound, the bound is the optimum.
+    free = not constant and (weights * (sigmoid(at[0] * z + at[1]) - targets)) @ z < 0
+    now = loss(at)
+    for _ in range(50):
+        q = sigmoid(at[0] * z + at[1])
+        error, curve = weights * (q - targets), weights * q * (1 - q)
+        gradient = np.array([error @ z + ridge * at[0], error.sum()])
+        cross = curve @ z
+        hessian = np.array([[curve @ z**2 + ridge, cross], [cross, curve.sum() + 1e-12]])
+        step = np.linalg.solve(hessian, gradient) if free else np.array([0.0, gradient[1] / hessian[1, 1]])
+        if float(gradient @ step) < 1e-12:
+            break
+        while (then := loss(at - step)) > now and np.abs(step).max() > 1e-12:
+            step /= 2
+        at, now = at - step, then
+    slope = float(at[0])
+    if constant:
+        return slope, float(at[1] - slope * centre)
+    return slope / float(spread), float(at[1] - slope * centre / spread)
