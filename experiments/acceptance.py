@@ -160,8 +160,18 @@ def main() -> None:
     result["server"] = served_as_predicted(films / "originals", last)
     result["skew"] = skew(films / "full_size", films / "chest_xray" / "train", last)
     print(json.dumps(result, indent=1))
+    promises = {
+        "at most 20 minutes": all(entry["minutes"] <= 20 for entry in result["search"]),
+        "at least 8 trials": all(entry["trials"] >= 8 for entry in result["search"]),
+        "mean test AUC at least .975": result["test_auc"]["mean"] >= 0.975,
+        "server and predict agree": result["server"]["holds"],
+        "full-size and small films agree": result["skew"]["holds"],
+    }
+    for promise, holds in promises.items():
+        print("holds " if holds else "FAILS ", promise)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    sys.exit(not all(promises.values()))
 
 
 if __name__ == "__main__":

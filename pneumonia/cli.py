@@ -41,7 +41,7 @@ def settings(config: type[TrainConfig] | type[SearchConfig], *names: str) -> Cal
         for name in reversed(names or tuple(by_name)):
             field = by_name[name]
             kind = _click_type(field.type)
-            open_type = kind if isinstance(kind, click.Choice) else Open(kind)
+            open_type = kind if isinstance(kind, click.Choice) or name == "data" else Open(kind)
             shown = (
                 "" if field.default is None else f" [{field.default:g}]" if _number(field) else f" [{field.default}]"
             )
@@ -89,7 +89,7 @@ data_option = settings(SearchConfig, "data")
 @as_json
 def search(as_json: bool, **values: Any) -> None:
     """Search learning rate, width and more; train the best in full; register it. The same command resumes."""
-    with boundary():
+    with boundary(resumes=True):
         from pneumonia import search as searching
         from pneumonia.progress import SearchBar, TrainBar, closing
 
@@ -138,6 +138,9 @@ def search(as_json: bool, **values: Any) -> None:
         elif outcome.verdict is None:
             say("the tracking server was away: type `pneumonia sync` when it is back, to send and register the rest")
             sys.exit(FAILED)
+        elif outcome.unsent:
+            say(f"{outcome.unsent} runs could not be sent: type `pneumonia sync` when the tracking server is back")
+            sys.exit(FAILED)
         elif not as_json:
             score = outcome.final.summary if outcome.final else {}
             say(f"validation: AUC {score['val/auc']:.4f}, log loss {score['val/log_loss']:.4f}, {len_val(index)} films")
@@ -161,7 +164,7 @@ def train(as_json: bool, data: str | None, **values: Any) -> None:
         from pneumonia.tracking import finished
         from pneumonia.trial import data_tags, dataset_of, half_the_cores, run_training
 
-        data = data or "synthetic"
+        data = "synthetic" if data is None else data
         config = TrainConfig(**given(**values))
         tracker, experiment, run_id = tracking()
         tracker.experiment_id(experiment)
@@ -202,7 +205,7 @@ def evaluate(model: str | None, data: str | None, as_json: bool) -> None:
         from pneumonia.tracking import sent
 
         tracker, experiment, run_id = tracking()
-        index = films(data or "synthetic", need="test")
+        index = films("synthetic" if data is None else data, need="test")
         record, evaluation = evaluating.evaluate_and_record(
             model or f"models:/{'pneumonia-demo' if data in (None, 'synthetic') else 'pneumonia'}@champion",
             index,
@@ -230,6 +233,8 @@ def predict(inputs: tuple[str, ...], model: str, output: Path | None) -> None:
         from pneumonia import predict as predicting
 
         tracking()
+        if output is not None:
+            predicting.check_output(output)
         paths = predicting.films(inputs)
         table = predicting.predict(predicting.load(model), paths, progress=sys.stderr.isatty())
         predicting.write(table, output)
@@ -244,7 +249,7 @@ def predict(inputs: tuple[str, ...], model: str, output: Path | None) -> None:
 @click.option("--dest", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="folder")
 def download(dest: Path) -> None:
     """Fetch the public dataset (Kermany 2018, CC BY 4.0, 1.2 GB); goes on where it was broken off."""
-    with boundary():
+    with boundary(resumes=True):
         from pneumonia.download import download as fetch
 
         folder = fetch(dest)
@@ -265,7 +270,7 @@ def promote(version: str, name: str) -> None:
 @cli.command()
 def sync() -> None:
     """Send to MLflow what could not be sent, and register what was to be registered."""
-    with boundary():
+    with boundary(resumes=True):
         from pneumonia import registry
         from pneumonia.record import close_dead
 
@@ -273,9 +278,10 @@ def sync() -> None:
         close_dead(home())
         sent, left = tracker.sync(home())
         say(f"{len(sent)} runs sent, {len(left)} still to be sent")
-        for verdict in registry.catch_up(tracker, home()):
-            say(verdict.line())
-        if left:
+        verdicts, missed = registry.catch_up(tracker, home())
+        for line in [*(verdict.line() for verdict in verdicts), *missed]:
+            say(line)
+        if left or missed:
             sys.exit(FAILED)
 
 
@@ -291,8 +297,10 @@ def main() -> None:
 
 
 @contextmanager
-def boundary() -> Iterator[None]:
-    """Signals are caught, and errors become one sentence and an exit code."""
+def boundary(*, resumes: bool = False) -> Iterator[None]:
+    """Signals are caught, and errors become one sentence and an exit code; `resumes`: the command goes on where it
+    was stopped when it is typed again.
+    """
     from pneumonia.stop import Interrupted, Stop, follow_mlflow_run
 
     stop = Stop()
@@ -303,7 +311,7 @@ def boundary() -> Iterator[None]:
     try:
         yield
     except Interrupted as event:
-        click.echo(f"stopped by {event}; the same command goes on from here", err=True)
+        click.echo(f"stopped by {event}" + ("; the same command goes on from here" if resumes else ""), err=True)
         code = 128 + event.signum
         if adopted is not None:
             close_adopted(adopted, str(event))
@@ -367,9 +375,13 @@ def films(data: str, *, need: Literal["train", "test"] = "train") -> "Index":
     from pneumonia import synthetic
     from pneumonia.data import require, scan
 
+    if not data.strip():
+        raise ValueError("data is empty: give a folder, a manifest, or the word synthetic")
     folder = synthetic.write(home() / "synthetic", progress=True) if data == "synthetic" else Path(data)
     index = scan(folder, progress=True)
     require(index, need)
+    if need == "train":
+        require(index, "val")
     for line in index.report.lines():
         say(line)
     return index

@@ -1,6 +1,6 @@
 """What can be set: every field is a CLI flag, an MLflow parameter and, where it has a range, a search dimension."""
 
-from dataclasses import Field, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 Sampler = Literal["weighted", "none"]
@@ -70,11 +70,6 @@ class TrainConfig:
 def search_space() -> dict[str, Range]:
     """The fields that a search varies, with their ranges."""
     return {f.name: f.metadata["search"] for f in fields(TrainConfig) if f.metadata["search"] is not None}
-
-
-def setting(name: str) -> Field[Any]:
-    """The field of `TrainConfig` called `name`, with its help in `metadata`."""
-    return next(f for f in fields(TrainConfig) if f.name == name)
 
 
 @dataclass(frozen=True, kw_only=True)

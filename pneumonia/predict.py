@@ -60,7 +60,7 @@ def load(model_uri: str) -> Model:
         try:
             folder = Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=scratch) if remote else model_uri)
             pyfunc = mlflow.pyfunc.load_model(str(folder))
-        except (MlflowException, OSError, ValueError) as error:
+        except Exception as error:  # a foreign flavour may raise anything
             said = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ModelError(f"the model {model_uri} cannot be loaded: {said[:300]}") from error
         settings = folder / "artifacts" / "package" / "package.json"

@@ -4,11 +4,13 @@ Champion and candidate are scored on the same validation films with the mean log
 serves: a proper score (Good 1952) that does not saturate where AUC does. The score stands as a tag on the version,
 `gate.log_loss.<films>`, where <films> identifies the films.
 
-The rule: of the versions scored on these films, the one with the lowest log loss is the champion; the champion of the
-moment keeps its place on a tie. A version promoted by hand is outdone only by later versions.
+The rule: of the versions scored on these films, the one with the lowest log loss is the champion, and of equal ones the
+earliest. Versions that tell other classes apart do not compete. A version promoted by hand is outdone only by later
+versions.
 """
 
 import base64
+import errno
 import hashlib
 import json
 import tempfile
@@ -26,10 +28,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from pneumonia.record import Record, records, write_json
-from pneumonia.tracking import Tracker, reach, sent, tracker_errors
+from pneumonia.tracking import Tracker, masked, reach, sent, sent_to, tracker_errors
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 BY_HAND = "gate.by_hand"  # tag of a version promoted by hand: the highest version that was there
+CLASSES = "data.classes"
 UNUSABLE = "gate.unusable"  # tag of a champion that could not be scored when a candidate came
 TIE = 1e-9  # log losses nearer than this are the same
 BATCH = 64
@@ -73,9 +76,19 @@ def enter(tracker: Tracker, record: Record) -> Verdict:
     return verdict
 
 
-def catch_up(tracker: Tracker, home: Path) -> list[Verdict]:
-    """Registers the models under `home` that were to be registered when the tracker was away."""
-    return [enter(tracker, record) for record in records(home / "records") if is_waiting(record)]
+def catch_up(tracker: Tracker, home: Path) -> tuple[list[Verdict], list[str]]:
+    """Registers the models under `home` that were to be registered when the tracker was away.
+
+    Returns what became of them, and a line for each that cannot be registered.
+    """
+    waiting = [r for r in records(home / "records") if is_waiting(r) and sent_to(r) == masked(tracker.uri)]
+    verdicts, missed = [], []
+    for record in waiting:
+        try:
+            verdicts.append(enter(tracker, record))
+        except FileNotFoundError as error:  # its validation films were moved; the others can still be registered
+            missed.append(f"{record.folder}: {error}")
+    return verdicts, missed
 
 
 def is_waiting(record: Record) -> bool:
@@ -166,10 +179,24 @@ def gate(tracker: Tracker, name: str, version: str, films: Validation) -> Verdic
     champion = _champion(client, name)
     rival: np.ndarray | None = None
     if champion is not None and champion != version:
+        other = client.get_model_version(name, champion).tags.get(CLASSES)
+        mine = client.get_model_version(name, version).tags.get(CLASSES)
+        if other is not None and mine is not None and other != mine:
+            _again(client.set_registered_model_alias, name, CHALLENGER, version)
+            reason = (
+                f"it tells {mine} apart, the champion, version {champion}, {other}; promote it by hand if you mean it"
+            )
+            return Verdict(name=name, version=version, alias=CHALLENGER, reason=reason)
         try:
             rival = _score(client, name, champion, films)
         except Exception as error:  # its files are gone, or it is a model of another kind with errors of its own
             reach(tracker.uri)  # a store that is away says nothing about the version
+            if isinstance(error, MemoryError) or getattr(error, "errno", None) in (
+                errno.ENOSPC,
+                errno.EDQUOT,
+                errno.EIO,
+            ):
+                raise  # nor does this machine
             notes.append(f"the champion of before, version {champion}, cannot be scored ({type(error).__name__})")
             _again(client.set_model_version_tag, name, champion, UNUSABLE, "true")
     best = version
@@ -182,12 +209,17 @@ def gate(tracker: Tracker, name: str, version: str, films: Validation) -> Verdic
             break
     reason = "; ".join([_reason(own, rival, champion, version, best), *notes])
     if best == version:
-        challenger = client.get_registered_model(name).aliases.get(CHALLENGER)
-        if challenger is not None and str(challenger) == version:
-            client.delete_registered_model_alias(name, CHALLENGER)
+        _drop_challenger(client, name, version)
         return Verdict(name=name, version=version, alias=CHAMPION, reason=reason)
     _again(client.set_registered_model_alias, name, CHALLENGER, version)
     return Verdict(name=name, version=version, alias=CHALLENGER, reason=reason)
+
+
+def _drop_challenger(client: MlflowClient, name: str, version: str) -> None:
+    """A champion is no challenger."""
+    challenger = client.get_registered_model(name).aliases.get(CHALLENGER)
+    if challenger is not None and str(challenger) == version:
+        client.delete_registered_model_alias(name, CHALLENGER)
 
 
 def _reason(own: np.ndarray, rival: np.ndarray | None, champion: str | None, version: str, best: str) -> str:
@@ -299,5 +331,6 @@ def promote(tracker: Tracker, name: str, version: str) -> str:
         if UNUSABLE in tags:
             client.delete_model_version_tag(name, version, UNUSABLE)
         client.set_registered_model_alias(name, CHAMPION, version)
+        _drop_challenger(client, name, version)
     was = "there was none" if before is None else f"it was version {before}"
     return f"{name} version {version} is champion by hand ({was})"

@@ -4,18 +4,20 @@ import errno
 import getpass
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import mlflow
 import requests
+import sqlalchemy
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import (
     Dataset,
@@ -40,11 +42,14 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_SOURCE_NAME,
     MLFLOW_USER,
 )
+from sqlalchemy.exc import SQLAlchemyError
 
 from pneumonia.record import Record, Run, read_json, records, write_json
 
+OPEN = ("auto", "none", "")  # words for "decide it yourself" in an MLproject parameter
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "INTERRUPTED": "KILLED"}
 DIGEST_LENGTH = 36  # MLflow's bound on a dataset's digest
+LOCK_SECONDS = 60.0  # another process that sends the same record is waited for so long
 RETRY_SECONDS = 20.0  # a tracker that did not answer is left alone for so long
 
 
@@ -57,17 +62,16 @@ def tracker_errors(uri: str) -> Iterator[None]:
     """Turns what MLflow raises about its store into a TrackingError of one sentence."""
     try:
         yield
-    except (MlflowException, requests.RequestException, OSError) as error:
+    except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # this machine's disk, not the store
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise TrackingError(f"MLflow's tracking store {shown(uri)} failed: {first[:300]}") from error
+        raise TrackingError(masked(f"MLflow's tracking store {uri} failed: {first[:300]}")) from error
 
 
-def shown(uri: str) -> str:
-    """A URI without the password that it may hold."""
-    parts = urlsplit(uri)
-    return uri if parts.password is None else uri.replace(f":{parts.password}@", ":***@")
+def masked(text: str) -> str:
+    """A text without the passwords of the URLs in it."""
+    return re.sub(r"(://[^/\s:@]*:)[^@\s]+@", r"\1***@", text)
 
 
 def reach(uri: str, *, seconds: float = 5.0) -> None:
@@ -76,6 +80,8 @@ def reach(uri: str, *, seconds: float = 5.0) -> None:
     Raises:
         TrackingError: no answer, or a bad one, within `seconds`.
     """
+    if uri.startswith(("postgresql", "mysql")):
+        _reach_database(uri, seconds)
     if not uri.startswith(("http://", "https://")):
         return
     try:
@@ -83,8 +89,17 @@ def reach(uri: str, *, seconds: float = 5.0) -> None:
         answer.raise_for_status()
     except requests.RequestException as error:
         raise TrackingError(
-            f"no MLflow server answers at {shown(uri)} ({type(error).__name__}): start it, or set MLFLOW_TRACKING_URI"
+            f"no MLflow server answers at {masked(uri)} ({type(error).__name__}): start it, or set MLFLOW_TRACKING_URI"
         ) from error
+
+
+def _reach_database(uri: str, seconds: float) -> None:
+    try:
+        engine = sqlalchemy.create_engine(uri, connect_args={"connect_timeout": int(seconds)})
+        engine.connect().close()
+    except SQLAlchemyError as error:
+        said = masked(str(error.__cause__ or error).strip().splitlines()[0])
+        raise TrackingError(f"the tracking database {masked(uri)} does not answer: {said}") from error
 
 
 @dataclass
@@ -125,8 +140,8 @@ class Tracker:
         Raises:
             TrackingError: the store did not take it; what it took is remembered, the rest stays to be sent.
         """
-        with tracker_errors(self.uri):
-            if sent_to(record) not in (None, self.uri):
+        with tracker_errors(self.uri), FileLock(record.folder / "send.lock", timeout=LOCK_SECONDS):
+            if sent_to(record) not in (None, masked(self.uri)):
                 raise TrackingError(f"{record.folder} belongs to the tracking store {sent_to(record)}")
             return _send(record, self.client, self.uri)
 
@@ -144,17 +159,18 @@ class Tracker:
 
     def sync(self, home: Path) -> tuple[list[Record], list[Record]]:
         """Sends every record under `home` that is not wholly sent: those sent, and those still to be sent."""
+        waiting = [r for r in records(home / "records") if unsent(r) and sent_to(r) in (None, masked(self.uri))]
         done: list[Record] = []
-        left: list[Record] = []
-        for record in records(home / "records"):
-            if unsent(record) and sent_to(record) in (None, self.uri):
-                try:
-                    reach(self.uri)
-                    self.send(record)
-                    done.append(record)
-                except TrackingError:
-                    left.append(record)
-        return done, left
+        try:
+            if waiting:
+                reach(self.uri)
+        except TrackingError:
+            return [], waiting
+        for record in waiting:
+            with suppress(TrackingError):
+                self.send(record)
+                done.append(record)
+        return done, [record for record in waiting if record not in done]
 
     def hand_over(self, experiment_id: str, old: str, new: str) -> set[str]:
         """Makes the run `new` the parent of the runs under `old`, and says on `old` by whom it was resumed.
@@ -167,7 +183,13 @@ class Tracker:
             )
             for child in children:
                 self.client.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, new)
-            if self.client.get_run(old).info.lifecycle_stage == "active":  # else somebody deleted it
+            try:
+                there = self.client.get_run(old).info.lifecycle_stage == "active"
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                there = False
+            if there:  # else somebody deleted it
                 self.client.set_tag(old, "resumed_by", new)
                 self.client.set_terminated(old, "KILLED")
             return {child.info.run_id for child in children if child.info.status == "RUNNING"}
@@ -247,7 +269,7 @@ def _send(record: Record, client: MlflowClient, uri: str) -> str:
         write_json(record.folder / "sent.json", have)
 
     if "run_id" not in have:
-        remember(run_id=_open(run, client), uri=uri)
+        remember(run_id=_open(run, client), uri=masked(uri))
     run_id: str = have["run_id"]
 
     params = record.params
@@ -255,6 +277,8 @@ def _send(record: Record, client: MlflowClient, uri: str) -> str:
         # MLflow refuses a parameter that is there already in other words, as `mlflow run` leaves it (1e-3 for 0.001).
         there = client.get_run(run_id).data.params
         fresh = [Param(name, str(params[name])) for name in missing if name not in there]
+        # ... and as it leaves the ones that this program decides
+        fresh += [Param(f"used/{name}", str(params[name])) for name in missing if there.get(name) in OPEN]
         if fresh:
             client.log_batch(run_id, params=fresh)
         remember(params=sorted(params))
@@ -275,7 +299,7 @@ def _send(record: Record, client: MlflowClient, uri: str) -> str:
 
     status = record.status
     if status is not None and not have.get("closed", False):
-        if record.model.exists() and "model_id" not in have:
+        if status["state"] == "COMPLETE" and record.model.exists() and "model_id" not in have:
             remember(model_id=_send_model(record, run, run_id, client, uri), dropped=False)
         if (record.folder / "summary.json").exists():
             summary = read_json(record.folder / "summary.json")
@@ -292,7 +316,7 @@ def _open(run: Run, client: MlflowClient) -> str:
         "role": run.role,
         "record": run.key,
         MLFLOW_RUN_NAME: run.name,
-        MLFLOW_USER: getpass.getuser(),
+        MLFLOW_USER: _user(),
         **({MLFLOW_RUN_NOTE: run.description} if run.description else {}),
         **({MLFLOW_PARENT_RUN_ID: run.parent} if run.parent else {}),
         **run.tags,
@@ -321,6 +345,13 @@ def _open(run: Run, client: MlflowClient) -> str:
         context = InputTag(MLFLOW_DATASET_CONTEXT, data.get("context", "training"))
         client.log_inputs(run_id, [DatasetInput(dataset, [context])])
     return str(run_id)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user id without a name
+        return "unknown"
 
 
 def _metrics(line: dict[str, Any], model_id: str | None = None, run: Run | None = None) -> Iterator[Metric]:

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from pneumonia import metrics, package, plots
-from pneumonia.cache import Decoded
+from pneumonia.cache import Decoded, room
 from pneumonia.calibration import choose_threshold, fit_calibration
 from pneumonia.config import TrainConfig
 from pneumonia.data import Index
@@ -23,6 +23,7 @@ from pneumonia.record import Record
 from pneumonia.tracking import Tracker
 from pneumonia.train import Epoch, FitData, Fitted, Step, fit
 
+MODEL_BYTES = 100 << 20  # more than two copies of the widest network take
 OBJECTIVE = "val/log_loss"  # lower is better; val AUC saturates near .994 and cannot tell good trials apart
 
 
@@ -114,8 +115,8 @@ def conclude(record: Record, fitted: Fitted, data: Decoded, *, keep_model: bool)
     write_predictions(record.artifacts / "predictions" / "val.csv", val, probabilities, classes)
     plots.save(plots.learning_curves(fitted.history), record.artifacts / "figures" / "learning_curves.png")
     if keep_model:
-        with tempfile.TemporaryDirectory(dir=record.folder) as scratch:
-            folder = Path(scratch) / "package"
+        with room(record.folder, MODEL_BYTES), tempfile.TemporaryDirectory(dir=record.folder) as scratch:
+            folder, model = Path(scratch) / "package", Path(scratch) / "model"
             package.write(
                 folder,
                 fitted.network,
@@ -125,7 +126,8 @@ def conclude(record: Record, fitted: Fitted, data: Decoded, *, keep_model: bool)
                 slope=calibration.slope,
                 intercept=calibration.intercept,
             )
-            mlflow.pyfunc.save_model(str(record.model), **package.pyfunc_arguments(folder))
+            mlflow.pyfunc.save_model(str(model), **package.pyfunc_arguments(folder))
+            model.rename(record.model)  # a record has a whole model or none
     scores, last = metrics.score(labels, probabilities, threshold), fitted.history[-1]
     record.summarise(
         {

@@ -64,3 +64,37 @@ def test_it_moves_films_a_little_and_not_beyond_recognition() -> None:
     assert (rows - 31.5).abs().max() < 16
     assert (columns < 31.5).float().mean() > 0.2  # about half are mirrored
     assert (columns > 31.5).float().mean() > 0.2
+
+
+@pytest.mark.parametrize("size", [32, 96, 224])
+def test_films_of_one_grey_are_standardised_to_zeros_on_both_sides(size: int) -> None:
+    films = torch.arange(256, dtype=torch.uint8)[::15, None, None].repeat(1, size, size)
+    assert not standardise(films).any()
+    assert not served.standardise(films.numpy()).any()
+
+
+def test_each_film_of_a_batch_and_each_call_is_drawn_anew(films: torch.Tensor) -> None:
+    generator = torch.Generator().manual_seed(0)
+    same = films[:1].repeat(2, 1, 1)
+    first, second = (augment(same, strength=1.0, generator=generator) for _ in range(2))
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first, second)
+
+
+def test_films_and_the_global_generator_stay_as_they_were(films: torch.Tensor) -> None:
+    before, state = films.clone(), torch.get_rng_state()
+    draw(films, 2.0)
+    assert torch.equal(films, before)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_strength_is_how_far_a_film_is_moved(films: torch.Tensor) -> None:
+    """Without the mirrored films, which differ whatever the strength: the nearer of film and mirror image counts."""
+    smooth = torch.nn.functional.avg_pool2d(films.float(), 15, 1, 7).mul(4).clamp(0, 255).to(torch.uint8)
+
+    def distance(strength: float) -> float:
+        x, plain = draw(smooth, strength), standardise(smooth)
+        apart = [(x - y).square().mean(dim=(1, 2, 3)) for y in (plain, plain.flip(3))]
+        return float(torch.minimum(*apart).mean())
+
+    assert distance(1e-3) < 0.02 < distance(0.3) < distance(1.0)

@@ -314,6 +314,31 @@ def test_a_film_that_kills_the_decoder_is_listed(folder: Path, tmp_path: Path, m
     np.testing.assert_array_equal(decoded.films, expected(decoded.index))
 
 
+@pytest.mark.parametrize("at", [1, 2])
+def test_an_interrupt_does_not_leave_stderr_turned_away(
+    at: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stderr, real, calls = os.dup(2), os.dup2, []
+
+    def dup2(file: int, other: int) -> int:
+        calls.append(file)
+        if at == 2 == len(calls):  # before stderr is given back
+            raise KeyboardInterrupt
+        done = real(file, other)
+        if at == 1 == len(calls):  # after it is turned away
+            raise KeyboardInterrupt
+        return done
+
+    monkeypatch.setattr(os, "dup2", dup2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            decode(scan(folder), size=SIZE, home=tmp_path / "home")
+        assert os.path.sameopenfile(2, stderr)
+    finally:
+        real(stderr, 2)
+        os.close(stderr)
+
+
 def test_a_decoder_that_cannot_start_is_no_damage(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -198,11 +198,11 @@ def test_registration_that_broke_off_goes_on_with_the_same_version(
         with pytest.raises(TrackingError, match="connection reset"):
             enter(tracker, record)
     assert "verdict" not in sent(record)
-    (verdict,) = catch_up(tracker, home)
+    ((verdict,), _) = catch_up(tracker, home)
     assert (verdict.version, verdict.alias) == ("1", CHAMPION)
     assert versions(tracker) == [1]
     assert aliases(tracker) == {CHAMPION: "1"}
-    assert catch_up(tracker, home) == []
+    assert catch_up(tracker, home) == ([], [])
     assert enter(tracker, record).version == "1"
     assert versions(tracker) == [1]
 
@@ -217,9 +217,9 @@ def test_catch_up_registers_what_an_outage_kept_back(
     for record in (waiting, plain):
         record.finish("COMPLETE")
         assert not away.try_send(record)
-    assert catch_up(tracker, home) == []  # nothing can be registered before it is sent
+    assert catch_up(tracker, home) == ([], [])  # nothing can be registered before it is sent
     tracker.sync(home)
-    assert [verdict.line().partition(":")[0] for verdict in catch_up(tracker, home)] == [
+    assert [verdict.line().partition(":")[0] for verdict in catch_up(tracker, home)[0]] == [
         "pneumonia version 1 is champion"
     ]
     assert versions(tracker) == [1]
@@ -437,5 +437,5 @@ def test_registration_on_a_server(server: TrackingServer, copy_trained: Callable
     with pytest.raises(TrackingError):
         enter(tracker, late)
     server.start()
-    assert [(v.version, v.alias) for v in catch_up(tracker, home)] == [("3", CHALLENGER)]
+    assert [(v.version, v.alias) for v in catch_up(tracker, home)[0]] == [("3", CHALLENGER)]
     assert promote(tracker, NAME, "3") == "pneumonia version 3 is champion by hand (it was version 2)"

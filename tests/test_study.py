@@ -269,7 +269,7 @@ class TestPatience:
         def call() -> None:
             raise StorageInternalError("away")
 
-        with pytest.raises(StorageInternalError):
+        with pytest.raises(studies.StudyError, match="has not answered"):
             studies.patiently(call, seconds=0.05)
 
     def test_is_for_the_database_alone(self) -> None:
@@ -290,6 +290,7 @@ class TestPatience:
         "postgresql+psycopg2://user:hunter2@host/base",
         "postgresql+psycopg2://user:hun%20ter2@host:5432/base",
         "postgresql+psycopg2://:hunter2@host/base",
+        "postgresql+psycopg2://user:hunter2/with/slashes@host/base",
         "postgresql+psycopg2://user@host/base?password=hunter2",
         "postgresql+psycopg2:///base?host=host&user=u&PASSWORD=hunter2",
     ],
@@ -312,13 +313,19 @@ def test_a_url_without_a_password_is_taken(url: str) -> None:
     studies.check_url(url)
 
 
-@pytest.mark.parametrize("url", ["sqlite:////nonexistent/folder/study.db", "mongodb://host/base", "study.db"])
+@pytest.mark.parametrize("url", ["sqlite:////nonexistent/folder/study.db", "mongodb://host/base"])
 def test_an_unusable_database_is_named(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(studies.time, "sleep", lambda seconds: None)
     with pytest.raises(studies.StudyError, match="cannot be used") as refused:
         studies.connect(url)
     assert url in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["study.db", ""])
+def test_what_is_no_url_is_refused(url: str) -> None:
+    with pytest.raises(studies.StudyError, match="not an SQLAlchemy URL"):
+        studies.connect(url)
 
 
 def test_many_may_open_an_empty_database_at_once(url: str) -> None:

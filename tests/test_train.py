@@ -149,3 +149,137 @@ def test_what_cannot_be_trained_on_is_refused(data: FitData) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="device cuda is not available"):
             fit(replace(TINY, device="cuda"), data)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 7])
+def test_a_training_of_few_steps_works(data: FitData, epochs: int) -> None:
+    """One step an epoch: films that fit in one batch. OneCycleLR alone fails at three steps."""
+    few = replace(data, train_films=data.train_films[:12], train_labels=data.train_labels[:12])
+    rates = [epoch["train/lr"] for epoch in fit(replace(TINY, epochs=epochs), few).history]
+    assert len(rates) == epochs
+    assert 0 < rates[-1] < max(TINY.lr / 100, max(rates[:-1], default=1))
+
+
+@pytest.mark.parametrize("films", [4, 5])
+def test_batches_of_two_work_with_a_film_left_over(data: FitData, films: int) -> None:
+    order = np.argsort(data.train_labels, kind="stable")[[0, -1, 1, -2, 2]][:films]
+    few = replace(data, train_films=data.train_films[order], train_labels=data.train_labels[order])
+    steps: list[Step] = []
+    fit(replace(TINY, epochs=2, batch_size=2), few, on_step=steps.append)
+    assert len(steps) == steps[-1].steps == 4
+
+
+def test_validation_films_change_nothing_that_is_learnt(data: FitData) -> None:
+    val, val_labels = blobs(20, positives=0.3, seed=9)
+    one, two = fit(TINY, data), fit(TINY, replace(data, val_films=val, val_labels=val_labels))
+    assert [e["train/loss"] for e in one.history] == [e["train/loss"] for e in two.history]
+
+
+def test_an_earlier_best_epoch_comes_out_and_not_the_last(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses, logits, best = iter([0.5, 0.4, 0.6]), [], []
+    real = train._val_metrics
+
+    def judge(labels: np.ndarray, values: np.ndarray) -> dict[str, float]:
+        logits.append(values)
+        return {**real(labels, values), "val/log_loss": next(losses)}
+
+    monkeypatch.setattr(train, "_val_metrics", judge)
+    fitted = fit(TINY, data, on_epoch=lambda epoch: best.append(epoch.best))
+    assert best == [True, True, False]
+    assert fitted.best_epoch == 2
+    val = torch.from_numpy(data.val_films)
+    assert np.array_equal(predict(fitted.network, val, mirror=False), logits[1])
+    assert not np.array_equal(logits[1], logits[2])
+    assert np.array_equal(predict(fitted.network, val), fitted.val_logits)
+
+
+def test_the_averaged_network_predicts_sensibly_after_few_steps(data: FitData) -> None:
+    """18 steps with a memory of 200: the average must not hang on the random start, and batch norm's statistics must
+    be averaged with the weights. The order of the films (AUC) hardly shows it; the loss does (log 2 is chance)."""
+    fitted = fit(replace(TINY, epochs=3, ema_decay=0.995, augment=0), data)
+    start, end = train.build(TINY.width, TINY.dropout, seed=TINY.seed).state_dict(), fitted.network.state_dict()
+    kernels = [name for name, tensor in end.items() if tensor.ndim > 1]
+    assert min(float((end[name] - start[name]).norm() / start[name].norm()) for name in kernels) > 0.02
+    for name in (name for name in end if name.endswith("running_mean")):
+        assert end[name].any(), name  # 0 at the start
+    assert float(end["stem.1.running_var"].mean()) < 0.8  # 1 at the start
+    assert fitted.history[-1]["val/auc"] > 0.95
+    assert fitted.history[-1]["val/loss"] < 0.55
+
+
+def test_a_huge_learning_rate_diverges_and_is_named(data: FitData) -> None:
+    config = replace(TINY)
+    object.__setattr__(config, "lr", 1e36)  # TrainConfig itself stops at 1
+    with pytest.raises(Diverged, match=r"not finite at step \d+, learning rate \d\.?\d*e\+3\d"):
+        fit(config, data)
+
+
+def test_a_poisoned_batch_names_its_step_and_learning_rate(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, real = iter(range(1, 100)), train.augment
+
+    def poison(films: torch.Tensor, *, strength: float, generator: torch.Generator) -> torch.Tensor:
+        x = real(films, strength=strength, generator=generator)
+        return x * torch.nan if next(calls) == 4 else x
+
+    monkeypatch.setattr(train, "augment", poison)
+    steps: list[Step] = []
+    with pytest.raises(Diverged, match=r"the loss is not finite at step 4, learning rate [\d.e-]+: lower"):
+        fit(TINY, data, on_step=steps.append)
+    assert [s.step for s in steps] == [1, 2, 3]
+
+
+def test_an_infinite_gradient_is_named(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = train.build
+
+    def rigged(width: int, dropout: float, *, seed: int) -> torch.nn.Module:
+        network = real(width, dropout, seed=seed)
+        network.head.weight.register_hook(lambda gradient: gradient * torch.inf)
+        return network
+
+    monkeypatch.setattr(train, "build", rigged)
+    rate = f"{TINY.lr / 25:.3g}"  # OneCycleLR's first
+    with pytest.raises(Diverged, match=f"the gradient is not finite at step 1, learning rate {rate}"):
+        fit(TINY, data)
+
+
+def test_a_validation_loss_that_is_no_number_is_named(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "predict", lambda network, films, **_: np.full(len(films), np.nan))
+    with pytest.raises(Diverged, match=r"validation loss is not finite after epoch 1, step 6; .* rate was 0.005"):
+        fit(TINY, data)
+
+
+@pytest.mark.parametrize("where", ["on_step", "on_epoch"])
+def test_what_a_callback_raises_comes_through_and_leaves_no_trace(data: FitData, where: str) -> None:
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    torch.manual_seed(7)
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    with pytest.raises(KeyboardInterrupt):
+        fit(TINY, data, **{where: stop})  # type: ignore[arg-type]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+
+
+def test_the_global_generator_has_no_part_in_the_training(data: FitData) -> None:
+    torch.manual_seed(1)
+    one = fit(replace(TINY, epochs=1), data)
+    torch.manual_seed(2)
+    assert np.array_equal(one.val_logits, fit(replace(TINY, epochs=1), data).val_logits)
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_device_that_is_not_there_is_refused(data: FitData, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=f"device {device} is not available"):
+        fit(replace(TINY, device=device), data)
+    assert train.pick_device("auto").type == "cpu"
+
+
+@pytest.mark.parametrize(("films", "positives"), [(60, 1 / 6), (404, 400 / 404)])
+def test_a_class_of_ten_films_and_one_of_a_hundredth_are_learnt(films: int, positives: float) -> None:
+    train_films, labels = blobs(films, positives=positives)
+    val, val_labels = blobs(40, seed=1)
+    rare = FitData(train_films=train_films, train_labels=labels, val_films=val, val_labels=val_labels)
+    assert fit(replace(TINY, epochs=6), rare).history[-1]["val/auc"] > 0.9

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import optuna
@@ -12,6 +12,7 @@ from pneumonia.search import study as studies
 from pneumonia.stop import identity, is_gone
 
 BEAT_SECONDS = 5.0
+CLAIM_SECONDS = 1.0  # longer than a write to the database takes
 
 
 def holder(study: optuna.Study) -> dict[str, Any] | None:
@@ -23,15 +24,26 @@ def holder(study: optuna.Study) -> dict[str, Any] | None:
     seen = _read(study)
     if seen is None or is_gone(seen):
         return None
-    if seen["host"] == identity()["host"]:
+    if seen["host"] == identity()["host"] and seen["run_id"] is not None:
         return seen
     end = time.monotonic() + 3 * BEAT_SECONDS
     while time.monotonic() < end:
         time.sleep(1)
         now = _read(study)
-        if now is not None and now["beat"] != seen["beat"]:
+        if now is None or is_gone(now):
+            return None
+        if now["run_id"] is not None and (now["beat"] != seen["beat"] or now["host"] == identity()["host"]):
             return now
     return None
+
+
+def claim(study: optuna.Study) -> bool:
+    """Whether this process may lead. Of several that claim at once the last to write does, and all see that."""
+    me = {**identity(), "run_id": None, "beat": 0}
+    studies.patiently(lambda: study.set_user_attr("leader", me))
+    time.sleep(CLAIM_SECONDS)
+    now = _read(study)
+    return now is not None and all(now[key] == me[key] for key in ("host", "pid", "started"))
 
 
 def _read(study: optuna.Study) -> dict[str, Any] | None:
@@ -62,4 +74,5 @@ def held(study: optuna.Study, run_id: str) -> Iterator[None]:
     finally:
         done.set()
         thread.join(timeout=1)
-        studies.patiently(lambda: study.set_user_attr("leader", None), seconds=1)
+        with suppress(studies.StudyError):  # a database that is away must not hide how the search ended
+            studies.patiently(lambda: study.set_user_attr("leader", None), seconds=1)

@@ -44,7 +44,8 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a search came to. `verdict` is None where another process ends the study, or the tracker was away."""
+    """What a search came to. `verdict` is None where another process ends the study, or the tracker was away;
+    `unsent` records wait for `pneumonia sync`."""
 
     study: str
     run_id: str
@@ -53,6 +54,7 @@ class Outcome:
     final: Record | None = None
     verdict: Verdict | None = None
     joined: bool = False
+    unsent: int = 0
 
 
 def search(
@@ -122,8 +124,17 @@ def search(
     _settle(study, home)
     close_dead(home)
     tracker.sync(home)
-    if (holder := lease.holder(study)) is not None:
-        return _join(study, replace(task, parent=holder["run_id"]), plan.workers, on_progress, say, tracker, run_id)
+    holder = lease.holder(study)
+    if holder is None and not lease.claim(study):
+        holder = lease.holder(study)
+    if holder is not None:
+        outcome = _join(study, replace(task, parent=holder["run_id"]), plan.workers, on_progress, say, tracker, run_id)
+        if "finished" in studies.patiently(lambda: study.user_attrs) or lease.holder(study) is not None:
+            with tracker_errors(tracker.uri):
+                if run_id is not None:
+                    tracker.client.set_terminated(run_id)
+            return outcome
+        say("the search that this one joined is gone: this one leads on")
 
     parent = Record.create(
         home / "records" / study.study_name / f"search-{time.time_ns()}",
@@ -162,6 +173,7 @@ def search(
         best_params=best.params,
         final=final,
         verdict=verdict,
+        unsent=len(tracker.sync(home)[1]),  # a trial that ended while the tracker was away
     )
 
 
@@ -177,15 +189,18 @@ def _join(
     """Lends this machine's workers to a search that another process leads."""
     say(f"joins study {study.study_name}, led by run {task.parent}: that one trains the best in full and registers it")
     if run_id is not None:
-        tracker.client.set_tag(run_id, "role", "worker")
-        tracker.client.set_tag(run_id, "joined", task.parent)
+        with tracker_errors(tracker.uri):
+            tracker.client.set_tag(run_id, "role", "worker")
+            tracker.client.set_tag(run_id, "joined", task.parent)
     cache.decode(task.index, size=task.base.size, home=task.home)
     _run_trials(study, task, workers, on_progress, tracker)
-    if run_id is not None:
-        tracker.client.set_terminated(run_id)
-    best = _best(study)
     return Outcome(
-        study=study.study_name, run_id=task.parent, table=report.table(study), best_params=best.params, joined=True
+        study=study.study_name,
+        run_id=task.parent,
+        table=report.table(study),
+        best_params=_best(study).params,
+        joined=True,
+        unsent=len(tracker.sync(task.home)[1]),
     )
 
 
@@ -241,11 +256,15 @@ def _best(study: optuna.Study) -> optuna.trial.FrozenTrial:
 
 def _settle(study: optuna.Study, home: Path) -> None:
     """Ends the records of trials that ended in the study a moment before their worker was killed."""
-    every = studies.trials(study)
+    every = {trial.number: trial for trial in studies.trials(study)}
     for record in records(home / "records" / study.study_name):
         if record.status is None and record.run.role == "trial":
-            trial = every[int(record.run.tags["trial.number"])]
-            if trial.state in studies.DONE and trial.user_attrs.get("folder") == str(record.folder):
+            trial = every.get(int(record.run.tags["trial.number"]))  # none: the study's database was removed
+            if (
+                trial is not None
+                and trial.state in studies.DONE
+                and trial.user_attrs.get("folder") == str(record.folder)
+            ):
                 record.finish(*_end(trial))
 
 
@@ -260,8 +279,8 @@ def _take_over(
 ) -> None:
     """Resuming: closes what a killed search left open and becomes the parent of its trials."""
     old = studies.patiently(lambda: study.user_attrs).get("parent")
-    studies.patiently(lambda: study.set_user_attr("parent", parent_id))
-    if old is None or old == parent_id:
+    if old is None:
+        studies.patiently(lambda: study.set_user_attr("parent", parent_id))
         return
     done = len(studies.trials(study, *studies.DONE))
     say(f"resumes study {study.study_name}: {done} of {task.goal} trials are done")
@@ -269,7 +288,8 @@ def _take_over(
     for record in records(task.home / "records"):
         if record.run.parent == old:
             record.update(parent=parent_id)
-    still_open = tracker.hand_over(experiment_id, old, parent_id)
+    still_open = tracker.hand_over(experiment_id, old, parent_id) if old != parent_id else set()
+    studies.patiently(lambda: study.set_user_attr("parent", parent_id))
     for trial in studies.trials(study, *studies.DONE):
         if trial.user_attrs.get("run_id") in still_open:  # its machine died before it could send; it may still do so
             with suppress(TrackingError), tracker_errors(tracker.uri):
@@ -295,7 +315,7 @@ def _final(
     on_epoch: Callable[[Epoch], None],
     say: Callable[[str], None],
 ) -> tuple[Record, Verdict | None]:
-    """Trains the best configuration in full, with all cores, and takes the model through the gate."""
+    """Trains the best configuration in full, and takes the model through the gate."""
     for record in records(task.home / "records" / task.study):
         if record.run.role == "final" and record.run.register == model_name and registry.is_waiting(record):
             return record, registry.enter(tracker, record)

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlsplit
 
 import optuna
+import sqlalchemy
 import sqlalchemy.event
 import sqlalchemy.exc
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -103,11 +103,12 @@ def check_url(url: str) -> None:
     StudyError: `url` holds a password, which MLflow and process lists would show.
     """
     try:
-        parts = urlsplit(url)
-        in_query = any(name.lower() == "password" for name, _ in parse_qsl(parts.query, keep_blank_values=True))
-    except ValueError as error:
-        raise StudyError("the storage is not an SQLAlchemy URL") from error
-    if parts.password is not None or in_query:
+        parts = sqlalchemy.make_url(url)  # as the driver will read it: a password may hold a slash
+    except sqlalchemy.exc.ArgumentError as error:
+        raise StudyError(
+            "the storage cannot be used: it is not an SQLAlchemy URL, such as postgresql+psycopg2://me@host/base"
+        ) from error
+    if parts.password is not None or any(name.lower() == "password" for name in parts.query):
         raise StudyError(
             "the storage URL holds a password: leave it out and use PGPASSFILE or PGPASSWORD "
             "(`mlflow run` logs its parameters before this program starts, so change that password)"
@@ -120,9 +121,9 @@ def patiently(call: Callable[[], T], *, seconds: float = PATIENCE_SECONDS) -> T:
     while True:
         try:
             return call()
-        except (StorageInternalError, sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError):
+        except (StorageInternalError, sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError) as error:
             if time.monotonic() > end:
-                raise
+                raise StudyError(f"the study's database has not answered for {seconds:.0f} s") from error
             time.sleep(1)
 
 

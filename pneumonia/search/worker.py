@@ -164,7 +164,8 @@ def run_trial(
         reason = str(event)
     except Exception as error:  # a trial is where one configuration's failure ends; the search goes on
         reason = reason_of(error)
-        (record.artifacts / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        with suppress(OSError):  # the disk may be what failed
+            (record.artifacts / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
     if state in ("COMPLETE", "PRUNED"):
         try:
             note(trial, record.summary if state == "COMPLETE" else {"reason": reason})
