@@ -12,7 +12,7 @@ from pneumonia.search import worker
 from pneumonia.search.worker import Task
 
 POLL_SECONDS = 0.25
-STOP_SECONDS = 2.0  # from asking the workers to stop to killing them
+STOP_SECONDS = 1.5  # from asking the workers to stop to killing them
 MAX_DEATHS = 10
 
 
