@@ -118,13 +118,17 @@ def test_a_killed_search(lab: Lab) -> None:
     }
 
 
+def crowding() -> float:
+    """How many processes want each core, at least 1: bounds in seconds are promises for a machine that has time."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def assert_stopped(lab: Lab, command: Command, started: float) -> None:
     """Everything has ended in time, and says so."""
     until(lambda: not lab.processes(), "the end of every process", seconds=2 * STOP_SECONDS)
     seconds = time.monotonic() - started
     print(f"stopped in {seconds:.1f} s")
-    crowding = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # the promise is for a machine that has time
-    assert seconds <= STOP_SECONDS * crowding, command.text()
+    assert seconds <= STOP_SECONDS * crowding(), command.text()
     assert lab.trials(TrialState.RUNNING) == []
     assert {run.info.status for run in lab.runs() if PARENT not in run.data.tags} == {"KILLED"}
     assert not {run.info.status for run in lab.runs()} & {"RUNNING", "SCHEDULED"}
@@ -184,7 +188,7 @@ def test_no_tracking_server_at_the_start(films: Path, tmp_path: Path) -> None:
     code, seconds = search.end(60), time.monotonic() - started
     assert (code, search.text().count("\n")) == (1, 1)
     assert NO_SERVER in search.text()
-    assert seconds <= 10
+    assert seconds <= 10 * crowding()
     assert list(lab.home.rglob("*.jpeg")) == list(lab.home.rglob("*.db")) == records(lab.home) == []
 
 
