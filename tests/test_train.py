@@ -6,9 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from pneumonia import train
 from pneumonia.config import TrainConfig
+from pneumonia.model import Network, build
 from pneumonia.train import Diverged, Epoch, FitData, Step, fit, predict
 from pneumonia.trial import fit_data
 
@@ -283,3 +285,61 @@ def test_a_class_of_ten_films_and_one_of_a_hundredth_are_learnt(films: int, posi
     val, val_labels = blobs(40, seed=1)
     rare = FitData(train_films=train_films, train_labels=labels, val_films=val, val_labels=val_labels)
     assert fit(replace(TINY, epochs=6), rare).history[-1]["val/auc"] > 0.9
+
+
+def test_it_judges_by_plain_films_and_averaged_weights(data: FitData) -> None:
+    fitted = fit(TINY, data)
+    logits = torch.from_numpy(predict(fitted.network, torch.from_numpy(data.val_films), mirror=False))
+    loss = functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(data.val_labels).double())
+    assert fitted.history[fitted.best_epoch - 1]["val/loss"] == pytest.approx(float(loss), abs=1e-6)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3, 0.95])
+def test_weights_and_batch_statistics_are_averaged(
+    data: FitData, decay: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[Network] = []
+    monkeypatch.setattr(train, "build", lambda *a, **k: (built.append(build(*a, **k)), built[0])[1])
+    start = build(TINY.width, TINY.dropout, seed=TINY.seed).state_dict()
+    expected = {name: value for name, value in start.items() if value.is_floating_point()}
+
+    def follow(step: Step) -> None:
+        share = 1 - min(decay, (1 + step.step) / (10 + step.step))
+        raw = built[0].state_dict()
+        expected.update({name: torch.lerp(value, raw[name], share) for name, value in expected.items()})
+
+    average = fit(replace(TINY, epochs=1, ema_decay=decay), data, on_step=follow).network.state_dict()
+    assert any("running_mean" in name for name in expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(average[name], value, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_smoothing_moves_each_label_towards_a_half(data: FitData) -> None:
+    """The loss is linear in the label: at the first step .4 lies as far from .2 as .2 from 0."""
+
+    def first_loss(smoothing: float) -> float:
+        losses: list[float] = []
+        fit(replace(TINY, epochs=1, label_smoothing=smoothing), data, on_step=lambda step: losses.append(step.loss))
+        return losses[0]
+
+    none, some, more = first_loss(0.0), first_loss(0.2), first_loss(0.4)
+    assert abs(more - none) > 1e-4
+    assert some == pytest.approx((none + more) / 2, abs=1e-6)
+
+
+def test_kernels_alone_decay() -> None:
+    network = build(4, 0.3, seed=0)
+    groups = train._optimizer(network, TINY).param_groups
+    decay = {weight: group["weight_decay"] for group in groups for weight in group["params"]}
+    assert len(decay) == len(list(network.parameters()))
+    kernels = {m.weight for m in network.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)}
+    for name, weight in network.named_parameters():
+        assert decay[weight] == (TINY.weight_decay if weight in kernels else 0), name
+
+
+def test_a_mirrored_film_gets_the_same_logit(data: FitData) -> None:
+    network, films = fit(replace(TINY, epochs=1), data).network, torch.from_numpy(data.val_films)
+    both, plain = predict(network, films), predict(network, films, mirror=False)
+    assert np.allclose(both, predict(network, films.flip(2)), atol=1e-5)
+    assert np.allclose(both, (plain + predict(network, films.flip(2), mirror=False)) / 2, atol=1e-5)
+    assert np.abs(both - plain).max() > 1e-3
