@@ -83,7 +83,7 @@ class SearchConfig:
     data: str = _setting("synthetic", "'synthetic', a folder of films, or a CSV/Parquet manifest")
     trials: int | None = _setting(None, "trials to bring to an end, pruned ones included [8; synthetic: 4]")
     epochs: int | None = _setting(None, "epochs of a trial [4]")
-    final_epochs: int | None = _setting(None, "epochs of the final training [20; synthetic: 8]")
+    final_epochs: int | None = _setting(None, "epochs of the final training [24; synthetic: 8]")
     workers: int | None = _setting(None, "processes that run trials, one thread each [one a core]")
     size: int | None = _setting(None, "side of the square that films are resized to, pixels [96; synthetic: 64]")
     seed: int = _setting(0, "seed of the search and of every training in it")
@@ -109,7 +109,7 @@ class SearchConfig:
             self,
             trials=trials,
             epochs=self.epochs or 4,
-            final_epochs=self.final_epochs or (8 if demo else 20),
+            final_epochs=self.final_epochs or (8 if demo else 24),
             workers=self.workers or min(cores, trials),
             size=self.size or (64 if demo else 96),
             keep_models=self.keep_models if self.keep_models is not None else (trials if trials <= 20 else 5),
