@@ -3,70 +3,18 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from pneumonia.boundary import FAILED, boundary, cores, films, home, say, tracking
 from pneumonia.config import SearchConfig, TrainConfig
+from pneumonia.options import Open, given, settings
 
 if TYPE_CHECKING:
     from pneumonia.data import Index
     from pneumonia.record import Record
-    from pneumonia.tracking import Tracker
-
-F = TypeVar("F", bound=Callable[..., Any])
-BAD_INPUT, FAILED = 2, 1
-TYPES: dict[Any, Any] = {int: click.INT, float: click.FLOAT, str: click.STRING}
-
-
-class Open(click.ParamType[Any]):
-    """A value, or `auto` or `none` for one that the program decides; MLproject parameters cannot be left out."""
-
-    def __init__(self, inner: "click.ParamType[Any]") -> None:
-        self.inner, self.name = inner, inner.name
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return None if value in (None, "auto", "none", "") else self.inner.convert(value, param, ctx)
-
-
-def settings(config: type[TrainConfig] | type[SearchConfig], *names: str) -> Callable[[F], F]:
-    """Options for fields of a configuration, with the help that stands there."""
-    by_name = {field.name: field for field in fields(config)}
-
-    def decorate(function: F) -> F:
-        for name in reversed(names or tuple(by_name)):
-            field = by_name[name]
-            kind = _click_type(field.type)
-            open_type = kind if isinstance(kind, click.Choice) or name == "data" else Open(kind)
-            shown = (
-                "" if field.default is None else f" [{field.default:g}]" if _number(field) else f" [{field.default}]"
-            )
-            text = field.metadata["help"] + shown
-            function = click.option(f"--{name.replace('_', '-')}", name, type=open_type, default=None, help=text)(
-                function
-            )
-        return function
-
-    return decorate
-
-
-def _number(field: Any) -> bool:
-    return isinstance(field.default, (int, float))
-
-
-def _click_type(annotation: Any) -> "click.ParamType[Any]":
-    for kind, click_type in TYPES.items():
-        if annotation in (kind, kind | None):
-            return click_type  # type: ignore[no-any-return]
-    return click.Choice(annotation.__args__)
-
-
-def given(**values: Any) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -92,6 +40,7 @@ def search(as_json: bool, **values: Any) -> None:
     with boundary(resumes=True):
         from pneumonia import search as searching
         from pneumonia.progress import SearchBar, TrainBar, closing
+        from pneumonia.tracking import source_tags
 
         config = SearchConfig(**given(**values)).for_data(cores=cores())
         if config.storage is not None:
@@ -161,7 +110,7 @@ def train(as_json: bool, data: str | None, **values: Any) -> None:
         from pneumonia import cache
         from pneumonia.progress import TrainBar, closing
         from pneumonia.record import Record, Run, close_dead
-        from pneumonia.tracking import finished
+        from pneumonia.tracking import finished, source_tags
         from pneumonia.trial import data_tags, dataset_of, half_the_cores, run_training
 
         data = "synthetic" if data is None else data
@@ -202,7 +151,8 @@ def evaluate(model: str | None, data: str | None, as_json: bool) -> None:
     """Score the test films for a model: metrics with 95% intervals, figures, predictions. Opens the test split."""
     with boundary():
         from pneumonia import evaluate as evaluating
-        from pneumonia.tracking import sent
+        from pneumonia.sending import sent
+        from pneumonia.tracking import source_tags
 
         tracker, experiment, run_id = tracking()
         index = films("synthetic" if data is None else data, need="test")
@@ -296,103 +246,12 @@ def main() -> None:
     cli()
 
 
-@contextmanager
-def boundary(*, resumes: bool = False) -> Iterator[None]:
-    """Signals are caught, and errors become one sentence and an exit code; `resumes`: the command goes on where it
-    was stopped when it is typed again.
-    """
-    from pneumonia.stop import Interrupted, Stop, follow_mlflow_run
-
-    stop = Stop()
-    stop.raise_on_signals()
-    adopted = os.environ.get("MLFLOW_RUN_ID")
-    if adopted is not None:
-        follow_mlflow_run()
-    try:
-        yield
-    except Interrupted as event:
-        click.echo(f"stopped by {event}" + ("; the same command goes on from here" if resumes else ""), err=True)
-        code = 128 + event.signum
-        if adopted is not None:
-            close_adopted(adopted, str(event))
-    except (ValueError, FileNotFoundError) as error:  # DataError and FilmError are ValueErrors
-        click.echo(f"error: {error}", err=True)
-        code = BAD_INPUT
-    except (RuntimeError, ArithmeticError, OSError) as error:
-        click.echo(f"error: {error}", err=True)
-        code = FAILED
-    else:
-        return
-    sys.exit(code)
-
-
-def close_adopted(run_id: str, reason: str) -> None:
-    """Ends the run that `mlflow run` made as KILLED, whether or not a record took it over before the stop."""
-    from pneumonia.stop import end_mlflow_run
-    from pneumonia.tracking import Tracker, TrackingError, close_run, default_uri, reach, tracker_errors
-
-    tracker = Tracker(default_uri())
-    with suppress(TrackingError), tracker_errors(tracker.uri):  # a server that is away gets it from the record, later
-        reach(tracker.uri, seconds=1)
-        close_run(tracker.client, run_id, "INTERRUPTED", reason, trial=False)
-    end_mlflow_run()
-
-
-def home() -> Path:
-    return Path(os.environ.get("PNEUMONIA_HOME", ".pneumonia")).absolute()
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def say(line: str) -> None:
-    click.echo(line, err=True)
-
-
-def source_tags() -> dict[str, str]:
-    from pneumonia.tracking import source_tags as tags
-
-    return tags()
-
-
-def tracking() -> "tuple[Tracker, str, str | None]":
-    """The tracker, the experiment's name, and the run to adopt when `mlflow run` made one."""
-    from pneumonia.tracking import Tracker, default_uri, tracker_errors
-
-    tracker = Tracker(default_uri())
-    run_id = os.environ.pop("MLFLOW_RUN_ID", None)
-    experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", "pneumonia")
-    if run_id is not None:
-        with tracker_errors(tracker.uri):
-            of = tracker.client.get_run(run_id).info.experiment_id
-            experiment = tracker.client.get_experiment(of).name
-    return tracker, experiment, run_id
-
-
-def films(data: str, *, need: Literal["train", "test"] = "train") -> "Index":
-    """The index of a folder, a manifest, or the synthetic films, which are drawn when they are not there."""
-    from pneumonia import synthetic
-    from pneumonia.data import require, scan
-
-    if not data.strip():
-        raise ValueError("data is empty: give a folder, a manifest, or the word synthetic")
-    folder = synthetic.write(home() / "synthetic", progress=True) if data == "synthetic" else Path(data)
-    index = scan(folder, progress=True)
-    require(index, need)
-    if need == "train":
-        require(index, "val")
-    for line in index.report.lines():
-        say(line)
-    return index
-
-
 def len_val(index: "Index") -> int:
     return len(index.only("val"))
 
 
 def report_run(record: "Record", as_json: bool) -> None:
-    from pneumonia.tracking import sent, unsent
+    from pneumonia.sending import sent, unsent
 
     have = sent(record)
     if as_json:

@@ -12,99 +12,12 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from pneumonia.canvas import Canvas, Image, Points, blur, edges, noise, smooth, tapered
+
 VERSION = 1  # another version of the drawing writes another folder, see `synthetic.write`
 SEVERITY = (2.0, 1.3)  # of the beta distribution: from almost invisible to plain
 
 Subtype = Literal["normal", "bacteria", "virus"]
-Image = NDArray[np.float32]
-Points = NDArray[np.float64]  # [..., points, 2]
-
-
-def _smooth(points: Any, n: int = 8) -> Points:
-    """The closed Catmull-Rom curve through `points` [k, 2], as [k * n, 2]."""
-    p = np.asarray(points, dtype=np.float64)
-    a, b, c, d = (np.roll(p, s, axis=0)[:, None] for s in (1, 0, -1, -2))
-    t = (np.arange(n) / n)[None, :, None]
-    return (b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))).reshape(-1, 2)
-
-
-def _noise(rng: Generator, shape: tuple[int, int], cell: float) -> Image:
-    """Smooth noise [H, W] of mean 0 and deviation about 1, with lumps of about `cell` pixels."""
-    h, w = shape
-    grid = rng.standard_normal((int(h / cell) + 3, int(w / cell) + 3), dtype=np.float32)
-    return np.asarray(cv2.resize(grid, (w, h), interpolation=cv2.INTER_CUBIC), dtype=np.float32) * np.float32(1.3)
-
-
-def _blur(image: NDArray[Any], sigma: float) -> Image:
-    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), dtype=np.float32)
-
-
-class _Canvas:
-    """Pixels of one film, and where the body lies on them.
-
-    Body coordinates: x from -1 to 1 across the rib cage (the patient's right is at -1, the viewer's left), y from 0 at
-    the apex of the lungs to about 1 at the domes of the diaphragm.
-    """
-
-    def __init__(self, rng: Generator, build: Generator) -> None:
-        aspect = rng.uniform(1.08, 1.6)
-        area = 320 * 256 * rng.uniform(0.85, 1.15)
-        self.shape = h, w = round((area / aspect) ** 0.5), round((area * aspect) ** 0.5)
-        tall = h * rng.uniform(0.5, 0.64)  # pixels from apex to dome
-        self.unit = min(tall * build.uniform(0.72, 0.9) * rng.uniform(0.95, 1.05), w * rng.uniform(0.4, 0.46))
-        self.tall = tall
-        self.origin = np.array([w * (0.5 + rng.normal(0, 0.025)), h * rng.uniform(0.13, 0.22)])
-        tilt = rng.normal(0, 0.035)
-        self.turn = np.array([[np.cos(tilt), np.sin(tilt)], [-np.sin(tilt), np.cos(tilt)]])
-        self.twist = float(rng.normal(0, 0.035))  # the patient's rotation: front and back shift apart
-        self.bend = build.normal(0, 0.012, size=(2, 2))
-        self.phase = build.uniform(0, 6.28, size=(2, 2))
-
-    def place(self, points: Any, depth: float = 0.0) -> Points:
-        """Body to pixel coordinates; `depth` is -1 for the back and 1 for the front of the chest."""
-        p = np.asarray(points, dtype=np.float64)
-        x, y = p[..., 0], p[..., 1]
-        u = x * (1 + self.twist * np.sign(x) * np.minimum(np.abs(x), 1)) + depth * self.twist
-        u = u + self.bend[0, 0] * np.sin(3 * y + self.phase[0, 0]) + self.bend[0, 1] * np.sin(5 * x + self.phase[0, 1])
-        v = y + self.bend[1, 0] * np.sin(3 * x + self.phase[1, 0]) + self.bend[1, 1] * np.sin(6 * y + self.phase[1, 1])
-        return np.asarray(np.stack([u * self.unit, v * self.tall], axis=-1) @ self.turn + self.origin)
-
-    def paint(self, soft: float, *layers: tuple[Any, float]) -> Image:
-        """The layers (pixel polygons [n, points, 2], value), later ones on top, blurred by `soft` pixels: [H, W].
-
-        Where polygons overlap that are neighbours in the list, both are filled; others leave a hole there.
-        """
-        h, w = self.shape
-        small = 1 if soft < 1.8 else 2 if soft < 5 else 4  # wide blurs are done at a lower resolution
-        mask = np.zeros((-(-h // small), -(-w // small)), dtype=np.uint8)
-        top = max(value for _, value in layers)
-        for polygons, value in layers:
-            fixed = list(((np.asarray(polygons) + 0.5) * (16 / small) - 7.5).astype(np.int32))
-            for half in (fixed[0::2], fixed[1::2]):  # one call a polygon would be right everywhere, and slow
-                cv2.fillPoly(mask, half, (255 * value / top,), lineType=cv2.LINE_AA, shift=4)
-        return self._soften(mask, soft, small, top)
-
-    def trace(self, soft: float, *layers: tuple[Any, int, float]) -> Image:
-        """The layers (pixel lines [n, points, 2], thickness in pixels, value), blurred by `soft` pixels: [H, W]."""
-        mask = np.zeros(self.shape, dtype=np.uint8)
-        top = max(value for *_, value in layers)
-        for lines, thickness, value in layers:
-            fixed = list((np.asarray(lines) * 16 + 0.5).astype(np.int32))
-            cv2.polylines(mask, fixed, False, (255 * value / top,), thickness, lineType=cv2.LINE_AA, shift=4)
-        return self._soften(mask, soft, 1, top)
-
-    def _soften(self, mask: NDArray[np.uint8], soft: float, small: int, top: float) -> Image:
-        image = cv2.GaussianBlur(mask if small < 4 else mask.astype(np.float32), (0, 0), soft / small)
-        if small > 1:
-            image = cv2.resize(image, self.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        return np.multiply(image, np.float32(top / 255), dtype=np.float32)
-
-    def ribbons(self, lines: Points, half: Any) -> Points:
-        """Bands about pixel `lines` [..., n, 2], of half width `half` (pixels, broadcast to [..., n]): [..., 2n, 2]."""
-        along = np.gradient(lines, axis=-2)
-        along /= np.linalg.norm(along, axis=-1, keepdims=True) + 1e-9
-        across = np.stack([-along[..., 1], along[..., 0]], axis=-1) * np.broadcast_to(half, lines.shape[:-1])[..., None]
-        return np.concatenate([lines + across, (lines - across)[..., ::-1, :]], axis=-2)
 
 
 def _cage(y: Any) -> Points:
@@ -116,17 +29,6 @@ def _mirrored(half: Any) -> Points:
     """The closed outline whose left half is given from top to bottom."""
     p = np.asarray(half, dtype=np.float64)
     return np.concatenate([p, p[::-1] * [-1, 1]])
-
-
-def _edges(bands: Points) -> Points:
-    """The two long sides of bands [n, 2k, 2], as lines [2n, k, 2]."""
-    k = bands.shape[-2] // 2
-    return np.concatenate([bands[:, :k], bands[:, k:]])
-
-
-def _tapered(lines: Points, thickness: int, value: float) -> list[tuple[Points, int, float]]:
-    """Layers to trace for lines [n, 9, 2] that begin with `thickness` and thin out."""
-    return [(lines[:, 2 * k : 2 * k + 3], max(thickness - k, 1), value) for k in reversed(range(4))]
 
 
 def _both(points: Any) -> list[Points]:
@@ -148,14 +50,14 @@ def _branches(rng: Generator, root: Points, spread: float, length: float, count:
     return np.concatenate([lines, twigs + np.cumsum(step, axis=1)])
 
 
-def _skin(c: _Canvas, build: Generator, pose: Generator) -> Image:
+def _skin(c: Canvas, build: Generator, pose: Generator) -> Image:
     """Soft tissue: trunk, neck, arms with their bones, chin."""
     fat, slope = build.uniform(0.05, 0.2), build.uniform(-0.12, 0.1)
     raised = pose.random() < 0.6
     half = [(0.3, -1.2), (0.3, -0.42), (0.42, -0.22), (0.85, -0.13 + slope), (1.25, slope), (1.28, 0.3)]
     outline = _mirrored([*half, (1.02 + fat, 0.5), (1.02 + fat, 1.0), (1.06 + fat, 1.9)])
     core = _mirrored([(0.3, -0.8), (0.4, -0.25), (0.95, -0.05), (1.05, 0.4), (1.0, 1.0), (1.0, 2.4)])
-    trunk = c.paint(1.2, ([c.place(_smooth(outline, 6))], 1))
+    trunk = c.paint(1.2, ([c.place(smooth(outline, 6))], 1))
     skin = trunk * (0.34 + 0.42 * c.paint(0.16 * c.unit, ([c.place(core)], 1)))
     ways = []
     for side in (-1, 1):
@@ -166,15 +68,15 @@ def _skin(c: _Canvas, build: Generator, pose: Generator) -> Image:
     arms = c.ribbons(lines, np.array([0.12, 0.26, 0.26, 0.25, 0.24, 0.22, 0.2, 0.19, 0.18]) * c.unit)
     arm = c.paint(1.5, (arms, 0.42)) * (0.55 + 0.45 * c.paint(0.09 * c.unit, (arms, 1)))
     bones = c.ribbons(lines, np.array([0.07, 0.075, 0.05, 0.05, 0.05, 0.05, 0.05, 0.05, 0.05]) * c.unit)
-    skin = np.maximum(skin, arm) + c.paint(1.0, (bones, 0.09)) + c.trace(0.7, (_edges(bones), 1, 0.05))
+    skin = np.maximum(skin, arm) + c.paint(1.0, (bones, 0.09)) + c.trace(0.7, (edges(bones), 1, 0.05))
     if pose.random() < 0.55:
         chin = _mirrored([(0.0, -0.3), (0.3, -0.42), (0.5, -0.62), (0.55, -1.2)])
         chin += [pose.normal(0, 0.08), pose.uniform(-0.2, 0.1)]
-        skin += c.paint(2.5, ([c.place(_smooth(chin))], 0.3))
+        skin += c.paint(2.5, ([c.place(smooth(chin))], 0.3))
     return skin
 
 
-def _bones(c: _Canvas, build: Generator) -> Image:
+def _bones(c: Canvas, build: Generator) -> Image:
     """Ribs, spine, clavicles and shoulder blades."""
     pitch, drop = build.uniform(0.11, 0.125), build.uniform(0.2, 0.3)
     number = np.arange(10)
@@ -215,15 +117,15 @@ def _bones(c: _Canvas, build: Generator) -> Image:
     stout = np.interp(along, [0, 0.2, 0.5, 0.8, 1], [0.045, 0.033, 0.028, 0.031, 0.038])
     keys = c.ribbons(c.place(np.stack(_both(key)), 0.9), c.unit * stout)
     blade = [(0.3, -0.02), (0.42, 0.0), (0.3, 0.3), (0.12, 0.62), (0.02, 0.55), (0.05, 0.2)]
-    blades = np.stack([c.place(b, -1) for b in _both(_smooth(np.array(blade) + [build.uniform(0.72, 1.0), 0], 6))])
+    blades = np.stack([c.place(b, -1) for b in _both(smooth(np.array(blade) + [build.uniform(0.72, 1.0), 0], 6))])
     rims = np.concatenate([blades, blades[:, :1]], axis=1)
     discs = np.concatenate([blocks, blocks[:, :1]], axis=1)
     return np.asarray(
         c.paint(2.2, (walls, 0.12), ([spine], 0.06))
         + c.paint(0.8, (blades, 0.05), (back_ribs, 0.115), (blocks, 0.065))
         + c.paint(0.9, (front_ribs, 0.06), (keys, 0.13), (spikes, 0.05))
-        + c.trace(0.7, (rims, 2, 0.05), (_edges(front_ribs), 1, 0.04), (_edges(back_ribs), 1, 0.08))
-        + c.trace(0.7, (discs, 1, 0.06), (np.concatenate(pedicles), 1, 0.06), (_edges(keys), 1, 0.08))
+        + c.trace(0.7, (rims, 2, 0.05), (edges(front_ribs), 1, 0.04), (edges(back_ribs), 1, 0.08))
+        + c.trace(0.7, (discs, 1, 0.06), (np.concatenate(pedicles), 1, 0.06), (edges(keys), 1, 0.08))
     )
 
 
@@ -238,7 +140,7 @@ def draw(
     """
     pose, disease, own = rng.spawn(3)
     build = build or own
-    c = _Canvas(pose, build)
+    c = Canvas(pose, build)
     s = c.unit / 130
 
     breath = pose.normal(0, 0.05)  # below 0 for a shallow one
@@ -257,7 +159,7 @@ def draw(
         bellies.append(c.place(under * [side, 1], 0.2))
     lung = c.paint(1.3, (lungs, 1))
     belly = c.paint(1.4, (bellies, 0.12)) + c.paint(9, (bellies, 0.1))
-    belly *= 1 + 0.13 * _noise(build, c.shape, 32 * s)
+    belly *= 1 + 0.13 * noise(build, c.shape, 32 * s)
 
     ratio = build.uniform(0.42, 0.56) - 0.4 * breath  # cardiothoracic
     left, right, base = 1.28 * ratio, 0.62 * ratio, domes[1]
@@ -274,22 +176,22 @@ def draw(
         ]
     )
     heart += build.normal(0, 0.008, heart.shape)
-    outline = c.place(_smooth(heart), 0.4)
+    outline = c.place(smooth(heart), 0.4)
     shadow = c.paint(1.5 + 1.5 * pose.random(), ([outline], 1))
     heart_depth = c.paint(0.1 * c.unit, ([outline], 0.06))
     if build.random() < 0.3:  # thymus, a sail beside the upper heart
         sail = np.array([(0.05, 0.12), (0.2, 0.2), (build.uniform(0.3, 0.42), 0.46), (0.2, 0.47), (0.05, 0.5)])
         sail *= [build.choice([-1, 1]), 1]
-        shadow = np.maximum(shadow, c.paint(2.2, ([c.place(_smooth(sail), 0.8)], build.uniform(0.4, 0.8))))
+        shadow = np.maximum(shadow, c.paint(2.2, ([c.place(smooth(sail), 0.8)], build.uniform(0.4, 0.8))))
 
     # heavy vessels and crowded bases look like disease and are not
     vessels = np.concatenate([_branches(build, np.array([m * 0.2, 0.46]), 1.25, 0.75, 12) for m in (-1, 1)])
-    tree = c.trace(1.1, *_tapered(c.place(vessels), 3, 0.15))
-    hila = [c.place(_smooth(p)) for p in _both([(0.13, 0.36), (0.24, 0.42), (0.27, 0.55), (0.13, 0.62)])]
-    mottle = 0.009 * _noise(build, c.shape, 5 * s) + 0.006 * _noise(build, c.shape, 12 * s)
+    tree = c.trace(1.1, *tapered(c.place(vessels), 3, 0.15))
+    hila = [c.place(smooth(p)) for p in _both([(0.13, 0.36), (0.24, 0.42), (0.27, 0.55), (0.13, 0.62)])]
+    mottle = 0.009 * noise(build, c.shape, 5 * s) + 0.006 * noise(build, c.shape, 12 * s)
     marks = (tree + c.paint(5, (hila, 0.1)) + mottle) * build.uniform(0.4, 1.15)
     air = lung * (1 - 0.84 * shadow) * (0.8 + 0.25 * c.paint(0.1 * c.unit, (lungs, 1)))
-    air *= 1 - np.clip(0.06 + 0.03 * _noise(build, c.shape, 70 * s), 0, 0.3)
+    air *= 1 - np.clip(0.06 + 0.03 * noise(build, c.shape, 70 * s), 0, 0.3)
     if breath < -0.04:
         air *= 1 - c.paint(0.2 * c.unit, (bellies, 0.5))
 
@@ -305,11 +207,11 @@ def draw(
     if build.random() < 0.5:  # gas in the stomach
         bubble = np.array([(0.3, 0.0), (0.55, -0.07), (0.75, 0.02), (0.7, 0.14), (0.4, 0.16)]) + [0, domes[1] + 0.12]
         bubble += pose.normal(0, 0.03, bubble.shape)
-        tissue -= c.paint(2, ([c.place(_smooth(bubble))], pose.uniform(0.08, 0.25)))
+        tissue -= c.paint(2, ([c.place(smooth(bubble))], pose.uniform(0.08, 0.25)))
     return _expose(c, pose, tissue)
 
 
-def _consolidation(c: _Canvas, rng: Generator, air: Image, marks: Image, severity: float) -> tuple[Image, Image]:
+def _consolidation(c: Canvas, rng: Generator, air: Image, marks: Image, severity: float) -> tuple[Image, Image]:
     """A lobe, or part of one, filled: an irregular soft patch in which some bronchi stay open."""
     s, side = c.unit / 130, rng.choice([-1, 1])
     x, y, a, b = [(0.4, 0.2, 0.3, 0.22), (0.5, 0.55, 0.36, 0.22), (0.5, 0.82, 0.42, 0.24)][rng.integers(3)]
@@ -317,15 +219,15 @@ def _consolidation(c: _Canvas, rng: Generator, air: Image, marks: Image, severit
     turn = np.linspace(0, 2 * np.pi, 12, endpoint=False)
     radius = rng.uniform(0.8, 1.4) * np.exp(rng.normal(0, 0.16, (12, 1)))
     patch = np.stack([a * np.cos(turn), b * np.sin(turn)], axis=-1) * radius + centre
-    mask = c.paint(0.07 * c.unit, ([c.place(_smooth(patch, 6))], 1))
-    lumps = 0.28 * _noise(rng, c.shape, 16 * s) + 0.15 * _noise(rng, c.shape, 7 * s)
+    mask = c.paint(0.07 * c.unit, ([c.place(smooth(patch, 6))], 1))
+    lumps = 0.28 * noise(rng, c.shape, 16 * s) + 0.15 * noise(rng, c.shape, 7 * s)
     mask = np.clip(mask * (1.25 + lumps), 0, 1)
     bronchi = c.place(_branches(rng, centre * [0.6, 1], 0.9, 0.5, 4))
-    mask *= 1 - c.trace(0.9, *_tapered(bronchi, 3, rng.uniform(0.05, 0.5)))
+    mask *= 1 - c.trace(0.9, *tapered(bronchi, 3, rng.uniform(0.05, 0.5)))
     return air * (1 - mask * (0.15 + 0.85 * severity)), marks
 
 
-def _interstitial(c: _Canvas, rng: Generator, air: Image, marks: Image, severity: float) -> tuple[Image, Image]:
+def _interstitial(c: Canvas, rng: Generator, air: Image, marks: Image, severity: float) -> tuple[Image, Image]:
     """Both lungs: thickened bronchial walls, a net of fine lines, and a haze that is densest about the hila."""
     s, amount = c.unit / 130, 0.08 + 0.92 * severity
     turn = np.linspace(0, 2 * np.pi, 10, endpoint=False)
@@ -335,17 +237,17 @@ def _interstitial(c: _Canvas, rng: Generator, air: Image, marks: Image, severity
         for m in (-1, 1)
     ]
     haze = c.paint(0.15 * c.unit, (clouds, 1))
-    haze = np.clip(haze * (1 + 0.35 * _noise(rng, c.shape, 18 * s)), 0, 1)
-    net = np.exp(-((_noise(rng, c.shape, 8 * s) / 0.35) ** 2)) - 0.3
+    haze = np.clip(haze * (1 + 0.35 * noise(rng, c.shape, 18 * s)), 0, 1)
+    net = np.exp(-((noise(rng, c.shape, 8 * s) / 0.35) ** 2)) - 0.3
     streaks = np.concatenate([_branches(rng, np.array([m * 0.2, 0.48]), 1.2, 0.7, 12) for m in (-1, 1)])
-    walls = c.trace(1.3, *_tapered(c.place(streaks), 4, 0.17))
+    walls = c.trace(1.3, *tapered(c.place(streaks), 4, 0.17))
     return air * (1 - 0.42 * amount * haze), marks + amount * (walls + 0.11 * net * (0.35 + 0.65 * haze))
 
 
-def _expose(c: _Canvas, rng: Generator, tissue: Image) -> NDArray[np.uint8]:
+def _expose(c: Canvas, rng: Generator, tissue: Image) -> NDArray[np.uint8]:
     """From attenuation to the developed film: scatter, leads, exposure, tone, grain, collimator, marker."""
     h, w = c.shape
-    scatter = _blur(cv2.resize(tissue, (w // 8, h // 8), interpolation=cv2.INTER_AREA), 3)
+    scatter = blur(cv2.resize(tissue, (w // 8, h // 8), interpolation=cv2.INTER_AREA), 3)
     tissue += 0.1 * cv2.resize(scatter, (w, h))
     if rng.random() < 0.25:
         tissue += _leads(c, rng)
@@ -358,7 +260,7 @@ def _expose(c: _Canvas, rng: Generator, tissue: Image) -> NDArray[np.uint8]:
     curve = (255 * curve / (1 + curve**4) ** 0.25).astype(np.float32)
     light = (tissue - level) * np.float32(1024 * rng.uniform(0.85, 1.3)) + np.float32(1024 * rng.uniform(0.45, 0.62))
     film = curve[np.clip(light, 0, 2047).astype(np.int16)]
-    film += rng.uniform(2, 7) * _blur(rng.standard_normal((h, w), dtype=np.float32), rng.uniform(0.4, 0.8))
+    film += rng.uniform(2, 7) * blur(rng.standard_normal((h, w), dtype=np.float32), rng.uniform(0.4, 0.8))
     if rng.random() < 0.2:
         top, bottom, left, right = rng.integers(2, 14, 4) * (rng.random(4) < 0.6)
         open_ = film[top : h - bottom, left : w - right].copy()
@@ -372,7 +274,7 @@ def _expose(c: _Canvas, rng: Generator, tissue: Image) -> NDArray[np.uint8]:
     return grey
 
 
-def _leads(c: _Canvas, rng: Generator) -> Image:
+def _leads(c: Canvas, rng: Generator) -> Image:
     """Electrodes with their wires, or a tube down the midline."""
     if rng.random() < 0.4:
         way = np.stack([np.cumsum(rng.normal(0.003, 0.01, 20)), np.linspace(-1, rng.uniform(0.5, 1.3), 20)], axis=-1)

@@ -1,59 +1,26 @@
-"""The registered model: versions, the gate that names the champion, promotion by hand.
+"""The registered model: its versions, promotion by hand, and how often each has seen the test films."""
 
-Champion and candidate are scored on the same validation films with the mean log loss of the probabilities that each
-serves: a proper score (Good 1952) that does not saturate where AUC does. The score stands as a tag on the version,
-`gate.log_loss.<films>`, where <films> identifies the films.
-
-The rule: of the versions scored on these films, the one with the lowest log loss is the champion, and of equal ones the
-earliest. Versions that tell other classes apart do not compete. A version promoted by hand is outdone only by later
-versions.
-"""
-
-import base64
-import errno
-import hashlib
 import json
-import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-import mlflow
-import numpy as np
-import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
+from pneumonia import gate
+from pneumonia.gate import BY_HAND, CHAMPION, UNUSABLE, Verdict, champion_of, drop_challenger
 from pneumonia.record import Record, records, write_json
-from pneumonia.tracking import Tracker, masked, reach, sent, sent_to, tracker_errors
+from pneumonia.sending import masked, sent, sent_to
+from pneumonia.tracking import Tracker, tracker_errors
 
-CHAMPION, CHALLENGER = "champion", "challenger"
-BY_HAND = "gate.by_hand"  # tag of a version promoted by hand: the highest version that was there
-CLASSES = "data.classes"
-UNUSABLE = "gate.unusable"  # tag of a champion that could not be scored when a candidate came
-TIE = 1e-9  # log losses nearer than this are the same
-BATCH = 64
 DESCRIPTION_LENGTH = 5000  # PostgreSQL refuses a longer one, sqlite keeps it silently
 
 
 class RegistryError(RuntimeError):
     """A version cannot be found or promoted; the sentence says why."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """Which alias a version got, and why, in one line."""
-
-    name: str
-    version: str
-    alias: str
-    reason: str
-
-    def line(self) -> str:
-        return f"{self.name} version {self.version} is {self.alias}: {self.reason}"
 
 
 def enter(tracker: Tracker, record: Record) -> Verdict:
@@ -65,13 +32,13 @@ def enter(tracker: Tracker, record: Record) -> Verdict:
     """
     name, have = record.run.register, sent(record)
     assert name is not None
-    films = validation(record)
+    films = gate.validation(record)
     with tracker_errors(tracker.uri):
         version = have.get("version") or _register(tracker.client, name, record)
         link = json.dumps([{"name": name, "version": version}])  # on the model's page in the UI
         tracker.client.set_logged_model_tags(have["model_id"], {MLFLOW_MODEL_VERSIONS: link})
         write_json(record.folder / "sent.json", {**sent(record), "version": version})
-        verdict = gate(tracker, name, version, films)
+        verdict = gate.decide(tracker, name, version, films)
         write_json(record.folder / "sent.json", {**sent(record), "verdict": asdict(verdict)})
     return verdict
 
@@ -131,156 +98,6 @@ def _describe(record: Record) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Validation:
-    """The films that the gate scores on. `key` identifies them, whatever their order or place."""
-
-    images: list[str]  # base64
-    labels: np.ndarray
-    key: str
-
-
-def validation(record: Record) -> Validation:
-    """The validation films that the record's model was chosen on, as the served models take them.
-
-    Raises:
-        FileNotFoundError: a film is no longer there.
-    """
-    root = Path(record.run.dataset["source"])
-    positive = record.run.dataset["classes"][1]
-    rows = pd.read_csv(record.artifacts / "predictions" / "val.csv", dtype=str, keep_default_na=False)
-    films = [(root / path).read_bytes() for path in rows["path"]]
-    labels = (rows["label"] == positive).to_numpy().astype(int)
-    lines = sorted(f"{hashlib.sha256(film).hexdigest()} {label}" for film, label in zip(films, labels, strict=True))
-    key = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
-    return Validation([base64.b64encode(film).decode() for film in films], labels, key)
-
-
-def losses(uri: str, films: Validation) -> np.ndarray:
-    """Log loss of each film, by the model's own code. Float64 [N]."""
-    with tempfile.TemporaryDirectory(prefix="pneumonia-gate-") as scratch:
-        folder = mlflow.artifacts.download_artifacts(uri, dst_path=scratch)
-        model = mlflow.pyfunc.load_model(folder)
-        parts = [
-            model.predict(pd.DataFrame({"image": films.images[start : start + BATCH]}))["probability"].to_numpy()
-            for start in range(0, len(films.images), BATCH)
-        ]
-    positive = np.clip(np.concatenate(parts), 1e-7, 1 - 1e-7)
-    return np.asarray(-np.log(np.where(films.labels == 1, positive, 1 - positive)))
-
-
-def gate(tracker: Tracker, name: str, version: str, films: Validation) -> Verdict:
-    """Gives `version` an alias. MLflow has no compare-and-set, so {best by tag, set alias, read again} is repeated
-    until it is stable: of two searches that finish at once, the later reader sees both scores.
-    """
-    client, tag = tracker.client, f"gate.log_loss.{films.key}"
-    own = _score(client, name, version, films)
-    notes = []
-    champion = _champion(client, name)
-    rival: np.ndarray | None = None
-    if champion is not None and champion != version:
-        other = client.get_model_version(name, champion).tags.get(CLASSES)
-        mine = client.get_model_version(name, version).tags.get(CLASSES)
-        if other is not None and mine is not None and other != mine:
-            _again(client.set_registered_model_alias, name, CHALLENGER, version)
-            reason = (
-                f"it tells {mine} apart, the champion, version {champion}, {other}; promote it by hand if you mean it"
-            )
-            return Verdict(name=name, version=version, alias=CHALLENGER, reason=reason)
-        try:
-            rival = _score(client, name, champion, films)
-        except Exception as error:  # its files are gone, or it is a model of another kind with errors of its own
-            reach(tracker.uri)  # a store that is away says nothing about the version
-            if isinstance(error, MemoryError) or getattr(error, "errno", None) in (
-                errno.ENOSPC,
-                errno.EDQUOT,
-                errno.EIO,
-            ):
-                raise  # nor does this machine
-            notes.append(f"the champion of before, version {champion}, cannot be scored ({type(error).__name__})")
-            _again(client.set_model_version_tag, name, champion, UNUSABLE, "true")
-    best = version
-    for _ in range(20):
-        best = _best(client, name, tag) or version
-        if _champion(client, name) != best:
-            _again(client.set_registered_model_alias, name, CHAMPION, best)
-            continue
-        if best == (_best(client, name, tag) or version):
-            break
-    reason = "; ".join([_reason(own, rival, champion, version, best), *notes])
-    if best == version:
-        _drop_challenger(client, name, version)
-        return Verdict(name=name, version=version, alias=CHAMPION, reason=reason)
-    _again(client.set_registered_model_alias, name, CHALLENGER, version)
-    return Verdict(name=name, version=version, alias=CHALLENGER, reason=reason)
-
-
-def _drop_challenger(client: MlflowClient, name: str, version: str) -> None:
-    """A champion is no challenger."""
-    challenger = client.get_registered_model(name).aliases.get(CHALLENGER)
-    if challenger is not None and str(challenger) == version:
-        client.delete_registered_model_alias(name, CHALLENGER)
-
-
-def _reason(own: np.ndarray, rival: np.ndarray | None, champion: str | None, version: str, best: str) -> str:
-    score = f"log loss {own.mean():.4f} on {len(own)} validation films"
-    if rival is None or champion is None:
-        other = "" if best == version else f"; version {best} is better"
-        return f"{score}, no champion to beat{other}" if best == version else f"{score}{other}"
-    difference = own - rival
-    spread = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
-    return (
-        f"{score} against {rival.mean():.4f} of version {champion} (difference {difference.mean():+.4f} ± {spread:.4f})"
-    )
-
-
-def _score(client: MlflowClient, name: str, version: str, films: Validation) -> np.ndarray:
-    values = losses(f"models:/{name}/{version}", films)
-    _again(client.set_model_version_tag, name, version, f"gate.log_loss.{films.key}", repr(float(values.mean())))
-    return values
-
-
-def _again(call: Callable[..., None], *arguments: str) -> None:
-    """MLflow looks whether a tag or an alias is there, then inserts it: of two gates at once the database refuses one,
-    whose second call finds it.
-    """
-    try:
-        call(*arguments)
-    except MlflowException:
-        call(*arguments)
-
-
-def _champion(client: MlflowClient, name: str) -> str | None:
-    try:
-        return str(
-            client.get_model_version_by_alias(name, CHAMPION).version
-        )  # a number from sqlite, text from a server
-    except MlflowException as error:  # no such alias, or it names a version that was deleted
-        if error.error_code not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
-            raise
-        return None
-
-
-def _best(client: MlflowClient, name: str, tag: str) -> str | None:
-    """The version that should be champion, by the tags alone, so that every reader comes to the same one."""
-    versions = client.search_model_versions(f"name = '{name}'", max_results=10_000)
-    by_hand = [v for v in versions if BY_HAND in v.tags]
-    floor, chosen = 0, None
-    if by_hand:
-        latest = max(by_hand, key=lambda v: float(v.tags[BY_HAND].split()[1]))
-        floor, chosen = int(latest.tags[BY_HAND].split()[0]), str(latest.version)
-    scored = [
-        v
-        for v in versions
-        if tag in v.tags and UNUSABLE not in v.tags and (int(v.version) > floor or str(v.version) == chosen)
-    ]
-    if not scored:
-        return None
-    lowest = min(float(v.tags[tag]) for v in scored)
-    tied = [v for v in scored if float(v.tags[tag]) <= lowest + TIE]
-    return str(min(tied, key=lambda v: int(v.version)).version)
-
-
 def count_opening(tracker: Tracker, uri: str, model_id: str | None) -> int:
     """Counts that the test split is opened for a model, on its version (`test.openings`), or on the logged model.
 
@@ -325,12 +142,12 @@ def promote(tracker: Tracker, name: str, version: str) -> str:
             there = [str(v.version) for v in client.search_model_versions(f"name = '{name}'")]
             listed = ", ".join(sorted(there, key=int)) or "none"
             raise RegistryError(f"{name} has no version {version}; versions there: {listed}") from error
-        before = _champion(client, name)
+        before = champion_of(client, name)
         newest = max(int(v.version) for v in client.search_model_versions(f"name = '{name}'"))
         client.set_model_version_tag(name, version, BY_HAND, f"{newest} {time.time():.3f}")
         if UNUSABLE in tags:
             client.delete_model_version_tag(name, version, UNUSABLE)
         client.set_registered_model_alias(name, CHAMPION, version)
-        _drop_challenger(client, name, version)
+        drop_challenger(client, name, version)
     was = "there was none" if before is None else f"it was version {before}"
     return f"{name} version {version} is champion by hand ({was})"

@@ -1,54 +1,26 @@
-"""Sends records to MLflow, as often as it takes: sending twice changes nothing, sending late loses nothing."""
+"""The tracking store, which may be away: what it refuses today is sent later, and sending twice changes nothing."""
 
 import errno
-import getpass
-import json
-import os
-import re
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import requests
 import sqlalchemy
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import (
-    Dataset,
-    DatasetInput,
-    InputTag,
-    LoggedModel,
-    LoggedModelOutput,
-    LoggedModelStatus,
-    Metric,
-    Param,
-    RunTag,
-)
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from mlflow.utils.mlflow_tags import (
-    MLFLOW_DATASET_CONTEXT,
-    MLFLOW_GIT_COMMIT,
-    MLFLOW_PARENT_RUN_ID,
-    MLFLOW_RUN_NAME,
-    MLFLOW_RUN_NOTE,
-    MLFLOW_SOURCE_NAME,
-    MLFLOW_USER,
-)
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
 
-from pneumonia.record import Record, Run, read_json, records, write_json
+from pneumonia import sending
+from pneumonia.record import Record, records, write_json
+from pneumonia.sending import masked, sent, sent_to, unsent
 
-OPEN = ("auto", "none", "")  # words for "decide it yourself" in an MLproject parameter
-STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "INTERRUPTED": "KILLED"}
-DIGEST_LENGTH = 36  # MLflow's bound on a dataset's digest
 LOCK_SECONDS = 60.0  # another process that sends the same record is waited for so long
 RETRY_SECONDS = 20.0  # a tracker that did not answer is left alone for so long
 
@@ -67,11 +39,6 @@ def tracker_errors(uri: str) -> Iterator[None]:
             raise  # this machine's disk, not the store
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TrackingError(masked(f"MLflow's tracking store {uri} failed: {first[:300]}")) from error
-
-
-def masked(text: str) -> str:
-    """A text without the passwords of the URLs in it."""
-    return re.sub(r"(://[^/\s:@]*:)[^@\s]+@", r"\1***@", text)
 
 
 def reach(uri: str, *, seconds: float = 5.0) -> None:
@@ -143,7 +110,7 @@ class Tracker:
         with tracker_errors(self.uri), FileLock(record.folder / "send.lock", timeout=LOCK_SECONDS):
             if sent_to(record) not in (None, masked(self.uri)):
                 raise TrackingError(f"{record.folder} belongs to the tracking store {sent_to(record)}")
-            return _send(record, self.client, self.uri)
+            return sending.send(record, self.client, self.uri)
 
     def try_send(self, record: Record, *, force: bool = False, seconds: float = 5.0) -> bool:
         """Sends unless the store is away; training goes on either way. True when the run is up to date."""
@@ -217,7 +184,7 @@ class Tracker:
             return
         if (model_id := self.known_model(have["model_id"])) is not None:
             with tracker_errors(self.uri):
-                _delete_model(self.client.get_logged_model(model_id), self.client, self.uri)
+                sending.delete_model(self.client.get_logged_model(model_id), self.client, self.uri)
         write_json(record.folder / "sent.json", {**have, "dropped": True})
 
 
@@ -241,175 +208,6 @@ def finished(record: Record, tracker: Tracker) -> Iterator[None]:
 def reason_of(error: Exception) -> str:
     """An error in one line: its kind and what it says."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def sent(record: Record) -> dict[str, Any]:
-    """What the store has of the record: run_id, model_id, counts; empty before the first sending."""
-    path = record.folder / "sent.json"
-    return read_json(path) if path.exists() else {}
-
-
-def sent_to(record: Record) -> str | None:
-    """The tracking store that has the record, or None when none has."""
-    uri: str | None = sent(record).get("uri")
-    return uri
-
-
-def unsent(record: Record) -> bool:
-    """Whether an ended record has something that the store has not."""
-    return record.status is not None and not sent(record).get("closed", False)
-
-
-def _send(record: Record, client: MlflowClient, uri: str) -> str:
-    run = record.run
-    have = sent(record)
-
-    def remember(**news: Any) -> None:
-        have.update(news)
-        write_json(record.folder / "sent.json", have)
-
-    if "run_id" not in have:
-        remember(run_id=_open(run, client), uri=masked(uri))
-    run_id: str = have["run_id"]
-
-    params = record.params
-    if missing := sorted(params.keys() - set(have.get("params", []))):
-        # MLflow refuses a parameter that is there already in other words, as `mlflow run` leaves it (1e-3 for 0.001).
-        there = client.get_run(run_id).data.params
-        fresh = [Param(name, str(params[name])) for name in missing if name not in there]
-        # ... and as it leaves the ones that this program decides
-        fresh += [Param(f"used/{name}", str(params[name])) for name in missing if there.get(name) in OPEN]
-        if fresh:
-            client.log_batch(run_id, params=fresh)
-        remember(params=sorted(params))
-
-    lines = record.metrics
-    if fresh_lines := lines[have.get("metrics", 0) :]:
-        client.log_batch(run_id, metrics=[m for line in fresh_lines for m in _metrics(line)])
-        remember(metrics=len(lines))
-
-    files = have.get("artifacts", {})
-    for path in sorted(p for p in record.artifacts.rglob("*") if p.is_file() and not p.name.endswith(".part")):
-        name = path.relative_to(record.artifacts).as_posix()
-        stamp = [path.stat().st_size, path.stat().st_mtime_ns]
-        if files.get(name) != stamp:
-            client.log_artifact(run_id, str(path), os.path.dirname(name) or None)
-            files[name] = stamp
-            remember(artifacts=files)
-
-    status = record.status
-    if status is not None and not have.get("closed", False):
-        if status["state"] == "COMPLETE" and record.model.exists() and "model_id" not in have:
-            remember(model_id=_send_model(record, run, run_id, client, uri), dropped=False)
-        if (record.folder / "summary.json").exists():
-            summary = read_json(record.folder / "summary.json")
-            client.log_batch(run_id, metrics=list(_metrics(summary, have.get("model_id") or run.model_id, run)))
-        _close(run, status, run_id, client)
-        remember(closed=True)
-        shutil.rmtree(record.model, ignore_errors=True)  # MLflow has it now; a folder of models fills a disk
-    return run_id
-
-
-def _open(run: Run, client: MlflowClient) -> str:
-    """Adopts the run it is told to, or finds the one that a broken-off sending made, or creates it."""
-    tags = {
-        "role": run.role,
-        "record": run.key,
-        MLFLOW_RUN_NAME: run.name,
-        MLFLOW_USER: _user(),
-        **({MLFLOW_RUN_NOTE: run.description} if run.description else {}),
-        **({MLFLOW_PARENT_RUN_ID: run.parent} if run.parent else {}),
-        **run.tags,
-    }
-    experiment = client.get_experiment_by_name(run.experiment)
-    experiment_id = experiment.experiment_id if experiment else client.create_experiment(run.experiment)
-    run_id = run.run_id
-    if run_id is None:
-        found = client.search_runs([experiment_id], f"tags.record = '{run.key}'", max_results=1)
-        run_id = found[0].info.run_id if found else None
-    if run_id is None:
-        source = {MLFLOW_SOURCE_NAME: f"pneumonia {run.role}"}
-        run_id = client.create_run(experiment_id, tags={**tags, **source}).info.run_id
-    else:
-        client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-        client.update_run(run_id, status="RUNNING", name=run.name)
-    if run.dataset:
-        data = run.dataset
-        dataset = Dataset(
-            name=data["name"],
-            digest=data["digest"][:DIGEST_LENGTH],
-            source_type="local",
-            source=json.dumps({"uri": data["source"]}),
-            profile=json.dumps(data.get("profile", {})),
-        )
-        context = InputTag(MLFLOW_DATASET_CONTEXT, data.get("context", "training"))
-        client.log_inputs(run_id, [DatasetInput(dataset, [context])])
-    return str(run_id)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user id without a name
-        return "unknown"
-
-
-def _metrics(line: dict[str, Any], model_id: str | None = None, run: Run | None = None) -> Iterator[Metric]:
-    tied = {}
-    if model_id is not None:
-        tied["model_id"] = model_id
-        if run is not None and run.dataset:
-            tied |= {"dataset_name": run.dataset["name"], "dataset_digest": run.dataset["digest"][:DIGEST_LENGTH]}
-    for name, value in line["metrics"].items():
-        yield Metric(name, value, line["time"], line["step"], **tied)
-
-
-def _send_model(record: Record, run: Run, run_id: str, client: MlflowClient, uri: str) -> str:
-    """Uploads record.model as a logged model of the run, unless it is there; a half-sent one is deleted."""
-    there = client.get_run(run_id)
-    experiment_id = there.info.experiment_id
-    model_id: str | None = None
-    for old in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"):
-        if old.status == LoggedModelStatus.READY:
-            model_id = str(old.model_id)
-        else:
-            _delete_model(old, client, uri)
-    if model_id is None:
-        params = {name: str(value) for name, value in record.params.items()}
-        tags = {"role": run.role, "record": run.key, **run.tags}
-        made = client.create_logged_model(experiment_id, "model", run_id, tags, params, "classifier")
-        model_id = str(made.model_id)
-        model = Model.load(str(record.model))
-        model.run_id, model.model_id, model.model_uuid = run_id, model_id, model_id
-        model.artifact_path = made.artifact_location
-        model.save(str(record.model / "MLmodel"))
-        client.log_model_artifacts(model_id, str(record.model))
-        client.finalize_logged_model(model_id, LoggedModelStatus.READY)
-    outputs = there.outputs.model_outputs if there.outputs else []
-    if model_id not in [output.model_id for output in outputs]:  # MLflow refuses to be told twice
-        last_step = record.metrics[-1]["step"] if record.metrics else 0
-        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=last_step)])
-    return model_id
-
-
-def _delete_model(model: LoggedModel, client: MlflowClient, uri: str) -> None:
-    """Files first: of a deleted model MLflow no longer says where they are."""
-    get_artifact_repository(model.artifact_location, tracking_uri=uri).delete_artifacts()  # type: ignore[no-untyped-call]
-    client.delete_logged_model(model.model_id)
-
-
-def _close(run: Run, status: dict[str, Any], run_id: str, client: MlflowClient) -> None:
-    if run.description:  # it says by now what came of the run
-        client.set_tag(run_id, MLFLOW_RUN_NOTE, run.description)
-    close_run(client, run_id, status["state"], status["reason"], trial=run.role in ("trial", "final", "train"))
-
-
-def close_run(client: MlflowClient, run_id: str, state: str, reason: str, *, trial: bool = True) -> None:
-    """Ends an MLflow run as a record's state says; also for a run whose record stands on another machine."""
-    tags = {**({"trial.state": state} if trial else {}), **({"reason": reason[:500]} if reason else {})}
-    if tags:
-        client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-    client.set_terminated(run_id, STATUS[state])
 
 
 def default_uri() -> str:

@@ -11,7 +11,8 @@ from pneumonia.evaluate import evaluate_and_record
 from pneumonia.predict import ModelError
 from pneumonia.record import Record, records
 from pneumonia.registry import count_opening, enter
-from pneumonia.tracking import Tracker, TrackingError, sent, unsent
+from pneumonia.sending import sent, unsent
+from pneumonia.tracking import Tracker, TrackingError
 from tests.conftest import NO_SERVER
 
 CHAMPION = "models:/pneumonia@champion"

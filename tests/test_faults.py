@@ -23,8 +23,9 @@ from pneumonia.record import records
 from pneumonia.search import study as studies
 from pneumonia.search import worker
 from pneumonia.search.worker import Task
+from pneumonia.sending import sent
 from pneumonia.stop import Stop
-from pneumonia.tracking import Tracker, sent
+from pneumonia.tracking import Tracker
 
 pytestmark = pytest.mark.slow
 

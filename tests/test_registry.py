@@ -11,10 +11,12 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from pneumonia import registry
+from pneumonia import gate
+from pneumonia.gate import CHALLENGER, CHAMPION, Validation, Verdict
 from pneumonia.record import Record
-from pneumonia.registry import CHALLENGER, CHAMPION, RegistryError, Validation, Verdict, catch_up, enter, promote
-from pneumonia.tracking import Tracker, TrackingError, sent
+from pneumonia.registry import RegistryError, catch_up, enter, promote
+from pneumonia.sending import sent
+from pneumonia.tracking import Tracker, TrackingError
 from tests.conftest import NO_SERVER, TrackingServer
 
 NAME = "pneumonia"
@@ -56,7 +58,7 @@ def stand_ins(tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             raise FileNotFoundError(uri)
         return np.full(4, scores[uri])
 
-    monkeypatch.setattr(registry, "losses", losses)
+    monkeypatch.setattr(gate, "losses", losses)
     tracker.client.create_registered_model(NAME)
 
     def make(loss: float | None) -> str:
@@ -100,8 +102,8 @@ def test_a_version_says_what_it_is(tracker: Tracker, copy_trained: Callable[...,
     assert 4000 < len(version.description) <= 5000
     assert version.tags["data.fingerprint"] == record.run.tags["data.fingerprint"]
     (score,) = [value for name, value in version.tags.items() if name.startswith("gate.log_loss.")]
-    table = registry.validation(record)
-    again = registry.losses(f"models:/{NAME}/1", table)
+    table = gate.validation(record)
+    again = gate.losses(f"models:/{NAME}/1", table)
     assert float(score) == pytest.approx(again.mean())
 
 
@@ -115,7 +117,7 @@ def test_a_short_description_holds_the_scores(tracker: Tracker, register: Regist
 
 def test_the_films_of_the_gate_are_known_by_their_content(copy_trained: Callable[..., Record], tmp_path: Path) -> None:
     record = copy_trained("one")
-    films = registry.validation(record)
+    films = gate.validation(record)
     assert len(films.images) == len(films.labels) == 11
     assert set(films.labels) == {0, 1}
     moved = tmp_path / "elsewhere"
@@ -124,9 +126,9 @@ def test_the_films_of_the_gate_are_known_by_their_content(copy_trained: Callable
     path = record.artifacts / "predictions" / "val.csv"
     header, *rows = path.read_text().splitlines()
     path.write_text("\n".join([header, *reversed(rows)]) + "\n")
-    assert registry.validation(record).key == films.key
+    assert gate.validation(record).key == films.key
     path.write_text("\n".join([header, *rows[1:]]) + "\n")
-    assert registry.validation(record).key != films.key
+    assert gate.validation(record).key != films.key
 
 
 def test_a_champion_without_its_files_is_named_and_replaced(tracker: Tracker, register: Register) -> None:
@@ -192,7 +194,7 @@ def test_registration_that_broke_off_goes_on_with_the_same_version(
             method(*args, **kwargs)
         raise ConnectionError("connection reset by peer")
 
-    monkeypatch.setattr(registry, "losses", lambda uri, films: np.full(len(films.labels), 0.5))
+    monkeypatch.setattr(gate, "losses", lambda uri, films: np.full(len(films.labels), 0.5))
     with monkeypatch.context() as broken:
         broken.setattr(MlflowClient, call, fail)
         with pytest.raises(TrackingError, match="connection reset"):
@@ -232,9 +234,9 @@ def test_without_a_champion_the_best_scored_version_comes_back(
     tracker: Tracker, stand_ins: Callable[[float], str]
 ) -> None:
     best, worse = stand_ins(0.2), stand_ins(0.4)
-    assert registry.gate(tracker, NAME, best, FILMS).alias == CHAMPION
+    assert gate.decide(tracker, NAME, best, FILMS).alias == CHAMPION
     tracker.client.delete_registered_model_alias(NAME, CHAMPION)
-    verdict = registry.gate(tracker, NAME, worse, FILMS)
+    verdict = gate.decide(tracker, NAME, worse, FILMS)
     assert verdict.alias == CHALLENGER
     assert f"version {best} is better" in verdict.reason
     assert aliases(tracker) == {CHAMPION: best, CHALLENGER: worse}
@@ -242,9 +244,9 @@ def test_without_a_champion_the_best_scored_version_comes_back(
 
 def test_a_champion_that_was_deleted_is_no_obstacle(tracker: Tracker, stand_ins: Callable[[float], str]) -> None:
     best, worse = stand_ins(0.2), stand_ins(0.4)
-    registry.gate(tracker, NAME, best, FILMS)
+    gate.decide(tracker, NAME, best, FILMS)
     tracker.client.delete_model_version(NAME, best)
-    verdict = registry.gate(tracker, NAME, worse, FILMS)
+    verdict = gate.decide(tracker, NAME, worse, FILMS)
     assert verdict.alias == CHAMPION
     assert "no champion to beat" in verdict.reason
     assert aliases(tracker) == {CHAMPION: worse}
@@ -252,18 +254,18 @@ def test_a_champion_that_was_deleted_is_no_obstacle(tracker: Tracker, stand_ins:
 
 def test_other_films_are_another_contest(tracker: Tracker, stand_ins: Callable[[float], str]) -> None:
     first, second = stand_ins(0.2), stand_ins(0.3)
-    registry.gate(tracker, NAME, first, FILMS)
+    gate.decide(tracker, NAME, first, FILMS)
     others = Validation(images=[], labels=np.array([]), key="others")
-    assert registry.gate(tracker, NAME, second, others).alias == CHALLENGER  # the champion is scored on those too
+    assert gate.decide(tracker, NAME, second, others).alias == CHALLENGER  # the champion is scored on those too
     assert f"gate.log_loss.{others.key}" in tracker.client.get_model_version(NAME, first).tags
 
 
 def test_a_champion_that_wins_again_is_no_challenger(tracker: Tracker, stand_ins: Callable[[float], str]) -> None:
     first, second = stand_ins(0.3), stand_ins(0.4)
-    registry.gate(tracker, NAME, first, FILMS)
-    registry.gate(tracker, NAME, second, FILMS)
+    gate.decide(tracker, NAME, first, FILMS)
+    gate.decide(tracker, NAME, second, FILMS)
     tracker.client.delete_model_version(NAME, first)
-    assert registry.gate(tracker, NAME, second, FILMS).alias == CHAMPION
+    assert gate.decide(tracker, NAME, second, FILMS).alias == CHAMPION
     assert aliases(tracker) == {CHAMPION: second}
 
 
@@ -272,15 +274,15 @@ def test_promotion_by_hand_is_outdone_only_by_later_versions(
 ) -> None:
     best, worst = stand_ins(0.1), stand_ins(0.9)
     for version in (best, worst):
-        registry.gate(tracker, NAME, version, FILMS)
+        gate.decide(tracker, NAME, version, FILMS)
     said = promote(tracker, NAME, worst)
     assert said == f"pneumonia version {worst} is champion by hand (it was version {best})"
     assert aliases(tracker)[CHAMPION] == worst
-    assert registry.gate(tracker, NAME, best, FILMS).alias == CHALLENGER  # an earlier version, however good
-    assert registry.gate(tracker, NAME, stand_ins(0.95), FILMS).alias == CHALLENGER
+    assert gate.decide(tracker, NAME, best, FILMS).alias == CHALLENGER  # an earlier version, however good
+    assert gate.decide(tracker, NAME, stand_ins(0.95), FILMS).alias == CHALLENGER
     assert aliases(tracker)[CHAMPION] == worst
     later = stand_ins(0.5)
-    assert registry.gate(tracker, NAME, later, FILMS).alias == CHAMPION
+    assert gate.decide(tracker, NAME, later, FILMS).alias == CHAMPION
     assert promote(tracker, NAME, best).endswith(f"(it was version {later})")
     assert aliases(tracker)[CHAMPION] == best
 
@@ -291,12 +293,10 @@ def test_promotion_forgives_a_version_that_could_not_be_scored(
     first = stand_ins(None)
     tracker.client.set_registered_model_alias(NAME, CHAMPION, first)
     second = stand_ins(0.5)
-    assert (
-        f"version {first}, cannot be scored (FileNotFoundError)" in registry.gate(tracker, NAME, second, FILMS).reason
-    )
+    assert f"version {first}, cannot be scored (FileNotFoundError)" in gate.decide(tracker, NAME, second, FILMS).reason
     promote(tracker, NAME, first)
-    monkeypatch.setattr(registry, "losses", lambda uri, films: np.full(4, 0.5 if uri.endswith("1") else 0.6))
-    assert registry.gate(tracker, NAME, stand_ins(0.6), FILMS).alias == CHALLENGER
+    monkeypatch.setattr(gate, "losses", lambda uri, films: np.full(4, 0.5 if uri.endswith("1") else 0.6))
+    assert gate.decide(tracker, NAME, stand_ins(0.6), FILMS).alias == CHALLENGER
     assert aliases(tracker)[CHAMPION] == first
 
 
@@ -309,9 +309,9 @@ def test_a_store_that_goes_away_says_nothing_about_the_champion(
     def away(uri: str) -> None:
         raise TrackingError("no answer")
 
-    monkeypatch.setattr(registry, "reach", away)
+    monkeypatch.setattr(gate, "reach", away)
     with pytest.raises(TrackingError, match="no answer"):
-        registry.gate(tracker, NAME, second, FILMS)
+        gate.decide(tracker, NAME, second, FILMS)
     assert tracker.client.get_model_version(NAME, first).tags == {}
     assert aliases(tracker) == {CHAMPION: first}
 
@@ -343,7 +343,7 @@ def test_a_gate_that_another_one_overtakes_ends_with_the_better_champion(
     method = getattr(MlflowClient, call)
     for moment in (1, 2):
         if reigning is not None:
-            registry.gate(tracker, NAME, stand_ins(reigning), FILMS)
+            gate.decide(tracker, NAME, stand_ins(reigning), FILMS)
         first, second = stand_ins(own), stand_ins(other)
         left = moment
 
@@ -353,14 +353,14 @@ def test_a_gate_that_another_one_overtakes_ends_with_the_better_champion(
             if left == 0:
                 with monkeypatch.context() as plain:
                     plain.setattr(MlflowClient, call, method)
-                    registry.gate(tracker, NAME, _second, FILMS)
+                    gate.decide(tracker, NAME, _second, FILMS)
             return method(*args, **kwargs)
 
         with monkeypatch.context() as hooked:
             hooked.setattr(MlflowClient, call, overtaken)
-            registry.gate(tracker, NAME, first, FILMS)
+            gate.decide(tracker, NAME, first, FILMS)
         if left > 0:
-            registry.gate(tracker, NAME, second, FILMS)
+            gate.decide(tracker, NAME, second, FILMS)
         assert aliases(tracker)[CHAMPION] == (first if own < other else second), moment
         for version in versions(tracker):
             tracker.client.delete_model_version(NAME, str(version))
@@ -372,7 +372,7 @@ def test_of_gates_in_parallel_the_best_version_ends_champion(
     contenders = {stand_ins(loss): loss for loss in (0.5, 0.3, 0.4)}
     errors: list[BaseException] = []
     together = threading.Barrier(len(contenders))
-    look, arrived = registry._champion, threading.local()
+    look, arrived = gate.champion_of, threading.local()
 
     def champion(*args: Any) -> str | None:
         found = look(*args)
@@ -383,13 +383,13 @@ def test_of_gates_in_parallel_the_best_version_ends_champion(
 
     def run(version: str) -> None:
         try:
-            registry.gate(Tracker(tracker.uri), NAME, version, FILMS)
+            gate.decide(Tracker(tracker.uri), NAME, version, FILMS)
         except Exception as error:
             errors.append(error)
 
     threads = [threading.Thread(target=run, args=(version,)) for version in contenders]
     with monkeypatch.context() as patch:
-        patch.setattr(registry, "_champion", champion)
+        patch.setattr(gate, "champion_of", champion)
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -411,7 +411,7 @@ def test_a_write_that_the_database_refuses_for_another_s_is_made_again(
         return method(*args)
 
     monkeypatch.setattr(MlflowClient, call, refuse)
-    assert registry.gate(tracker, NAME, version, FILMS).alias == CHAMPION
+    assert gate.decide(tracker, NAME, version, FILMS).alias == CHAMPION
     assert refused
     assert aliases(tracker) == {CHAMPION: version}
 

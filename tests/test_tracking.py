@@ -20,8 +20,9 @@ from mlflow.models import Model
 from pneumonia.cache import Decoded
 from pneumonia.data import Index
 from pneumonia.record import Record
+from pneumonia.sending import STATUS, sent, unsent
 from pneumonia.stop import Interrupted
-from pneumonia.tracking import STATUS, Tracker, TrackingError, finished, sent, unsent
+from pneumonia.tracking import Tracker, TrackingError, finished
 from pneumonia.train import Diverged, Epoch
 from pneumonia.trial import data_tags, dataset_of, run_training
 from tests.conftest import NO_SERVER, TINY, TrackingServer

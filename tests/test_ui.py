@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pneumonia.record import Record
-from pneumonia.tracking import Tracker, sent
+from pneumonia.sending import sent
+from pneumonia.tracking import Tracker
 from tests.conftest import TrackingServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]

@@ -1,6 +1,7 @@
 """The search: a study of short trials, then the best configuration trained in full. The only importer of Optuna."""
 
-from pneumonia.search.run import Outcome, SearchError, search
+from pneumonia.search.final import SearchError
+from pneumonia.search.run import Outcome, search
 from pneumonia.search.study import StudyError, check_url
 
 __all__ = ["Outcome", "SearchError", "StudyError", "check_url", "search"]

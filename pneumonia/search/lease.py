@@ -1,6 +1,6 @@
 """Who leads a study: one process trains the best configuration in full and registers it; the others lend workers."""
 
-import threading
+import itertools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -54,25 +54,15 @@ def _read(study: optuna.Study) -> dict[str, Any] | None:
 @contextmanager
 def held(study: optuna.Study, run_id: str) -> Iterator[None]:
     """Leads `study` while the block runs."""
-    done = threading.Event()
-    me = {**identity(), "run_id": run_id}
+    me, count = {**identity(), "run_id": run_id}, itertools.count()
 
     def beat() -> None:
-        count = 0
-        while not done.wait(BEAT_SECONDS):
-            count += 1
-            try:
-                study.set_user_attr("leader", {**me, "beat": count})
-            except Exception:  # the database is away: the search's own calls wait for it and say so
-                optuna.logging.get_logger(__name__).debug("no beat", exc_info=True)
+        study.set_user_attr("leader", {**me, "beat": next(count)})
 
-    studies.patiently(lambda: study.set_user_attr("leader", {**me, "beat": 0}))
-    thread = threading.Thread(target=beat, name="leader", daemon=True)
-    thread.start()
+    studies.patiently(beat)
     try:
-        yield
+        with studies.beating(beat, BEAT_SECONDS):
+            yield
     finally:
-        done.set()
-        thread.join(timeout=1)
         with suppress(studies.StudyError):  # a database that is away must not hide how the search ended
             studies.patiently(lambda: study.set_user_attr("leader", None), seconds=1)

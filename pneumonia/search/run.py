@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -11,24 +10,21 @@ import optuna
 import pandas as pd
 from optuna.trial import TrialState
 
-from pneumonia import cache, registry
+from pneumonia import cache
 from pneumonia.config import SearchConfig, TrainConfig, search_space
 from pneumonia.data import Index
-from pneumonia.record import Record, Run, State, close_dead, records
-from pneumonia.registry import Verdict
-from pneumonia.search import lease, pool, report
+from pneumonia.gate import Verdict
+from pneumonia.record import Record, Run, close_dead
+from pneumonia.search import final, lease, pool, report, resume
 from pneumonia.search import study as studies
-from pneumonia.search.worker import Task, describe, open_storage, reap
+from pneumonia.search.final import SearchError
+from pneumonia.search.worker import Task, open_storage, reap
 from pneumonia.stop import Interrupted
-from pneumonia.tracking import Tracker, TrackingError, close_run, finished, tracker_errors, unsent
+from pneumonia.tracking import Tracker, finished, tracker_errors
 from pneumonia.train import Epoch, Step
-from pneumonia.trial import data_tags, dataset_of, half_the_cores, run_training
+from pneumonia.trial import data_tags, dataset_of
 
 TIDY_SECONDS = 1.0
-
-
-class SearchError(RuntimeError):
-    """The search cannot go on; the sentence says why and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +117,7 @@ def search(
     )
     # Workers are numbered on from the trials there are: a seed used again would propose the same again.
     task = replace(task, study=study.study_name, number=len(studies.trials(study)))
-    _settle(study, home)
+    resume.settle(study, home)
     close_dead(home)
     tracker.sync(home)
     holder = lease.holder(study)
@@ -153,25 +149,27 @@ def search(
     parent_id = tracker.send(parent)
     task = replace(task, parent=parent_id)
     with finished(parent, tracker), lease.held(study, parent_id):
-        _take_over(study, parent_id, task, tracker, experiment_id, say)
+        resume.take_over(study, parent_id, task, tracker, experiment_id, say)
         data = cache.decode(index, size=plan.size, home=home, progress=True)
         parent.add_json("data_report.json", data.index.report.as_dict())
         for line in data.unread():
             say(line)
         _run_trials(study, task, plan.workers, on_progress, tracker)
-        best = _best(study)
+        best = final.best(study)
         _record_trials(study, parent)
         tracker.try_send(parent)
         say(f"best trial: {best.number} with val log loss {best.value:.4f}")
-        final, verdict = _final(best, task, plan.final_epochs, data, tracker, model_name, on_step, on_epoch, say)
-        parent.summarise(final.summary, step=0)
+        last, verdict = final.train_in_full(
+            best, task, plan.final_epochs, data, tracker, model_name, on_step, on_epoch, say
+        )
+        parent.summarise(last.summary, step=0)
         studies.patiently(lambda: study.set_user_attr("finished", parent_id))
     return Outcome(
         study=study.study_name,
         run_id=parent_id,
         table=report.table(study),
         best_params=best.params,
-        final=final,
+        final=last,
         verdict=verdict,
         unsent=len(tracker.sync(home)[1]),  # a trial that ended while the tracker was away
     )
@@ -198,7 +196,7 @@ def _join(
         study=study.study_name,
         run_id=task.parent,
         table=report.table(study),
-        best_params=_best(study).params,
+        best_params=final.best(study).params,
         joined=True,
         unsent=len(tracker.sync(task.home)[1]),
     )
@@ -245,95 +243,9 @@ def progress(study: optuna.Study, goal: int) -> Progress:
     )
 
 
-def _best(study: optuna.Study) -> optuna.trial.FrozenTrial:
-    complete = studies.trials(study, TrialState.COMPLETE)
-    if not complete:
-        failed = studies.failures(study)
-        why = f"; the last failure said: {failed[-1].user_attrs['reason']}" if failed else ""
-        raise SearchError(f"no trial of study {study.study_name} came to an end{why}")
-    return min(complete, key=lambda trial: (trial.value, trial.number))
-
-
-def _settle(study: optuna.Study, home: Path) -> None:
-    """Ends the records of trials that ended in the study a moment before their worker was killed."""
-    every = {trial.number: trial for trial in studies.trials(study)}
-    for record in records(home / "records" / study.study_name):
-        if record.status is None and record.run.role == "trial":
-            trial = every.get(int(record.run.tags["trial.number"]))  # none: the study's database was removed
-            if (
-                trial is not None
-                and trial.state in studies.DONE
-                and trial.user_attrs.get("folder") == str(record.folder)
-            ):
-                record.finish(*_end(trial))
-
-
-def _end(trial: optuna.trial.FrozenTrial) -> tuple[State, str]:
-    """A done trial's state and reason, as its record says them."""
-    state: State = "COMPLETE" if trial.state == TrialState.COMPLETE else "PRUNED"
-    return state, str(trial.user_attrs.get("reason", ""))
-
-
-def _take_over(
-    study: optuna.Study, parent_id: str, task: Task, tracker: Tracker, experiment_id: str, say: Callable[[str], None]
-) -> None:
-    """Resuming: closes what a killed search left open and becomes the parent of its trials."""
-    old = studies.patiently(lambda: study.user_attrs).get("parent")
-    if old is None:
-        studies.patiently(lambda: study.set_user_attr("parent", parent_id))
-        return
-    done = len(studies.trials(study, *studies.DONE))
-    say(f"resumes study {study.study_name}: {done} of {task.goal} trials are done")
-    reap(study, task.home, tracker)
-    for record in records(task.home / "records"):
-        if record.run.parent == old:
-            record.update(parent=parent_id)
-    still_open = tracker.hand_over(experiment_id, old, parent_id) if old != parent_id else set()
-    studies.patiently(lambda: study.set_user_attr("parent", parent_id))
-    for trial in studies.trials(study, *studies.DONE):
-        if trial.user_attrs.get("run_id") in still_open:  # its machine died before it could send; it may still do so
-            with suppress(TrackingError), tracker_errors(tracker.uri):
-                close_run(tracker.client, trial.user_attrs["run_id"], *_end(trial))
-
-
 def _record_trials(study: optuna.Study, parent: Record) -> None:
-    best = _best(study)
+    best = final.best(study)
     parent.add_params({f"best/{name}": value for name, value in best.params.items()})
     parent.add_params({"best/trial": best.number})
     report.table(study).to_csv(parent.artifacts / "trials.csv", index=False)
     report.figures(study, parent.artifacts / "search")
-
-
-def _final(
-    best: optuna.trial.FrozenTrial,
-    task: Task,
-    epochs: int,
-    data: cache.Decoded,
-    tracker: Tracker,
-    model_name: str,
-    on_step: Callable[[Step], None],
-    on_epoch: Callable[[Epoch], None],
-    say: Callable[[str], None],
-) -> tuple[Record, Verdict | None]:
-    """Trains the best configuration in full, and takes the model through the gate."""
-    for record in records(task.home / "records" / task.study):
-        if record.run.role == "final" and record.run.register == model_name and registry.is_waiting(record):
-            return record, registry.enter(tracker, record)
-    full = replace(task.base, **best.params, epochs=epochs)
-    say(f"final training: {describe(full, task.base)} {full.epochs} epochs")
-    record = Record.create(
-        task.home / "records" / task.study / f"final-{time.time_ns()}",
-        Run(
-            name="final",
-            role="final",
-            experiment=task.experiment,
-            parent=task.parent,
-            tags={**task.tags, "study": task.study, "best.trial": str(best.number)},
-            description=f"Trial {best.number}'s configuration trained in full. {describe(full, task.base)}",
-            dataset=dataset_of(data.index),
-            register=model_name,
-        ),
-    )
-    with finished(record, tracker), half_the_cores():
-        run_training(full, data, record, tracker=tracker, on_step=on_step, on_epoch=on_epoch)
-    return record, None if unsent(record) else registry.enter(tracker, record)

@@ -3,9 +3,11 @@
 import copy
 import hashlib
 import json
+import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
@@ -125,6 +127,27 @@ def patiently(call: Callable[[], T], *, seconds: float = PATIENCE_SECONDS) -> T:
             if time.monotonic() > end:
                 raise StudyError(f"the study's database has not answered for {seconds:.0f} s") from error
             time.sleep(1)
+
+
+@contextmanager
+def beating(beat: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Calls `beat` every `seconds`, in a thread, while the block runs."""
+    done = threading.Event()
+
+    def loop() -> None:
+        while not done.wait(seconds):
+            try:
+                beat()
+            except Exception:  # the database is away: the calls of the block itself wait for it and say so
+                optuna.logging.get_logger(__name__).debug("no beat", exc_info=True)
+
+    thread = threading.Thread(target=loop, name="beat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(timeout=1)
 
 
 def distributions() -> dict[str, BaseDistribution]:

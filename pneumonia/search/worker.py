@@ -2,7 +2,6 @@
 
 import math
 import socket
-import threading
 import time
 import traceback
 import uuid
@@ -24,8 +23,9 @@ from pneumonia.config import TrainConfig, search_space
 from pneumonia.data import Index
 from pneumonia.record import Record, Run, State
 from pneumonia.search import study as studies
+from pneumonia.sending import close_run, sent
 from pneumonia.stop import Interrupted, Stop, identity
-from pneumonia.tracking import Tracker, TrackingError, close_run, reason_of, sent, tracker_errors
+from pneumonia.tracking import Tracker, TrackingError, reason_of, tracker_errors
 from pneumonia.train import Epoch
 from pneumonia.trial import OBJECTIVE, dataset_of, run_training, warm_up
 
@@ -204,22 +204,8 @@ def heartbeat(storage: RDBStorage, trial: optuna.Trial, seconds: int) -> Iterato
     The first time before the block starts: a trial without any sign of life would never be missed.
     """
     studies.patiently(lambda: storage.record_heartbeat(trial._trial_id))
-    done = threading.Event()
-
-    def beat() -> None:
-        while not done.wait(seconds):
-            try:
-                storage.record_heartbeat(trial._trial_id)
-            except Exception:  # the training's own calls say what is wrong with the database
-                optuna.logging.get_logger(__name__).debug("no heartbeat", exc_info=True)
-
-    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    thread.start()
-    try:
+    with studies.beating(lambda: storage.record_heartbeat(trial._trial_id), seconds):
         yield
-    finally:
-        done.set()
-        thread.join(timeout=1)
 
 
 def reap(study: optuna.Study, home: Path, tracker: Tracker) -> None:

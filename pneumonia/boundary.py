@@ -1,0 +1,105 @@
+"""Where the command line meets the world: signals, errors, the environment, and the films that `data` names.
+
+Everything heavy is imported by the function that needs it.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+if TYPE_CHECKING:
+    from pneumonia.data import Index
+    from pneumonia.tracking import Tracker
+
+BAD_INPUT, FAILED = 2, 1  # exit codes
+
+
+@contextmanager
+def boundary(*, resumes: bool = False) -> Iterator[None]:
+    """Signals are caught, and errors become one sentence and an exit code; `resumes`: the command goes on where it
+    was stopped when it is typed again.
+    """
+    from pneumonia.stop import Interrupted, Stop, follow_mlflow_run
+
+    stop = Stop()
+    stop.raise_on_signals()
+    adopted = os.environ.get("MLFLOW_RUN_ID")
+    if adopted is not None:
+        follow_mlflow_run()
+    try:
+        yield
+    except Interrupted as event:
+        click.echo(f"stopped by {event}" + ("; the same command goes on from here" if resumes else ""), err=True)
+        code = 128 + event.signum
+        if adopted is not None:
+            close_adopted(adopted, str(event))
+    except (ValueError, FileNotFoundError) as error:  # DataError and FilmError are ValueErrors
+        click.echo(f"error: {error}", err=True)
+        code = BAD_INPUT
+    except (RuntimeError, ArithmeticError, OSError) as error:
+        click.echo(f"error: {error}", err=True)
+        code = FAILED
+    else:
+        return
+    sys.exit(code)
+
+
+def close_adopted(run_id: str, reason: str) -> None:
+    """Ends the run that `mlflow run` made as KILLED, whether or not a record took it over before the stop."""
+    from pneumonia.sending import close_run
+    from pneumonia.stop import end_mlflow_run
+    from pneumonia.tracking import Tracker, TrackingError, default_uri, reach, tracker_errors
+
+    tracker = Tracker(default_uri())
+    with suppress(TrackingError), tracker_errors(tracker.uri):  # a server that is away gets it from the record, later
+        reach(tracker.uri, seconds=1)
+        close_run(tracker.client, run_id, "INTERRUPTED", reason, trial=False)
+    end_mlflow_run()
+
+
+def home() -> Path:
+    return Path(os.environ.get("PNEUMONIA_HOME", ".pneumonia")).absolute()
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def tracking() -> "tuple[Tracker, str, str | None]":
+    """The tracker, the experiment's name, and the run to adopt when `mlflow run` made one."""
+    from pneumonia.tracking import Tracker, default_uri, tracker_errors
+
+    tracker = Tracker(default_uri())
+    run_id = os.environ.pop("MLFLOW_RUN_ID", None)
+    experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", "pneumonia")
+    if run_id is not None:
+        with tracker_errors(tracker.uri):
+            of = tracker.client.get_run(run_id).info.experiment_id
+            experiment = tracker.client.get_experiment(of).name
+    return tracker, experiment, run_id
+
+
+def films(data: str, *, need: Literal["train", "test"] = "train") -> "Index":
+    """The index of a folder, a manifest, or the synthetic films, which are drawn when they are not there."""
+    from pneumonia import synthetic
+    from pneumonia.data import require, scan
+
+    if not data.strip():
+        raise ValueError("data is empty: give a folder, a manifest, or the word synthetic")
+    folder = synthetic.write(home() / "synthetic", progress=True) if data == "synthetic" else Path(data)
+    index = scan(folder, progress=True)
+    require(index, need)
+    if need == "train":
+        require(index, "val")
+    for line in index.report.lines():
+        say(line)
+    return index

@@ -1,0 +1,58 @@
+"""The command line's options: made from the fields of a configuration, with the help that stands there."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import click
+
+from pneumonia.config import SearchConfig, TrainConfig
+
+F = TypeVar("F", bound=Callable[..., Any])
+TYPES: dict[Any, Any] = {int: click.INT, float: click.FLOAT, str: click.STRING}
+
+
+class Open(click.ParamType[Any]):
+    """A value, or `auto` or `none` for one that the program decides; MLproject parameters cannot be left out."""
+
+    def __init__(self, inner: "click.ParamType[Any]") -> None:
+        self.inner, self.name = inner, inner.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return None if value in (None, "auto", "none", "") else self.inner.convert(value, param, ctx)
+
+
+def settings(config: type[TrainConfig] | type[SearchConfig], *names: str) -> Callable[[F], F]:
+    """Options for fields of a configuration, with the help that stands there."""
+    by_name = {field.name: field for field in fields(config)}
+
+    def decorate(function: F) -> F:
+        for name in reversed(names or tuple(by_name)):
+            field = by_name[name]
+            kind = _click_type(field.type)
+            open_type = kind if isinstance(kind, click.Choice) or name == "data" else Open(kind)
+            shown = (
+                "" if field.default is None else f" [{field.default:g}]" if _number(field) else f" [{field.default}]"
+            )
+            text = field.metadata["help"] + shown
+            function = click.option(f"--{name.replace('_', '-')}", name, type=open_type, default=None, help=text)(
+                function
+            )
+        return function
+
+    return decorate
+
+
+def _number(field: Any) -> bool:
+    return isinstance(field.default, (int, float))
+
+
+def _click_type(annotation: Any) -> "click.ParamType[Any]":
+    for kind, click_type in TYPES.items():
+        if annotation in (kind, kind | None):
+            return click_type  # type: ignore[no-any-return]
+    return click.Choice(annotation.__args__)
+
+
+def given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,71 @@
+"""The final candidate: the best trial's configuration, trained in full and taken through the gate."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from pneumonia import cache, registry
+from pneumonia.gate import Verdict
+from pneumonia.record import Record, Run, records
+from pneumonia.search import study as studies
+from pneumonia.search.worker import Task, describe
+from pneumonia.sending import unsent
+from pneumonia.tracking import Tracker, finished
+from pneumonia.train import Epoch, Step
+from pneumonia.trial import dataset_of, half_the_cores, run_training
+
+
+class SearchError(RuntimeError):
+    """The search cannot go on; the sentence says why and what to do."""
+
+
+def best(study: optuna.Study) -> FrozenTrial:
+    """The trial with the lowest objective, the earliest of equal ones.
+
+    Raises:
+        SearchError: no trial came to an end.
+    """
+    complete = studies.trials(study, TrialState.COMPLETE)
+    if not complete:
+        failed = studies.failures(study)
+        why = f"; the last failure said: {failed[-1].user_attrs['reason']}" if failed else ""
+        raise SearchError(f"no trial of study {study.study_name} came to an end{why}")
+    return min(complete, key=lambda trial: (trial.value, trial.number))
+
+
+def train_in_full(
+    best: FrozenTrial,
+    task: Task,
+    epochs: int,
+    data: cache.Decoded,
+    tracker: Tracker,
+    model_name: str,
+    on_step: Callable[[Step], None],
+    on_epoch: Callable[[Epoch], None],
+    say: Callable[[str], None],
+) -> tuple[Record, Verdict | None]:
+    """Trains the best configuration in full, and takes the model through the gate."""
+    for record in records(task.home / "records" / task.study):
+        if record.run.role == "final" and record.run.register == model_name and registry.is_waiting(record):
+            return record, registry.enter(tracker, record)
+    full = replace(task.base, **best.params, epochs=epochs)
+    say(f"final training: {describe(full, task.base)} {full.epochs} epochs")
+    record = Record.create(
+        task.home / "records" / task.study / f"final-{time.time_ns()}",
+        Run(
+            name="final",
+            role="final",
+            experiment=task.experiment,
+            parent=task.parent,
+            tags={**task.tags, "study": task.study, "best.trial": str(best.number)},
+            description=f"Trial {best.number}'s configuration trained in full. {describe(full, task.base)}",
+            dataset=dataset_of(data.index),
+            register=model_name,
+        ),
+    )
+    with finished(record, tracker), half_the_cores():
+        run_training(full, data, record, tracker=tracker, on_step=on_step, on_epoch=on_epoch)
+    return record, None if unsent(record) else registry.enter(tracker, record)

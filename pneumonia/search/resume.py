@@ -1,0 +1,56 @@
+"""Going on where a killed search stopped: what it left open is closed, and its trials get a new parent."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from pneumonia.record import State, records
+from pneumonia.search import study as studies
+from pneumonia.search.worker import Task, reap
+from pneumonia.sending import close_run
+from pneumonia.tracking import Tracker, TrackingError, tracker_errors
+
+
+def settle(study: optuna.Study, home: Path) -> None:
+    """Ends the records of trials that ended in the study a moment before their worker was killed."""
+    every = {trial.number: trial for trial in studies.trials(study)}
+    for record in records(home / "records" / study.study_name):
+        if record.status is None and record.run.role == "trial":
+            trial = every.get(int(record.run.tags["trial.number"]))  # none: the study's database was removed
+            if (
+                trial is not None
+                and trial.state in studies.DONE
+                and trial.user_attrs.get("folder") == str(record.folder)
+            ):
+                record.finish(*_end(trial))
+
+
+def _end(trial: FrozenTrial) -> tuple[State, str]:
+    """A done trial's state and reason, as its record says them."""
+    state: State = "COMPLETE" if trial.state == TrialState.COMPLETE else "PRUNED"
+    return state, str(trial.user_attrs.get("reason", ""))
+
+
+def take_over(
+    study: optuna.Study, parent_id: str, task: Task, tracker: Tracker, experiment_id: str, say: Callable[[str], None]
+) -> None:
+    """Resuming: closes what a killed search left open and becomes the parent of its trials."""
+    old = studies.patiently(lambda: study.user_attrs).get("parent")
+    if old is None:
+        studies.patiently(lambda: study.set_user_attr("parent", parent_id))
+        return
+    done = len(studies.trials(study, *studies.DONE))
+    say(f"resumes study {study.study_name}: {done} of {task.goal} trials are done")
+    reap(study, task.home, tracker)
+    for record in records(task.home / "records"):
+        if record.run.parent == old:
+            record.update(parent=parent_id)
+    still_open = tracker.hand_over(experiment_id, old, parent_id) if old != parent_id else set()
+    studies.patiently(lambda: study.set_user_attr("parent", parent_id))
+    for trial in studies.trials(study, *studies.DONE):
+        if trial.user_attrs.get("run_id") in still_open:  # its machine died before it could send; it may still do so
+            with suppress(TrackingError), tracker_errors(tracker.uri):
+                close_run(tracker.client, trial.user_attrs["run_id"], *_end(trial))
