@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from pneumonia.data import DataError, Index
 
 HERE_BYTES = 64 << 20  # of files: so much is decoded in about 3 s, which is what it takes to start a process for it
+TOGETHER = 128  # films between two looks at what the decoders complain of
 FILMS_A_PROCESS = 250  # at least; a process takes seconds to start and 200 MB
 # What the decoders only say on stderr, while they return a film: libjpeg fills a damaged scan up with grey or noise.
 # Other lines (an unknown colour profile, a DICOM that breaks the standard) do not touch the grey values.
@@ -53,7 +55,7 @@ def decode_films(
     with tqdm(total=n, desc="decoding films", unit="film", disable=not progress) as bar:
         while jobs:
             if workers is None and index.table["bytes"].sum() < HERE_BYTES:
-                answers = _run_here(jobs, films, offset, size)
+                answers = _run_here(jobs, films, offset, size, cores)
             else:
                 processes = max(1, min(workers or cores, -(-len(jobs) // FILMS_A_PROCESS)))
                 answers = _run([jobs[first::processes] for first in range(processes)], films, offset, size)
@@ -70,20 +72,42 @@ def decode_films(
     return reasons
 
 
-def _run_here(jobs: list[Job], films: Path, offset: int, size: int) -> Iterator[Answer]:
-    """As `_run`, in this process: file descriptor 2 is turned away while a film is decoded, and what others wrote to
-    it meanwhile is handed on."""
-    with tempfile.TemporaryFile() as log, films.open("r+b") as out:
+def _run_here(jobs: list[Job], films: Path, offset: int, size: int, threads: int) -> Iterator[Answer]:
+    """As `_run`, in threads of this process.
+
+    File descriptor 2 is turned away while films are decoded, and what others wrote to it meanwhile is handed on. From
+    there comes that one of some films is damaged, and not which: each of them is then decoded once more by itself.
+    """
+    with ExitStack() as stack:
+        log = stack.enter_context(tempfile.TemporaryFile())
+        out = stack.enter_context(films.open("r+b"))
+        pool = stack.enter_context(ThreadPoolExecutor(threads))  # ends first: its threads write to the files
         stderr = os.dup(2)
+
+        def decode(job: Job) -> str | None:
+            row, path, sha256 = job
+            return _decode_one(path, sha256, size, out.fileno(), offset + row * size * size)
+
+        def heard(some: list[Job]) -> tuple[list[str | None], str | None]:
+            """The reasons of the films that failed, and what a decoder complained of."""
+            before = os.fstat(log.fileno()).st_size
+            os.dup2(log.fileno(), 2)
+            reasons = list(pool.map(decode, some)) if len(some) > 1 else [decode(some[0])]
+            os.dup2(stderr, 2)
+            said = os.pread(log.fileno(), os.fstat(log.fileno()).st_size - before, before)
+            if said:
+                os.write(stderr, re.sub(rb"(?:" + _COMPLAINT.pattern.encode() + rb")\n?", b"", said))
+            return reasons, _damage(said)
+
         try:
-            for row, path, sha256 in jobs:
-                before = os.fstat(log.fileno()).st_size
-                os.dup2(log.fileno(), 2)
-                reason = _decode_one(path, sha256, size, out.fileno(), offset + row * size * size)
-                os.dup2(stderr, 2)
-                if said := os.pread(log.fileno(), os.fstat(log.fileno()).st_size - before, before):
-                    os.write(stderr, re.sub(rb"(?:" + _COMPLAINT.pattern.encode() + rb")\n?", b"", said))
-                yield row, reason, False
+            for first in range(0, len(jobs), TOGETHER):
+                some = jobs[first : first + TOGETHER]
+                reasons, damage = heard(some)
+                for job, reason in zip(some, reasons, strict=True):
+                    if damage and reason is None:
+                        (again,), mine = heard([job])
+                        reason = again or mine
+                    yield job[0], reason, False
         finally:
             if os.path.sameopenfile(
                 2, log.fileno()
@@ -155,7 +179,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 def _work() -> None:
     """A decoding process: takes its job from stdin, writes films into the file, answers [row, reason or null]. Its
-    stderr is a file of its own, see `_decode_one`."""
+    stderr is a file of its own, see `_damage`."""
     job = json.load(sys.stdin)
     answers = os.dup(1)
     os.dup2(2, 1)  # whatever else is printed must not stand among the answers
@@ -172,6 +196,7 @@ def _work() -> None:
     cv2.setNumThreads(1)
     with open(job["films"], "r+b", buffering=0) as films:
         for row, path, sha256 in job["jobs"]:
+            before = os.fstat(2).st_size
             try:
                 reason = _decode_one(path, sha256, job["size"], films.fileno(), job["offset"] + row * job["size"] ** 2)
             except DataError as error:
@@ -179,14 +204,17 @@ def _work() -> None:
                 sys.exit(_CHANGED)
             except OSError as error:
                 sys.exit(error.errno)
-            answer(row, reason)
+            answer(row, reason or _damage(os.pread(2, 1 << 16, before)))
+
+
+def _damage(said: bytes) -> str | None:
+    """What libjpeg or libpng complained of on stderr, the only place where they do: cv2 returns a film all the same."""
+    complaint = _COMPLAINT.search(said.decode(errors="replace"))
+    return f"damaged: {complaint[0].strip()[:200]}" if complaint else None
 
 
 def _decode_one(path: str, sha256: str, size: int, films: int, at: int) -> str | None:
     """Writes a film at a byte of an open file, or says why it cannot be decoded.
-
-    File descriptor 2 must be a file of this process alone, because that is the only place where libjpeg says that a
-    film is damaged: cv2 returns a picture all the same. What that file grew by is looked at after each film.
 
     Raises:
         DataError: the file is not what was indexed.
@@ -203,14 +231,10 @@ def _decode_one(path: str, sha256: str, size: int, films: int, at: int) -> str |
         ) from error
     if len(data) <= MAX_BYTES and hashlib.sha256(data).hexdigest() != sha256:
         raise DataError(f"{path} was changed since it was indexed: start again")
-    before = os.fstat(2).st_size
     try:
         film = read_film(data, size)
     except FilmError as error:
         return str(error)[:300]
-    said = os.pread(2, 1 << 16, before).decode(errors="replace")
-    if complaint := _COMPLAINT.search(said):
-        return f"damaged: {complaint[0].strip()[:200]}"
     write(films, film.tobytes(), at)
     return None
 
