@@ -111,7 +111,7 @@ def train(as_json: bool, data: str | None, **values: Any) -> None:
         from pneumonia.progress import TrainBar, closing
         from pneumonia.record import Record, Run, close_dead
         from pneumonia.tracking import finished, source_tags
-        from pneumonia.trial import data_tags, dataset_of, half_the_cores, run_training
+        from pneumonia.trial import data_tags, dataset_of, run_training
 
         data = "synthetic" if data is None else data
         config = TrainConfig(**given(**values))
@@ -134,9 +134,9 @@ def train(as_json: bool, data: str | None, **values: Any) -> None:
         record.add_params({"data": data, **asdict(config)})
         tracker.send(record)
         bar = TrainBar()
-        with finished(record, tracker), closing(bar), half_the_cores():
-            decoded = cache.decode(index, size=config.size, home=home(), progress=True)
-            record.add_json("data_report.json", decoded.index.report.as_dict())
+        with finished(record, tracker), closing(bar):
+            decoded = cache.decode(index.keep("train", "val"), size=config.size, home=home(), progress=True)
+            record.add_json("data_report.json", index.without(decoded.failures).report.as_dict())
             for line in decoded.unread():
                 say(line)
             run_training(config, decoded, record, tracker=tracker, on_epoch=bar.on_epoch, on_step=bar.on_step)

@@ -47,6 +47,10 @@ class Index:
         """The rows of one split; their index says where they stand in `table`."""
         return self.table[self.table["split"] == split]
 
+    def keep(self, *splits: Split) -> "Index":
+        """The index of these splits alone; fingerprint and report still speak of all films."""
+        return replace(self, table=self.table[self.table["split"].isin(splits)].reset_index(drop=True))
+
     def without(self, corrupt: Sequence[tuple[str, str]]) -> "Index":
         """The index without films that turned out to be corrupt ((path, reason) each); its report lists them."""
         table = self.table[~self.table["path"].isin([path for path, _ in corrupt])].reset_index(drop=True)

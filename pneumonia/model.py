@@ -43,7 +43,7 @@ class Network(nn.Module):
             Block(2 * width, 4 * width, 2),
             Block(4 * width, 8 * width, 2),
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
         self.head = nn.Linear(8 * width, 1)
 
     def maps(self, x: Tensor) -> Tensor:
@@ -51,10 +51,15 @@ class Network(nn.Module):
         features: Tensor = self.stages(self.stem(x))
         return features
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Standardised films x [B, 1, S, S] -> logits [B]."""
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Standardised films x [B, 1, S, S] -> logits [B]. `generator` makes dropout repeatable (None: torch's own)."""
         pooled = self.maps(x).mean(dim=(2, 3))
-        logits: Tensor = self.head(self.dropout(pooled)).squeeze(1)
+        if self.training and self.dropout > 0:
+            kept = (
+                torch.rand(pooled.shape, generator=generator) >= self.dropout
+            )  # functional.dropout takes no generator
+            pooled = pooled * (kept / (1 - self.dropout)).to(pooled)
+        logits: Tensor = self.head(pooled).squeeze(1)
         return logits
 
 

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +16,11 @@ from pneumonia import calibration, metrics, sampling
 from pneumonia.augment import augment, standardise
 from pneumonia.config import TrainConfig
 from pneumonia.model import Network, build
+from pneumonia.replicas import PART, Replicas, team
 
 WARM_UP = 0.25  # share of the steps in which the learning rate rises
 CLIP_NORM = 5.0  # of the gradient; far above a healthy step's, so it only tames outliers
-VAL_BATCH = 256
+VAL_BATCH = 128
 CUDA_LOOK = 10  # on CUDA the loss is read every so many steps, since reading waits for the device
 
 
@@ -111,8 +113,8 @@ def fit(
 
     Epochs are judged by the film alone, which takes half the time; the result by film and mirror image.
     The best epoch is the one with the lowest `val/log_loss` (see `calibration.objective`), or the lowest `val/loss`
-    where the validation films lack a class. On one machine, with one process and the same number of threads, the same
-    configuration and films give the same network, bit for bit, on the CPU.
+    where the validation films lack a class. On one machine the same configuration and films give the same network, bit
+    for bit, on the CPU; with one thread as with two, which halve the time (see `replicas`).
 
     Args:
         on_epoch: told after each epoch; what it raises ends the training.
@@ -125,16 +127,17 @@ def fit(
     if len(data.val_films) == 0:
         raise ValueError("there are no validation films: the training films need at least two patients a class")
     device = pick_device(config.device)
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):  # dropout draws from torch's global generator
-        torch.manual_seed(config.seed)
-        return _fit(config, data, device, on_epoch, on_step)
+    parts = max(1, round(config.batch_size / PART)) if device.type == "cpu" else 1
+    with team(parts) as each:
+        return _fit(config, data, device, parts, each, on_epoch, on_step)
 
 
 def _fit(
     config: TrainConfig,
     data: FitData,
     device: torch.device,
+    parts: int,
+    each: Callable[..., list[Any]],
     on_epoch: Callable[[Epoch], None],
     on_step: Callable[[Step], None],
 ) -> Fitted:
@@ -147,6 +150,7 @@ def _fit(
     draws = sampling.sampler(data.train_labels, config.sampler, generator)
 
     network = build(config.width, config.dropout, seed=config.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    replicas = Replicas(network, parts)
     average = copy.deepcopy(network).eval()
     followers, followed = _floats(average), _floats(network)
     optimizer = _optimizer(network, config)
@@ -157,21 +161,31 @@ def _fit(
     cuda, half = device.type == "cuda", half_precision(device)
     scaler = torch.amp.GradScaler(device.type, enabled=cuda)
 
+    def compute(part: tuple[nn.Module, Tensor], seed: int, batch: int) -> Tensor:
+        """The gradient of a part of a batch, and its share of the batch's loss."""
+        replica, picked = part
+        draws = torch.Generator().manual_seed(seed)
+        x = augment(films[picked], strength=config.augment, generator=draws)
+        x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, half, enabled=half is not None):
+            logits = replica(x, draws).float()
+        loss = functional.binary_cross_entropy_with_logits(logits, smooth[picked], reduction="sum") / batch
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
     history: list[dict[str, float]] = []
     best_epoch, best_value = 0, math.inf
     best_state = average.state_dict()
     step, seconds = 0, 0.0
     for number in range(1, config.epochs + 1):
-        network.train()
+        replicas.train()
         total, seen, started = torch.zeros((), device=device), 0, time.perf_counter()  # monotonic() may stand still
         for batch in sampling.batches(draws, config.batch_size):
-            picked = batch.to(device)
-            x = augment(films[picked], strength=config.augment, generator=generator)
-            x = x.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device.type, half, enabled=half is not None):
-                loss = functional.binary_cross_entropy_with_logits(network(x).float(), smooth[picked])
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            shares = replicas.split(batch.to(device))
+            seeds = torch.randint(2**62, (len(shares),), generator=generator).tolist()
+            replicas.zero_grad()
+            loss = torch.stack(each(compute, shares, seeds, [len(batch)] * len(shares))).sum()
+            replicas.gather(len(shares))
             scaler.unscale_(optimizer)
             norm = nn.utils.clip_grad_norm_(network.parameters(), CLIP_NORM)
             step += 1
@@ -182,16 +196,16 @@ def _fit(
             schedule.step()
             # a short memory at first, or the average would hang on the random start (as in Polyak averaging with bias)
             torch._foreach_lerp_(followers, followed, 1 - min(config.ema_decay, (1 + step) / (10 + step)))
-            total += loss.detach() * len(batch)
+            total += loss * len(batch)
             seen += len(batch)
             if not cuda or step % CUDA_LOOK == 0 or step == steps:
                 pace = seen / (time.perf_counter() - started)
                 left = (steps - step) / steps_an_epoch * (len(films) / pace)
-                on_step(Step(epoch=number, step=step, steps=steps, loss=float(loss.detach()),
+                on_step(Step(epoch=number, step=step, steps=steps, loss=float(loss),
                              images_per_second=pace, seconds_left=left))  # fmt: skip
         mean_loss = float(total) / seen
         seconds = time.perf_counter() - started
-        logits = predict(average, val, mirror=False)
+        logits = predict(average, val, mirror=False, each=each)
         values = {
             "train/loss": mean_loss,
             "train/images_per_second": seen / seconds,
@@ -213,7 +227,7 @@ def _fit(
         if number - best_epoch >= config.patience:
             break
     average.load_state_dict(best_state)
-    val_logits = predict(average, val)
+    val_logits = predict(average, val, each=each)
     return Fitted(
         network=average.to("cpu"),
         config=config,
@@ -235,7 +249,7 @@ def _optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 def _check(loss: Tensor, norm: Tensor, cuda: bool, step: int, lr: float) -> None:
     """With float16 on CUDA an infinite gradient is a step that the scaler skips; elsewhere it is the end."""
-    what = None if math.isfinite(float(loss.detach())) else "loss"
+    what = None if math.isfinite(float(loss)) else "loss"
     if what is None and not cuda and not math.isfinite(float(norm)):
         what = "gradient"
     if what is not None:
@@ -247,15 +261,23 @@ def _floats(network: nn.Module) -> list[Tensor]:
     return [t for t in network.state_dict().values() if t.is_floating_point()]
 
 
-@torch.inference_mode()
-def predict(network: nn.Module, films: Tensor, *, mirror: bool = True) -> np.ndarray:
-    """Logits float64 [N] of uint8 films [N, S, S]; with `mirror` the mean of the film's and its mirror image's."""
-    parts = []
-    for chunk in torch.split(films, VAL_BATCH):
+def predict(
+    network: nn.Module, films: Tensor, *, mirror: bool = True, each: Callable[..., list[Any]] | None = None
+) -> np.ndarray:
+    """Logits float64 [N] of uint8 films [N, S, S]; with `mirror` the mean of the film's and its mirror image's.
+
+    `each` maps over the batches, as `replicas.team` does.
+    """
+
+    @torch.inference_mode()
+    def logits(chunk: Tensor) -> Tensor:
         x = standardise(chunk).contiguous(memory_format=torch.channels_last)
-        logits = network(x)
-        parts.append(((logits + network(x.flip(3))) / 2 if mirror else logits).double())
-    return torch.cat(parts).cpu().numpy()
+        plain: Tensor = network(x)
+        return ((plain + network(x.flip(3))) / 2 if mirror else plain).double()
+
+    chunks = torch.split(films, VAL_BATCH)
+    parts = each(logits, chunks) if each else [logits(chunk) for chunk in chunks]
+    return np.asarray(torch.cat(parts).cpu().numpy())
 
 
 def _val_metrics(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:

@@ -2,8 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import mlflow.pyfunc
 import numpy as np
 import pandas as pd
-import torch
 
 from pneumonia import metrics, package, plots
 from pneumonia.cache import Decoded, room
@@ -74,21 +72,6 @@ def warm_up() -> None:
         network = build(4, 0.0, seed=0)
         package.write(folder / "package", network, size=32, classes=classes, threshold=0.5, slope=1.0, intercept=0.0)
         mlflow.pyfunc.save_model(folder / "model", **package.pyfunc_arguments(folder / "package"))
-
-
-@contextmanager
-def half_the_cores() -> Iterator[None]:
-    """For a training that has the machine to itself: torch's threads are half of the cores, at least one.
-
-    With a thread on every core, a core that is busy elsewhere holds up each operation: on 2 cores, 96 px, width 24,
-    two threads do 370 to 400 films a second on a quiet machine and 60 beside one busy process, one thread 250 and 165.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, before // 2))  # torch starts with one a core
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def fit_data(data: Decoded) -> FitData:

@@ -59,6 +59,8 @@ def assert_ended_well(lab: Lab, *, goal: int, parent: str | None = None) -> Run:
             assert {run.data.tags["trial.state"] for run in mine} <= {"FAIL", "INTERRUPTED"}
     assert [version.aliases for version in lab.versions()] == [["champion"]]
     assert lab.processes() == []
+    kept = {len(np.load(films, mmap_mode="r")) for films in lab.home.glob("cache/*/films.npy")}
+    assert kept == {len(data.scan(lab.films).keep("train", "val").table)}  # no test film was opened
     return finished[0]
 
 

@@ -59,6 +59,17 @@ def test_the_same_seed_gives_the_same_network_bit_for_bit(data: FitData) -> None
     assert not np.array_equal(one.val_logits, other.val_logits)
 
 
+def test_two_threads_give_the_network_that_one_gives(data: FitData) -> None:
+    """A batch of 64 goes through two replicas, whether in one thread or in two; an epoch ends with a batch of 32."""
+    config = replace(TINY, batch_size=64)
+    one = fit(config, data)
+    torch.set_num_threads(2)
+    two = fit(config, data)
+    assert torch.get_num_threads() == 2
+    assert one.history[-1]["train/loss"] == two.history[-1]["train/loss"]
+    assert np.array_equal(one.val_logits, two.val_logits)
+
+
 def test_it_learns_what_can_be_learnt(data: FitData) -> None:
     assert fit(replace(TINY, epochs=6), data).history[-1]["val/auc"] > 0.95
 

@@ -15,7 +15,7 @@ from pneumonia.search.worker import Task, describe
 from pneumonia.sending import unsent
 from pneumonia.tracking import Tracker, finished
 from pneumonia.train import Epoch, Step
-from pneumonia.trial import dataset_of, half_the_cores, run_training
+from pneumonia.trial import dataset_of, run_training
 
 
 class SearchError(RuntimeError):
@@ -62,10 +62,10 @@ def train_in_full(
             parent=task.parent,
             tags={**task.tags, "study": task.study, "best.trial": str(best.number)},
             description=f"Trial {best.number}'s configuration trained in full. {describe(full, task.base)}",
-            dataset=dataset_of(data.index),
+            dataset=dataset_of(task.index),
             register=model_name,
         ),
     )
-    with finished(record, tracker), half_the_cores():
+    with finished(record, tracker):
         run_training(full, data, record, tracker=tracker, on_step=on_step, on_epoch=on_epoch)
     return record, None if unsent(record) else registry.enter(tracker, record)

@@ -150,8 +150,8 @@ def search(
     task = replace(task, parent=parent_id)
     with finished(parent, tracker), lease.held(study, parent_id):
         resume.take_over(study, parent_id, task, tracker, experiment_id, say)
-        data = cache.decode(index, size=plan.size, home=home, progress=True)
-        parent.add_json("data_report.json", data.index.report.as_dict())
+        data = cache.decode(index.keep("train", "val"), size=plan.size, home=home, progress=True)
+        parent.add_json("data_report.json", index.without(data.failures).report.as_dict())
         for line in data.unread():
             say(line)
         _run_trials(study, task, plan.workers, on_progress, tracker)
@@ -190,7 +190,7 @@ def _join(
         with tracker_errors(tracker.uri):
             tracker.client.set_tag(run_id, "role", "worker")
             tracker.client.set_tag(run_id, "joined", task.parent)
-    cache.decode(task.index, size=task.base.size, home=task.home)
+    cache.decode(task.index.keep("train", "val"), size=task.base.size, home=task.home)
     _run_trials(study, task, workers, on_progress, tracker)
     return Outcome(
         study=study.study_name,

@@ -78,7 +78,7 @@ def work(task: Task, stop: Stop) -> None:
     host = zlib.crc32(socket.gethostname().encode()) % 10_000
     seed = task.base.seed * 1_000_003 + host * 997 + task.number
     study = studies.load(storage, task.study, task.base, sampler_seed=seed % 2**32)
-    data = cache.decode(task.index, size=task.base.size, home=task.home)
+    data = cache.decode(task.index.keep("train", "val"), size=task.base.size, home=task.home)
     warm_up()
 
     def wait() -> None:
@@ -129,7 +129,7 @@ def run_trial(
             parent=task.parent,
             tags={**task.tags, "study": task.study, "trial.number": str(trial.number)},
             description=describe(config, task.base),
-            dataset=dataset_of(data.index),
+            dataset=dataset_of(task.index),
         ),
     )
     tracker.try_send(record)
