@@ -4,8 +4,11 @@ import os
 import signal
 import socket
 import threading
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 import psutil
 
@@ -71,6 +74,38 @@ class Stop:
             os._exit(1)
 
         threading.Thread(target=watch, name="follow-parent", daemon=True).start()
+
+
+@contextmanager
+def held(*, most: float = 2.0) -> Iterator[None]:
+    """For a call to a database: a signal that comes meanwhile acts at the end of the block, or, where the block hangs,
+    with the next signal after `most` seconds.
+
+    An exception in the middle of a transaction would leave the database locked while that exception is handled.
+    """
+    if threading.current_thread() is not threading.main_thread():  # no handler runs here
+        yield
+        return
+    came: list[tuple[int, float]] = []
+    before: dict[int, Any] = {}
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        came.append((signum, time.monotonic()))
+        if came[-1][1] - came[0][1] > most:
+            act()
+
+    def act() -> None:
+        for signum, handler in before.items():
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
+        if came:
+            signal.raise_signal(came.pop(0)[0])
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        before[signum] = signal.signal(signum, note)
+    try:
+        yield
+    finally:
+        act()
 
 
 def follow_mlflow_run() -> None:

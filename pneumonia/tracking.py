@@ -4,7 +4,7 @@ import errno
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from pneumonia import sending
 from pneumonia.record import Record, records, write_json
 from pneumonia.sending import masked, sent, sent_to, unsent
+from pneumonia.stop import held
 
 LOCK_SECONDS = 60.0  # another process that sends the same record is waited for so long
 RETRY_SECONDS = 20.0  # a tracker that did not answer is left alone for so long
@@ -110,7 +111,8 @@ class Tracker:
         with tracker_errors(self.uri), FileLock(record.folder / "send.lock", timeout=LOCK_SECONDS):
             if sent_to(record) not in (None, masked(self.uri)):
                 raise TrackingError(f"{record.folder} belongs to the tracking store {sent_to(record)}")
-            return sending.send(record, self.client, self.uri)
+            with nullcontext() if self.uri.startswith("http") else held():
+                return sending.send(record, self.client, self.uri)
 
     def try_send(self, record: Record, *, force: bool = False, seconds: float = 5.0) -> bool:
         """Sends unless the store is away; training goes on either way. True when the run is up to date."""

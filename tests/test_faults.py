@@ -93,25 +93,25 @@ def test_a_killed_worker(lab: Lab) -> None:
 
 def test_a_killed_search(lab: Lab) -> None:
     """First its first process alone, whose workers must notice; then all of them at once; then it comes to its end."""
-    first = lab.search(trials=3)
+    first = lab.search(trials=4)
     until(lambda: len(lab.done()) >= 1 and lab.running(), "a trial done and one running")
     os.kill(first.process.pid, signal.SIGKILL)
     assert first.end() == -signal.SIGKILL
     until(lambda: not lab.processes(), "the workers following", seconds=2 * STOP_SECONDS)
     done = {t.number: t.datetime_complete for t in lab.done()}
 
-    second = lab.search(trials=3)
+    second = lab.search(trials=4)
     until(lab.running, "a trial of the second search")
     second.kill()
     assert lab.processes() == []
     done |= {t.number: t.datetime_complete for t in lab.done()}
 
-    third = lab.search(trials=3)
+    third = lab.search(trials=4)
     assert third.end() == 0, third.text()
     assert "resumes study" in third.text()
-    parent = assert_ended_well(lab, goal=3)
+    parent = assert_ended_well(lab, goal=4)
     assert done.items() <= {t.number: t.datetime_complete for t in lab.done()}.items()
-    assert len({tuple(t.params.items()) for t in lab.done()}) == 3  # resuming proposes nothing a second time
+    assert len({tuple(t.params.items()) for t in lab.done()}) == 4  # resuming proposes nothing a second time
     others = {run.info.run_id: run for run in lab.runs("search") if run.info.run_id != parent.info.run_id}
     assert len(others) == 2
     assert {run.info.status for run in others.values()} == {"KILLED"}

@@ -23,7 +23,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia.config import TrainConfig, search_space
-from pneumonia.stop import is_gone
+from pneumonia.stop import held, is_gone
 
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60  # silence after which a worker on another machine counts as dead
@@ -122,7 +122,8 @@ def patiently(call: Callable[[], T], *, seconds: float = PATIENCE_SECONDS) -> T:
     end = time.monotonic() + seconds
     while True:
         try:
-            return call()
+            with held():
+                return call()
         except (StorageInternalError, sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError) as error:
             if time.monotonic() > end:
                 raise StudyError(f"the study's database has not answered for {seconds:.0f} s") from error

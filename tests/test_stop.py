@@ -1,0 +1,102 @@
+"""Signals: the first one stops, and none in the middle of a transaction."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pneumonia.stop import Interrupted, Stop, held
+
+INT, TERM = signal.SIGINT, signal.SIGTERM
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    before = {signum: signal.getsignal(signum) for signum in (INT, TERM)}
+    Stop().raise_on_signals()
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+def send(signum: int) -> None:
+    """To this process, as from outside: the handler runs when the interpreter comes to it."""
+    os.kill(os.getpid(), signum)
+    time.sleep(0.01)
+
+
+@pytest.mark.parametrize("signals", [[INT], [TERM], [TERM, INT, TERM]])
+def test_a_signal_acts_when_the_transaction_is_through(signals: list[int]) -> None:
+    steps = []
+
+    def work() -> None:
+        with held():
+            for signum in signals:
+                send(signum)
+            steps.append("through")
+        steps.append("after")
+
+    with pytest.raises(Interrupted, match=signal.Signals(signals[0]).name):
+        work()
+    assert steps == ["through"]
+    send(INT)  # a later one does not disturb the tidying up
+
+
+def test_without_a_signal_nothing_is_changed() -> None:
+    before = signal.getsignal(INT), signal.getsignal(TERM)
+    with held():
+        assert signal.getsignal(INT) not in before
+    assert (signal.getsignal(INT), signal.getsignal(TERM)) == before
+
+
+def test_one_block_in_another_acts_at_the_end_of_the_outer() -> None:
+    steps = []
+
+    def work() -> None:
+        with held():
+            with held():
+                send(TERM)
+                steps.append("inner")
+            steps.append("outer")
+        steps.append("after")
+
+    with pytest.raises(Interrupted):
+        work()
+    assert steps == ["inner", "outer"]
+
+
+def test_a_block_that_hangs_is_left_with_a_later_signal() -> None:
+    steps = []
+
+    def work() -> None:
+        with held(most=0.0):
+            send(TERM)
+            send(INT)
+            steps.append("through")
+
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        work()
+    assert steps == []
+
+
+def test_an_error_in_the_block_comes_through() -> None:
+    with pytest.raises(ValueError, match="locked"), held():
+        raise ValueError("locked")
+    with pytest.raises(Interrupted):
+        send(INT)
+
+
+def test_other_threads_are_not_concerned() -> None:
+    before, seen = signal.getsignal(INT), []
+
+    def work() -> None:
+        with held():
+            seen.append(signal.getsignal(INT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]
