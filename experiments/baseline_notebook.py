@@ -1,0 +1,140 @@
+"""How long does the usual notebook take to what the speedrun reaches in seconds?
+
+    python -m experiments.baseline_notebook --data DIR [--seeds 3] [--auc 0.918] [--epochs 3] [--json FILE]
+
+The usual notebook on this dataset, written as its authors would at their best: ImageFolder and Pillow, 224 px RGB,
+flip and rotation, WeightedRandomSampler, Adam at 1e-3, batches of 32, a loader worker a core, no needless work; two
+networks, ResNet-18 from random weights and a plain CNN of four convolutions. Beside it the speedrun's training at its
+shortest (`SPRINT`), on the same films, machine and clock. Every network is scored on the test films, outside of the
+clock: the notebooks four times an epoch until they reach the AUC asked for, the sprint once, at its end.
+
+Prints for each the seconds to that AUC, and their ratio. Cost: an hour and a half on 2 cores, nearly all of it the
+notebooks'. Result: see the README's table and LOG.md.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, WeightedRandomSampler
+from torchvision import datasets, models, transforms
+
+from experiments import speedrun
+from pneumonia import metrics
+from pneumonia.config import TrainConfig
+
+SPRINT = TrainConfig(size=48, width=8, epochs=2, lr=5e-3)
+LOOKS = 4  # scores an epoch
+NORMALISE = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+def plain_cnn() -> nn.Module:
+    layers: list[nn.Module] = []
+    for before, after in ((3, 32), (32, 64), (64, 128), (128, 128)):
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(
+        *layers, nn.Flatten(), nn.Linear(128 * 14 * 14, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, 2)
+    )
+
+
+def resnet18() -> nn.Module:
+    return models.resnet18(num_classes=2)
+
+
+def notebook(films: Path, build: Callable[[], nn.Module], *, seed: int, goal: float, epochs: int) -> dict[str, Any]:
+    """Trains until the test AUC is `goal`, or for `epochs`: seconds of training, and each (seconds, AUC) seen."""
+    torch.manual_seed(seed)
+    began = time.perf_counter()
+    train = datasets.ImageFolder(
+        str(films / "train"),
+        transforms.Compose(
+            [
+                transforms.Resize((224, 224)),
+                transforms.RandomHorizontalFlip(),
+                transforms.RandomRotation(10),
+                transforms.ToTensor(),
+                NORMALISE,
+            ]
+        ),
+    )
+    counts = np.bincount(train.targets)
+    sampler = WeightedRandomSampler((1 / counts)[train.targets].tolist(), len(train))
+    workers = torch.get_num_threads()
+    loader = DataLoader(train, batch_size=32, sampler=sampler, num_workers=workers, persistent_workers=True)
+    network, loss = build(), nn.CrossEntropyLoss()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    steps, looked, seen = len(loader), 0.0, []
+    for _ in range(epochs):
+        network.train()
+        for step, (x, y) in enumerate(loader, 1):
+            optimizer.zero_grad()
+            loss(network(x), y).backward()
+            optimizer.step()
+            if step % (steps // LOOKS) == 0:
+                look = time.perf_counter()
+                seen.append((look - began - looked, test_auc(network, films)))
+                looked += time.perf_counter() - look
+                print(f"  {seen[-1][0]:7.1f} s  test AUC {seen[-1][1]:.4f}", flush=True)
+                if seen[-1][1] >= goal:
+                    return {"seconds": seen[-1][0], "seen": seen}
+    return {"seconds": None, "seen": seen}
+
+
+@torch.inference_mode()
+def test_auc(network: nn.Module, films: Path) -> float:
+    """Outside of the clock."""
+    test = datasets.ImageFolder(
+        str(films / "test"), transforms.Compose([transforms.Resize((224, 224)), transforms.ToTensor(), NORMALISE])
+    )
+    network.eval()
+    scores: list[Tensor] = [network(x).softmax(1)[:, 1] for x, _ in DataLoader(test, batch_size=64)]
+    network.train()
+    return float(metrics.auc_components(np.array(test.targets), torch.cat(scores).double().numpy())[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="chest_xray, with train and test")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--auc", type=float, default=0.918, help="the test AUC to reach [.918]")
+    parser.add_argument("--epochs", type=int, default=3, help="give a notebook up after so many [3]")
+    parser.add_argument("--networks", nargs="+", choices=("plain", "resnet18"), default=["plain", "resnet18"])
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+
+    report: dict[str, Any] = {"auc": arguments.auc, "machine": speedrun.machine(), "notebooks": {}}
+    print("sprint")
+    report["sprint"] = [speedrun.run(arguments.data, replace(SPRINT, seed=seed)) for seed in range(arguments.seeds)]
+    for run in report["sprint"]:
+        print(f"  {run['seconds']:7.2f} s  test AUC {run['test_auc']:.4f}")
+    ours = np.mean([run["seconds"] for run in report["sprint"]])
+    reached = np.mean([run["test_auc"] for run in report["sprint"]])
+    print(f"sprint: {ours:.2f} s to a mean AUC of {reached:.4f}{' (FALLS SHORT)' if reached < arguments.auc else ''}")
+    for name in arguments.networks:
+        runs = []
+        for seed in range(arguments.seeds):
+            print(f"{name}, seed {seed}", flush=True)
+            build = {"plain": plain_cnn, "resnet18": resnet18}[name]
+            runs.append(notebook(arguments.data, build, seed=seed, goal=arguments.auc, epochs=arguments.epochs))
+        report["notebooks"][name] = runs
+        # one that was given up counts with all of its time: the ratio is then a lower bound
+        seconds = [run["seconds"] or run["seen"][-1][0] for run in runs]
+        given_up = sum(run["seconds"] is None for run in runs)
+        print(
+            f"{name}: {np.mean(seconds):.1f} s (from {min(seconds):.1f} to {max(seconds):.1f}), "
+            f"{given_up} of {len(runs)} given up; ratio to the sprint {np.mean(seconds) / ours:.0f}"
+        )
+        report["notebooks"][f"{name}_ratio"] = float(np.mean(seconds) / ours)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
