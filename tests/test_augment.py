@@ -165,6 +165,7 @@ def test_blur_takes_from_the_detail(films: torch.Tensor, monkeypatch: pytest.Mon
     assert (blurred.diff(dim=3).square().mean((1, 2, 3)) < sharp.diff(dim=3).square().mean((1, 2, 3))).all()
 
 
+@pytest.mark.slow
 def test_the_quick_forms_are_what_torchs_own_compute() -> None:
     generator = torch.Generator().manual_seed(0)
     theta, x = torch.randn(5, 2, 3, generator=generator), torch.rand(5, 1, 24, 24, generator=generator)

@@ -108,6 +108,7 @@ def plain_threshold(y: np.ndarray, p: np.ndarray) -> float:
     return float(np.clip(at[np.argmax(tpr - fpr)], 1e-7, 1 - 1e-7))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["normal", "heavy", "skew"])
 def test_threshold_is_steadier_than_the_plain_optimum(shape: str) -> None:
     rng = np.random.default_rng(0)

@@ -51,6 +51,7 @@ LARGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FIGURES, *LARGE])
 def test_nothing_is_cut_off_at_the_edge(name: str) -> None:
     figure = {**FIGURES, **LARGE}[name]()

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import click
+import pytest
 import yaml
 
 from pneumonia.cli import cli
@@ -65,6 +66,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert out.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_importing_any_module_prints_nothing_and_writes_nothing(tmp_path):
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")

@@ -172,6 +172,7 @@ def test_films_that_are_gone_are_no_fault_of_the_store(tracker: Tracker, copy_tr
 # --- broken off and taken up
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [True, False], ids=["request lost", "answer lost"])
 @pytest.mark.parametrize(
     "call", ["create_registered_model", "create_model_version", "set_model_version_tag", "set_registered_model_alias"]
@@ -327,6 +328,7 @@ def test_promoting_what_is_not_there_names_what_is(tracker: Tracker, stand_ins: 
 # --- two searches that finish at once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["set_model_version_tag", "set_registered_model_alias"])
 @pytest.mark.parametrize("own", [0.2, 0.4], ids=["the first is better", "the second is better"])
 @pytest.mark.parametrize("reigning", [None, 0.3], ids=["no champion", "a champion between"])

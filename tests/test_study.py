@@ -93,6 +93,7 @@ def assert_exact(study: optuna.Study, goal: int) -> None:
     assert {trial.user_attrs["reason"] for trial in studies.failures(study)} <= {"unlucky"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("goal", [1, 7])
 def test_threads_reach_the_goal_exactly(study: optuna.Study, url: str, goal: int) -> None:
     run_trials(url, goal, threads=6, first=0)
@@ -196,6 +197,7 @@ def test_a_trial_without_a_worker_is_lost_after_a_while(study: optuna.Study, mon
     assert [t.number for t in studies.lost(study)] == [trial.number]
 
 
+@pytest.mark.slow
 def test_a_silent_worker_loses_its_trial(url: str) -> None:
     """After the grace period the trial fails, `on_lost` hears of it, and its parameters are queued again."""
     heard: list[int] = []
@@ -328,6 +330,7 @@ def test_what_is_no_url_is_refused(url: str) -> None:
         studies.connect(url)
 
 
+@pytest.mark.slow
 def test_many_may_open_an_empty_database_at_once(url: str) -> None:
     with ThreadPoolExecutor(6) as crew:
         assert len(list(crew.map(lambda _: studies.connect(url), range(6)))) == 6
@@ -377,10 +380,12 @@ class TestLease:
         assert lease.holder(study) is None
         assert time.monotonic() - started < 0.5
 
+    @pytest.mark.slow
     def test_a_silent_leader_elsewhere_is_dead(self, study: optuna.Study) -> None:
         study.set_user_attr("leader", {**identity(), "host": "another-machine", "run_id": "run", "beat": 3})
         assert lease.holder(study) is None
 
+    @pytest.mark.slow
     def test_a_counting_leader_elsewhere_lives(
         self, study: optuna.Study, url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:

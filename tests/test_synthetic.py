@@ -70,6 +70,7 @@ def test_patients_have_one_class_one_subtype_and_sometimes_several_films() -> No
     assert 1.5 < kinds["bacteria"] / kinds["virus"] < 2.7
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_bytes_however_many_processes_draw(
     films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +123,7 @@ def test_a_failing_process_is_reported_and_leaves_nothing_behind(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_end_with_one_set(tmp_path: Path) -> None:
     code = (
         f"import pathlib, pneumonia.synthetic as s; print(s.write(pathlib.Path({str(tmp_path)!r}), train=24, test=8))"
@@ -176,6 +178,7 @@ def test_films_of_a_patient_show_one_body_in_another_pose() -> None:
     assert one.shape != two.shape or not np.array_equal(one, two)
 
 
+@pytest.mark.slow
 def test_no_simple_number_tells_the_classes_apart() -> None:
     """Size, aspect, brightness, contrast, border and file size alone must not give the label away."""
     rows, labels = [], []

@@ -157,6 +157,7 @@ def test_only_what_is_new_is_sent(tracker: Tracker, new_record: NewRecord, monke
     assert json.loads(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/b.json")) == 22
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [True, False], ids=["request lost", "answer lost"])
 def test_sending_goes_on_after_any_call_that_failed(tracker: Tracker, new_record: NewRecord, before: bool) -> None:
     sound = small(new_record, "sound")

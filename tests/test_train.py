@@ -290,6 +290,7 @@ def test_a_device_that_is_not_there_is_refused(data: FitData, device: str, monke
     assert train.pick_device("auto").type == "cpu"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("films", "positives"), [(60, 1 / 6), (404, 400 / 404)])
 def test_a_class_of_ten_films_and_one_of_a_hundredth_are_learnt(films: int, positives: float) -> None:
     train_films, labels = blobs(films, positives=positives)
