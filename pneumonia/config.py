@@ -41,6 +41,9 @@ class TrainConfig:
     label_smoothing: float = _setting(0.05, "share of each label given to the other class")
     ema_decay: float = _setting(0.995, "decay a step of the averaged weights that are validated and kept")
     augment: float = _setting(1.0, "strength of the augmentation; 0 turns it off", Range(low=1.0, high=1.5))
+    half_size: float = _setting(
+        0.0, "share of the epochs, the first ones, that train at half the size, in a third of the time"
+    )
     sampler: Sampler = _setting("weighted", "weighted: each class fills half of the draws; none: films as they come")
     patience: int = _setting(12, "stop after so many epochs without a better val log loss")
     seed: int = _setting(0, "seed of the weights, the draws and the augmentation")
@@ -52,11 +55,13 @@ class TrainConfig:
                 raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
         if self.size % 16 or not 32 <= self.size <= 1024:
             raise ValueError(f"size must be a multiple of 16 from 32 to 1024, not {self.size}")
+        if self.half_size and self.size % 32:
+            raise ValueError(f"size must be a multiple of 32 where some epochs have half of it, not {self.size}")
         if not 0 < self.lr <= 1:
             raise ValueError(f"lr must be above 0 and at most 1, not {self.lr:g}")
         if not 0 <= self.seed < 2**32:  # what NumPy and Optuna take
             raise ValueError(f"seed must be from 0 to {2**32 - 1}, not {self.seed}")
-        for name in ("dropout", "label_smoothing", "ema_decay"):
+        for name in ("dropout", "label_smoothing", "ema_decay", "half_size"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name):g}")
         for name in ("weight_decay", "augment"):

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pneumonia import calibration, metrics, sampling
-from pneumonia.augment import augment, standardise
+from pneumonia.augment import augment, halve, standardise
 from pneumonia.config import TrainConfig
 from pneumonia.model import Network, build
 from pneumonia.replicas import PART, Replicas, team
@@ -109,7 +110,8 @@ def fit(
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     on_step: Callable[[Step], None] = lambda step: None,
 ) -> Fitted:
-    """Trains by the recipe: AdamW, one-cycle learning rate, label smoothing, averaged weights.
+    """Trains by the recipe: AdamW, one-cycle learning rate, label smoothing, averaged weights, and, if asked for, small
+    films first (progressive resizing: Howard 2018, Tan and Le 2021).
 
     Epochs are judged by the film alone, which takes half the time; the result by film and mirror image.
     The best epoch is the one with the lowest `val/log_loss` (see `calibration.objective`), or the lowest `val/loss`
@@ -144,6 +146,7 @@ def _fit(
     began = time.monotonic()
     generator = torch.Generator().manual_seed(config.seed)
     films = torch.from_numpy(np.ascontiguousarray(data.train_films)).to(device)
+    halves = halve(films) if config.half_size else films
     labels = torch.from_numpy(data.train_labels.astype(np.float32)).to(device)
     smooth = labels * (1 - config.label_smoothing) + 0.5 * config.label_smoothing
     val = torch.from_numpy(np.ascontiguousarray(data.val_films)).to(device)
@@ -161,7 +164,7 @@ def _fit(
     cuda, half = device.type == "cuda", half_precision(device)
     scaler = torch.amp.GradScaler(device.type, enabled=cuda)
 
-    def compute(part: tuple[nn.Module, Tensor], seed: int, batch: int) -> Tensor:
+    def compute(part: tuple[nn.Module, Tensor], seed: int, *, films: Tensor, batch: int) -> Tensor:
         """The gradient of a part of a batch, and its share of the batch's loss."""
         replica, picked = part
         draws = torch.Generator().manual_seed(seed)
@@ -179,12 +182,13 @@ def _fit(
     step, seconds = 0, 0.0
     for number in range(1, config.epochs + 1):
         replicas.train()
+        shown = halves if number <= config.half_size * config.epochs else films
         total, seen, started = torch.zeros((), device=device), 0, time.perf_counter()  # monotonic() may stand still
         for batch in sampling.batches(draws, config.batch_size):
             shares = replicas.split(batch.to(device))
             seeds = torch.randint(2**62, (len(shares),), generator=generator).tolist()
             replicas.zero_grad()
-            loss = torch.stack(each(compute, shares, seeds, [len(batch)] * len(shares))).sum()
+            loss = torch.stack(each(partial(compute, films=shown, batch=len(batch)), shares, seeds)).sum()
             replicas.gather(len(shares))
             scaler.unscale_(optimizer)
             norm = nn.utils.clip_grad_norm_(network.parameters(), CLIP_NORM)

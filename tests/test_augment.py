@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from pneumonia import augment as module
 from pneumonia import served
-from pneumonia.augment import augment, standardise
+from pneumonia.augment import augment, halve, standardise
 
 UNIFORM = 1 / math.sqrt(3)  # the standard deviation of a draw from [-1, 1]
 
@@ -179,3 +179,11 @@ def test_standardising_floats_leaves_them_as_they_were(films: torch.Tensor) -> N
     floats = films.float()
     standardise(floats)
     assert torch.equal(floats, films.float())
+
+
+def test_halving_takes_the_mean_of_four() -> None:
+    films = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (300, 32, 32), dtype=np.uint8))
+    expected = functional.avg_pool2d(films.float().unsqueeze(1), 2).squeeze(1)
+    halves = halve(films)
+    assert halves.dtype == torch.uint8
+    assert (halves.float() - expected).abs().max() <= 0.5

@@ -18,6 +18,7 @@ BAD: dict[str, list[Any]] = {
     "label_smoothing": [-0.1, 1.0],
     "ema_decay": [-0.1, 1.0],
     "augment": [-0.1, 11.0],
+    "half_size": [-0.1, 1.0],
     "sampler": ["all"],
     "patience": [0],
     "seed": [-1, 2**32],
@@ -76,6 +77,7 @@ def test_a_search_refuses_what_makes_no_sense(name: str) -> None:
         ("label_smoothing", [0.0, 0.999]),
         ("ema_decay", [0.0, 0.9999]),
         ("augment", [0.0, 10.0]),
+        ("half_size", [0.0, 0.999]),
         ("seed", [0, 2**32 - 1]),
     ],
 )
@@ -91,6 +93,12 @@ def test_the_bounds_themselves_are_allowed(name: str, values: list[Any]) -> None
 def test_a_search_is_refused_before_it_starts(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"^{name} must be "):
         SearchConfig(**{name: value})
+
+
+def test_half_of_the_size_must_be_a_size() -> None:
+    with pytest.raises(ValueError, match="multiple of 32 where some epochs have half of it, not 48"):
+        TrainConfig(size=48, half_size=0.5)
+    assert TrainConfig(size=48).size == 48
 
 
 @pytest.mark.parametrize("config", [TrainConfig(), SearchConfig()])

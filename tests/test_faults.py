@@ -141,23 +141,26 @@ def assert_stopped(lab: Lab, command: Command, started: float) -> None:
     assert "Traceback" not in command.text() or "mlflow" in command.process.args
 
 
-@pytest.mark.parametrize(
-    ("in_trials", "in_final"),
-    [([INT], [TERM, TERM, INT]), ([TERM, INT, TERM], [INT])],
-    ids=["int-then-terms", "terms-then-int"],
-)
-def test_signals(lab: Lab, in_trials: list[int], in_final: list[int]) -> None:
+def test_several_signals(lab: Lab) -> None:
+    search = lab.search()
+    until(lab.running, "a running trial")
+    started = search.signal(TERM, INT, TERM)
+    assert search.end() == 128 + TERM, search.text()
+    assert_stopped(lab, search, started)
+
+
+def test_signals(lab: Lab) -> None:
     """Stopped among the trials, resumed, stopped in the final training, resumed: the search comes to its end."""
     search = lab.search()
     until(lab.running, "a running trial")
-    started = search.signal(*in_trials)
-    assert search.end() == 128 + in_trials[0], search.text()
+    started = search.signal(INT)
+    assert search.end() == 128 + INT, search.text()
     assert_stopped(lab, search, started)
 
     search = lab.search(final_epochs=2000, workers=1)
     until(lab.final, "the final training")
-    started = search.signal(*in_final)
-    assert search.end() == 128 + in_final[0], search.text()
+    started = search.signal(TERM, TERM, INT)
+    assert search.end() == 128 + TERM, search.text()
     assert_stopped(lab, search, started)
     assert {run.data.tags["trial.state"] for run in lab.runs("final")} == {"INTERRUPTED"}
     assert lab.versions() == []

@@ -70,6 +70,16 @@ def test_two_threads_give_the_network_that_one_gives(data: FitData) -> None:
     assert np.array_equal(one.val_logits, two.val_logits)
 
 
+def test_the_first_epochs_may_have_half_the_size(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
+    sides: list[int] = []
+    real = train.augment
+    monkeypatch.setattr(train, "augment", lambda films, **more: (sides.append(films.shape[-1]), real(films, **more))[1])
+    fitted = fit(replace(TINY, epochs=4, half_size=0.5), data)
+    steps = len(sides) // 4
+    assert sides == [16] * 2 * steps + [32] * 2 * steps
+    assert np.allclose(predict(fitted.network, torch.from_numpy(data.val_films)), fitted.val_logits, atol=1e-5)
+
+
 def test_it_learns_what_can_be_learnt(data: FitData) -> None:
     assert fit(replace(TINY, epochs=6), data).history[-1]["val/auc"] > 0.95
 
