@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from pneumonia.data import DataError, Index
 
 HERE_BYTES = 64 << 20  # of files: so much is decoded in about 3 s, which is what it takes to start a process for it
-TOGETHER = 128  # films between two looks at what the decoders complain of
+TOGETHER = 256  # films between two looks at what the decoders complain of
 FILMS_A_PROCESS = 250  # at least; a process takes seconds to start and 200 MB
 # What the decoders only say on stderr, while they return a film: libjpeg fills a damaged scan up with grey or noise.
 # Other lines (an unknown colour profile, a DICOM that breaks the standard) do not touch the grey values.
@@ -84,15 +85,16 @@ def _run_here(jobs: list[Job], films: Path, offset: int, size: int, threads: int
         pool = stack.enter_context(ThreadPoolExecutor(threads))  # ends first: its threads write to the files
         stderr = os.dup(2)
 
-        def decode(job: Job) -> str | None:
-            row, path, sha256 = job
-            return _decode_one(path, sha256, size, out.fileno(), offset + row * size * size)
+        def decode(some: list[Job]) -> list[str | None]:
+            return [_decode_one(path, sha256, size, out.fileno(), offset + row * size**2) for row, path, sha256 in some]
 
         def heard(some: list[Job]) -> tuple[list[str | None], str | None]:
             """The reasons of the films that failed, and what a decoder complained of."""
             before = os.fstat(log.fileno()).st_size
             os.dup2(log.fileno(), 2)
-            reasons = list(pool.map(decode, some)) if len(some) > 1 else [decode(some[0])]
+            share = -(-len(some) // threads)  # a task a thread: one a film would cost as much as its decoding
+            parts = pool.map(decode, [some[first : first + share] for first in range(0, len(some), share)])
+            reasons = list(chain.from_iterable(parts))
             os.dup2(stderr, 2)
             said = os.pread(log.fileno(), os.fstat(log.fileno()).st_size - before, before)
             if said:
