@@ -9,7 +9,7 @@ shortest (`SPRINT`), on the same films, machine and clock. Every network is scor
 clock: the notebooks four times an epoch until they reach the AUC asked for, the sprint once, at its end.
 
 Prints for each the seconds to that AUC, and their ratio. Cost: an hour and a half on 2 cores, nearly all of it the
-notebooks'. Result: see the README's table and LOG.md.
+notebooks'. Result: see LOG.md.
 """
 
 import argparse

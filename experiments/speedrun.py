@@ -6,7 +6,7 @@ In the clock is everything between the folder and a model with its threshold: fi
 training, calibration, threshold; imports are reported apart. The recipe is fixed: it was chosen by training and
 validation films alone. Test films, where there are any, are decoded and scored after the clock has stopped.
 
-Cost: half a minute a seed on 2 cores. Result: see the README's table and LOG.md.
+Cost: half a minute a seed on 2 cores. Result: see LOG.md.
 """
 
 import time
