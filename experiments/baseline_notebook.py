@@ -8,8 +8,8 @@ networks, ResNet-18 from random weights and a plain CNN of four convolutions. Be
 shortest (`SPRINT`), on the same films, machine and clock. Every network is scored on the test films, outside of the
 clock: the notebooks four times an epoch until they reach the AUC asked for, the sprint once, at its end.
 
-Prints for each the seconds to that AUC, and their ratio. Cost: an hour and a half on 2 cores, nearly all of it the
-notebooks'. Result: see LOG.md.
+Prints for each the seconds to that AUC, and their ratio. Cost: some five minutes an epoch on 2 cores, so up to an
+hour and a half. Result: none yet; `SPRINT` is a first guess that validation films have not been asked about.
 """
 
 import argparse

@@ -3,8 +3,8 @@
     python -m experiments.speedrun --data DIR --seeds 5 --json FILE
 
 In the clock is everything between the folder and a model with its threshold: finding and hashing the films, decoding,
-training, calibration, threshold; imports are reported apart. The recipe is fixed: it was chosen by training and
-validation films alone. Test films, where there are any, are decoded and scored after the clock has stopped.
+training, calibration, threshold; imports are reported apart. The recipe is fixed, and no test film may choose it.
+Test films, where there are any, are decoded and scored after the clock has stopped.
 
 Cost: half a minute a seed on 2 cores. Result: see LOG.md.
 """
