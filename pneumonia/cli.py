@@ -38,16 +38,17 @@ data_option = settings(SearchConfig, "data")
 def search(as_json: bool, **values: Any) -> None:
     """Search learning rate, width and more; train the best in full; register it. The same command resumes."""
     with boundary(resumes=True):
+        config = SearchConfig(**given(**values)).for_data(cores=cores())
+        demo = config.data == "synthetic"
+        tracker, experiment, run_id = tracking()
+        tracker.experiment_id(experiment)  # a server that is away is told of before anything slow
+
         from pneumonia import search as searching
         from pneumonia.progress import SearchBar, TrainBar, closing
         from pneumonia.tracking import source_tags
 
-        config = SearchConfig(**given(**values)).for_data(cores=cores())
         if config.storage is not None:
             searching.check_url(config.storage)
-        demo = config.data == "synthetic"
-        tracker, experiment, run_id = tracking()
-        tracker.experiment_id(experiment)  # a server that is away is told of before any film is drawn or read
         index = films(config.data)
         bar, trainer = SearchBar(), TrainBar()
         with closing(bar), closing(trainer):

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ import psutil
 
 POLL_SECONDS = 0.5
 MERCY_SECONDS = 3.0  # from losing the parent to leaving without tidying up
+AGAIN_SECONDS = 0.01
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -38,7 +41,12 @@ class Stop:
             raise Interrupted(self.signum)
 
     def raise_on_signals(self) -> None:
-        """SIGINT and SIGTERM raise Interrupted wherever the main thread is, once."""
+        """SIGINT and SIGTERM raise Interrupted wherever the main thread is, once.
+
+        Python drops what is raised while it frees an object (in `__del__`, or in a weak reference's callback). It is
+        raised again a moment later, by SIGALRM, so that a stop is never lost.
+        """
+        complain = sys.unraisablehook
 
         def handle(signum: int, frame: FrameType | None) -> None:
             if self.signum is None:
@@ -48,8 +56,19 @@ class Stop:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
                 raise Interrupted(signum)
 
+        def handle_again(signum: int, frame: FrameType | None) -> None:
+            self.check()
+
+        def dropped(what: "sys.UnraisableHookArgs") -> None:
+            if isinstance(what.exc_value, Interrupted):
+                signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+            else:
+                complain(what)
+
         signal.signal(signal.SIGINT, handle)
         signal.signal(signal.SIGTERM, handle)
+        signal.signal(signal.SIGALRM, handle_again)
+        sys.unraisablehook = dropped
 
     def note_sigterm(self) -> None:
         """For a worker: SIGTERM is noted for `check`; SIGINT, which a terminal sends to the whole group, is the
@@ -100,7 +119,7 @@ def held(*, most: float = 2.0) -> Iterator[None]:
         if came:
             signal.raise_signal(came.pop(0)[0])
 
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in SIGNALS:
         before[signum] = signal.signal(signum, note)
     try:
         yield

@@ -2,22 +2,25 @@
 
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from pneumonia.stop import Interrupted, Stop, held
+from pneumonia.stop import SIGNALS, Interrupted, Stop, held
 
 INT, TERM = signal.SIGINT, signal.SIGTERM
 
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    before = {signum: signal.getsignal(signum) for signum in (INT, TERM)}
+    before, hook = {signum: signal.getsignal(signum) for signum in SIGNALS}, sys.unraisablehook
     Stop().raise_on_signals()
     yield
+    sys.unraisablehook = hook
     for signum, handler in before.items():
         signal.signal(signum, handler)
 
@@ -43,6 +46,70 @@ def test_a_signal_acts_when_the_transaction_is_through(signals: list[int]) -> No
         work()
     assert steps == ["through"]
     send(INT)  # a later one does not disturb the tidying up
+
+
+class Freed:
+    """Does something while Python frees it."""
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self.action = action
+
+    def __del__(self) -> None:
+        self.action()
+
+
+def free_with_a_finalizer() -> None:
+    Freed(lambda: send(TERM))
+
+
+def free_with_a_weak_reference() -> None:
+    thing = Freed(lambda: None)
+    watch = weakref.ref(thing, lambda reference: send(TERM))
+    del thing
+    assert watch() is None
+
+
+@pytest.mark.parametrize("free", [free_with_a_finalizer, free_with_a_weak_reference])
+def test_what_python_drops_is_raised_again(free: Callable[[], None]) -> None:
+    steps = []
+
+    def work() -> None:
+        free()
+        steps.append("freed")
+        time.sleep(5)
+        steps.append("after")
+
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        work()
+    assert steps == ["freed"]
+    send(INT)  # a later one does not disturb the tidying up
+
+
+def test_what_python_drops_waits_for_the_transaction() -> None:
+    steps = []
+
+    def work() -> None:
+        free_with_a_finalizer()
+        with held():
+            time.sleep(0.1)
+            steps.append("through")
+        steps.append("after")
+
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        work()
+    assert steps == ["through"]
+
+
+def test_other_complaints_go_their_way() -> None:
+    seen = []
+    sys.unraisablehook = seen.append
+    Stop().raise_on_signals()
+
+    def fail() -> None:
+        raise ValueError("freed")
+
+    Freed(fail)
+    assert [what.exc_type for what in seen] == [ValueError]
 
 
 def test_without_a_signal_nothing_is_changed() -> None:
