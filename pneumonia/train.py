@@ -17,9 +17,9 @@ from pneumonia import calibration, metrics, sampling
 from pneumonia.augment import augment, halve, standardise
 from pneumonia.config import TrainConfig
 from pneumonia.model import Network, build
+from pneumonia.optimizer import AdamW
 from pneumonia.replicas import PART, Replicas, team
 
-WARM_UP = 0.25  # share of the steps in which the learning rate rises
 CLIP_NORM = 5.0  # of the gradient; far above a healthy step's, so it only tames outliers
 VAL_BATCH = 128
 CUDA_LOOK = 10  # on CUDA the loss is read every so many steps, since reading waits for the device
@@ -156,11 +156,9 @@ def _fit(
     replicas = Replicas(network, parts)
     average = copy.deepcopy(network).eval()
     followers, followed = _floats(average), _floats(network)
-    optimizer = _optimizer(network, config)
     steps_an_epoch = sampling.steps(len(films), config.batch_size)
     steps = steps_an_epoch * config.epochs
-    rising = max(WARM_UP, 2 / (steps + 1))  # at least one step: with none, OneCycleLR divides by zero
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps + 1, pct_start=rising)
+    optimizer = AdamW(network, lr=config.lr, weight_decay=config.weight_decay, steps=steps)
     cuda, half = device.type == "cuda", half_precision(device)
     scaler = torch.amp.GradScaler(device.type, enabled=cuda)
 
@@ -190,14 +188,14 @@ def _fit(
             replicas.zero_grad()
             loss = torch.stack(each(partial(compute, films=shown, batch=len(batch)), shares, seeds)).sum()
             replicas.gather(len(shares))
-            scaler.unscale_(optimizer)
+            scaler.unscale_(optimizer)  # type: ignore[arg-type]
             norm = nn.utils.clip_grad_norm_(network.parameters(), CLIP_NORM)
             step += 1
             if not cuda or step % CUDA_LOOK == 0:
-                _check(loss, norm, cuda, step, float(schedule.get_last_lr()[0]))
-            scaler.step(optimizer)
+                _check(loss, norm, cuda, step, optimizer.lr)
+            scaler.step(optimizer)  # type: ignore[arg-type]
             scaler.update()
-            schedule.step()
+            optimizer.at(step)
             # a short memory at first, or the average would hang on the random start (as in Polyak averaging with bias)
             torch._foreach_lerp_(followers, followed, 1 - min(config.ema_decay, (1 + step) / (10 + step)))
             total += loss * len(batch)
@@ -213,7 +211,7 @@ def _fit(
         values = {
             "train/loss": mean_loss,
             "train/images_per_second": seen / seconds,
-            "train/lr": float(schedule.get_last_lr()[0]),
+            "train/lr": optimizer.lr,
             **_val_metrics(data.val_labels, logits),
         }
         value = values["val/log_loss"] if math.isfinite(values["val/log_loss"]) else values["val/loss"]
@@ -241,14 +239,6 @@ def _fit(
         seconds=time.monotonic() - began,
         device=device.type,
     )
-
-
-def _optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW that decays kernels alone: a norm's scale or a bias pulled to 0 only loses range."""
-    kernels = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": kernels, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
 
 
 def _check(loss: Tensor, norm: Tensor, cuda: bool, step: int, lr: float) -> None:

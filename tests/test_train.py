@@ -349,16 +349,6 @@ def test_smoothing_moves_each_label_towards_a_half(data: FitData) -> None:
     assert some == pytest.approx((none + more) / 2, abs=1e-6)
 
 
-def test_kernels_alone_decay() -> None:
-    network = build(4, 0.3, seed=0)
-    groups = train._optimizer(network, TINY).param_groups
-    decay = {weight: group["weight_decay"] for group in groups for weight in group["params"]}
-    assert len(decay) == len(list(network.parameters()))
-    kernels = {m.weight for m in network.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)}
-    for name, weight in network.named_parameters():
-        assert decay[weight] == (TINY.weight_decay if weight in kernels else 0), name
-
-
 def test_a_mirrored_film_gets_the_same_logit(data: FitData) -> None:
     network, films = fit(replace(TINY, epochs=1), data).network, torch.from_numpy(data.val_films)
     both, plain = predict(network, films), predict(network, films, mirror=False)
