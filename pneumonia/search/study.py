@@ -28,7 +28,7 @@ from pneumonia.stop import held, is_gone
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60  # silence after which a worker on another machine counts as dead
 PATIENCE_SECONDS = 120.0  # how long a database may be away before a worker gives up
-UNBORN_SECONDS = 60.0  # a trial without a worker's name after so long has lost its worker while it was being made
+UNBORN_SECONDS = 15.0  # a trial without a worker's name after so long was lost in the making
 MAX_RETRIES = 3
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 LIVE = (*DONE, TrialState.RUNNING, TrialState.WAITING)

@@ -24,7 +24,7 @@ from pneumonia.data import Index
 from pneumonia.record import Record, Run, State
 from pneumonia.search import study as studies
 from pneumonia.sending import close_run, sent
-from pneumonia.stop import Interrupted, Stop, identity
+from pneumonia.stop import Interrupted, Stop, identity, leave_quickly
 from pneumonia.tracking import Tracker, TrackingError, reason_of, tracker_errors
 from pneumonia.train import Epoch
 from pneumonia.trial import OBJECTIVE, dataset_of, run_training, warm_up
@@ -58,6 +58,7 @@ class Pruned(Exception):
 def main(task: Task) -> None:
     """The body of a worker process."""
     torch.set_num_threads(1)
+    leave_quickly()
     stop = Stop()
     stop.note_sigterm()
     stop.follow_parent()
