@@ -33,7 +33,6 @@ from pneumonia.trial import fit_data  # noqa: E402
 
 IMPORT_SECONDS = time.perf_counter() - _STARTED
 RECIPE = TrainConfig(size=64, width=16, epochs=8, lr=3e-3)
-TIMES = ("seconds", "decode_seconds", "train_seconds")
 
 
 def run(films: Path, config: TrainConfig) -> dict[str, Any]:
@@ -81,12 +80,12 @@ def _cpu_lines() -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def summary(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Mean and spread of each figure over the seeds."""
+def summary(results: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Mean and spread of each figure over the seeds; a single seed has no spread."""
     names = [name for name in results[0] if name != "seed"]
     values = {name: np.array([result[name] for result in results]) for name in names}
     return {
-        name: {"mean": float(v.mean()), "std": float(v.std(ddof=1)) if len(v) > 1 else float("nan")}
+        name: {"mean": float(v.mean()), "std": float(v.std(ddof=1)) if len(v) > 1 else None}
         for name, v in values.items()
     }
 
@@ -102,7 +101,8 @@ def main(recipe: TrainConfig = RECIPE, doc: str | None = __doc__) -> None:
         results.append(run(arguments.data, replace(recipe, seed=seed)))
         print("  ".join(f"{name} {value:.4g}" for name, value in results[-1].items()), flush=True)
     for name, value in summary(results).items():
-        print(f"{name:>24} {value['mean']:9.4f} +- {value['std']:.4f}")
+        spread = "" if value["std"] is None else f" +- {value['std']:.4f}"
+        print(f"{name:>24} {value['mean']:9.4f}{spread}")
     report = {
         "seeds": results,
         "summary": summary(results),

@@ -1,7 +1,7 @@
 """The optimizer: AdamW whose learning rate and momentum go through one cycle.
 
 Both are torch's own, step for step, without its `Optimizer` class: the first of these that a process makes imports
-torch's compiler, which takes three seconds, as long as a training at 48 px takes for two epochs.
+torch's compiler, which takes more than a second, or three where Python may not write bytecode.
 """
 
 import math

@@ -58,7 +58,7 @@ def test_a_parameter_without_a_gradient_stays() -> None:
 
 
 def test_a_training_does_not_import_torchs_compiler() -> None:
-    """It would take three seconds of every process."""
+    """It would take one to three seconds of every process."""
     code = """
 import sys
 import numpy as np
