@@ -1,0 +1,73 @@
+"""The benchmarks run, and write what is promised. Their figures are not tested: those depend on the machine."""
+
+import importlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+
+from experiments import speedrun, step_profile
+
+FOLDER = Path(__file__).parent.parent / "experiments"
+TIMES = {"seconds", "decode_seconds", "train_seconds"}
+ON_TEST_FILMS = {"test_auc", "test_accuracy", "test_balanced_accuracy"}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__"))
+def test_each_is_a_command_that_says_what_it_is_for(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = importlib.import_module(f"experiments.{name}")
+    monkeypatch.setattr("sys.argv", [name, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert f"python -m experiments.{name}" in said
+    assert "--json FILE" in said or "--json JSON" in said
+
+
+def strict(path: Path) -> dict:
+    """JSON as the standard has it, without NaN."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(name)
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_the_speedrun_writes_a_row_a_seed(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: int
+) -> None:
+    out = tmp_path / "speedrun.json"
+    words = ["speedrun", "--data", str(films), "--seeds", str(seeds), "--json", str(out)]
+    monkeypatch.setattr("sys.argv", words)
+    speedrun.main(replace(TINY, epochs=2))
+    report = strict(out)
+    assert [row["seed"] for row in report["seeds"]] == list(range(seeds))
+    for row in report["seeds"]:
+        assert set(row) == {"seed", "val_auc"} | TIMES | ON_TEST_FILMS
+        assert all(0 <= row[name] <= 1 for name in {"val_auc"} | ON_TEST_FILMS)
+        assert row["seconds"] == pytest.approx(row["decode_seconds"] + row["train_seconds"])
+    assert report["recipe"]["size"] == TINY.size
+    assert {"commit", "machine", "import_seconds", "summary"} < set(report)
+
+
+def test_the_speedrun_does_without_a_test_split(films: Path, tmp_path: Path) -> None:
+    shutil.copytree(films / "chest_xray" / "train", tmp_path / "films" / "train")
+    result = speedrun.run(tmp_path / "films", replace(TINY, epochs=1))
+    assert set(result) == {"seed", "val_auc"} | TIMES
+
+
+def test_the_profile_accounts_for_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_profile, "FILMS", 128)
+    figures = step_profile.profile(replace(TINY, epochs=2), threads=1)
+    shares = {name: value for name, value in figures.items() if name.endswith("_share")}
+    assert set(shares) == {f"{n}_share" for n in ("input", "augment", "gather", "optimizer", "network_and_rest")}
+    assert all(0 <= share < 1 for share in shares.values())
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["network_and_rest_share"] > 0.2
