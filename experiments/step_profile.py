@@ -111,9 +111,11 @@ def flops_a_film(config: TrainConfig) -> int:
 
 def limit(half: torch.dtype | None) -> float:
     """Floating-point operations a second of one thread in a product of 2,048 x 2,048 matrices."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     a = torch.randn(2048, 2048).to(half or torch.float32)
     best = min(_seconds(lambda: a @ a) for _ in range(5))
+    torch.set_num_threads(threads)
     return 2 * 2048**3 / best
 
 
