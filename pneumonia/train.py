@@ -95,7 +95,7 @@ def pick_device(wish: str) -> torch.device:
 def half_precision(device: torch.device) -> torch.dtype | None:
     """What convolutions compute in: float16 on CUDA; bfloat16 on a CPU with instructions for it, where a step takes
     little over half the time (without them, three to five times as long); None for float32. Weights, their average,
-    batch norm's statistics and validation stay float32 everywhere.
+    batch norm's statistics and the result's validation stay float32 everywhere.
     """
     if device.type == "cuda":
         return torch.float16
@@ -113,7 +113,8 @@ def fit(
     """Trains by the recipe: AdamW, one-cycle learning rate, label smoothing, averaged weights, and, if asked for, small
     films first (progressive resizing: Howard 2018, Tan and Le 2021).
 
-    Epochs are judged by the film alone, which takes half the time; the result by film and mirror image.
+    Epochs are judged in the training's number format and by the film alone, which takes a quarter of the time; the
+    result in float32, by film and mirror image.
     The best epoch is the one with the lowest `val/log_loss` (see `calibration.objective`), or the lowest `val/loss`
     where the validation films lack a class. On one machine the same configuration and films give the same network, bit
     for bit, on the CPU; with one thread as with two, which halve the time (see `replicas`).
@@ -207,7 +208,7 @@ def _fit(
                              images_per_second=pace, seconds_left=left))  # fmt: skip
         mean_loss = float(total) / seen
         seconds = time.perf_counter() - started
-        logits = predict(average, val, mirror=False, each=each)
+        logits = predict(average, val, mirror=False, half=half, each=each)
         values = {
             "train/loss": mean_loss,
             "train/images_per_second": seen / seconds,
@@ -256,18 +257,24 @@ def _floats(network: nn.Module) -> list[Tensor]:
 
 
 def predict(
-    network: nn.Module, films: Tensor, *, mirror: bool = True, each: Callable[..., list[Any]] | None = None
+    network: nn.Module,
+    films: Tensor,
+    *,
+    mirror: bool = True,
+    half: torch.dtype | None = None,
+    each: Callable[..., list[Any]] | None = None,
 ) -> np.ndarray:
     """Logits float64 [N] of uint8 films [N, S, S]; with `mirror` the mean of the film's and its mirror image's.
 
-    `each` maps over the batches, as `replicas.team` does.
+    `half` is the format of the convolutions, float32 if None. `each` maps over the batches, as `replicas.team` does.
     """
 
     @torch.inference_mode()
     def logits(chunk: Tensor) -> Tensor:
         x = standardise(chunk).contiguous(memory_format=torch.channels_last)
-        plain: Tensor = network(x)
-        return ((plain + network(x.flip(3))) / 2 if mirror else plain).double()
+        with torch.autocast(chunk.device.type, half, enabled=half is not None):
+            plain: Tensor = network(x)
+            return ((plain + network(x.flip(3))) / 2 if mirror else plain).double()
 
     chunks = torch.split(films, VAL_BATCH)
     parts = each(logits, chunks) if each else [logits(chunk) for chunk in chunks]

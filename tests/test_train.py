@@ -211,7 +211,8 @@ def test_an_earlier_best_epoch_comes_out_and_not_the_last(data: FitData, monkeyp
     assert best == [True, True, False]
     assert fitted.best_epoch == 2
     val = torch.from_numpy(data.val_films)
-    assert np.array_equal(predict(fitted.network, val, mirror=False), logits[1])
+    half = train.half_precision(torch.device("cpu"))
+    assert np.array_equal(predict(fitted.network, val, mirror=False, half=half), logits[1])
     assert not np.array_equal(logits[1], logits[2])
     assert np.array_equal(predict(fitted.network, val), fitted.val_logits)
 
@@ -310,8 +311,8 @@ def test_a_class_of_ten_films_and_one_of_a_hundredth_are_learnt(films: int, posi
 
 
 def test_it_judges_by_plain_films_and_averaged_weights(data: FitData) -> None:
-    fitted = fit(TINY, data)
-    logits = torch.from_numpy(predict(fitted.network, torch.from_numpy(data.val_films), mirror=False))
+    fitted, half = fit(TINY, data), train.half_precision(torch.device("cpu"))
+    logits = torch.from_numpy(predict(fitted.network, torch.from_numpy(data.val_films), mirror=False, half=half))
     loss = functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(data.val_labels).double())
     assert fitted.history[fitted.best_epoch - 1]["val/loss"] == pytest.approx(float(loss), abs=1e-6)
 
@@ -347,6 +348,13 @@ def test_smoothing_moves_each_label_towards_a_half(data: FitData) -> None:
     none, some, more = first_loss(0.0), first_loss(0.2), first_loss(0.4)
     assert abs(more - none) > 1e-4
     assert some == pytest.approx((none + more) / 2, abs=1e-6)
+
+
+def test_half_precision_moves_a_logit_little(data: FitData) -> None:
+    network, films = fit(replace(TINY, epochs=1), data).network, torch.from_numpy(data.val_films)
+    full, half = predict(network, films), predict(network, films, half=torch.bfloat16)
+    assert 0 < np.abs(full - half).max() < 0.02
+    assert np.array_equal(fit(replace(TINY, epochs=1), data).val_logits, full)  # the result is judged in float32
 
 
 def test_a_mirrored_film_gets_the_same_logit(data: FitData) -> None:
