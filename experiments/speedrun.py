@@ -6,7 +6,7 @@ In the clock is everything between the folder and a model with its threshold: fi
 training, calibration, threshold; imports are reported apart. The recipe is fixed, and no test film may choose it.
 Test films, where there are any, are decoded and scored after the clock has stopped.
 
-Cost: half a minute a seed on 2 cores. Result: see LOG.md.
+Cost: a quarter of a minute a seed on 2 cores. Result: 14.3 s, test AUC .972 on a third of the test films; see LOG.md.
 """
 
 import time
