@@ -57,6 +57,31 @@ def test_a_parameter_without_a_gradient_stays() -> None:
     assert [name for (name, _), there in zip(network.named_parameters(), moved, strict=True) if there] == ["head.bias"]
 
 
+def test_torchs_scaler_takes_it_and_skips_a_step_without_numbers() -> None:
+    network, plain = build(4, 0.0, seed=0), build(4, 0.0, seed=0)
+    optimizer = AdamW(network, lr=0.1, weight_decay=0.0, steps=2)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    films = torch.randn(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def step(factor: float) -> None:
+        network.zero_grad()
+        scaler.scale(network(films).sum() * factor).backward()
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+
+    step(float("inf"))
+    assert all(torch.equal(p, q) for p, q in zip(network.parameters(), plain.parameters(), strict=True))
+    assert scaler.get_scale() == 4
+    step(1.0)
+    reference = AdamW(plain, lr=0.1, weight_decay=0.0, steps=2)
+    plain.train()(films)  # as many passes, for batch norm's statistics
+    plain(films).sum().backward()
+    reference.step()
+    for one, other in zip(network.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
 def test_a_training_does_not_import_torchs_compiler() -> None:
     """It would take one to three seconds of every process."""
     code = """
