@@ -2,14 +2,13 @@
 
 import gc
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pneumonia.boundary import FAILED, boundary, cores, films, home, say, tracking
+from pneumonia.boundary import FAILED, boundary, cores, films, home, mlflow_defaults, say, tracking
 from pneumonia.config import SearchConfig, TrainConfig
 from pneumonia.options import Open, given, settings
 from pneumonia.stop import leave_quickly
@@ -242,12 +241,7 @@ def main() -> None:
     """The console script."""
     gc.set_threshold(50_000)  # from 700: what is imported is no garbage, and looking costs a third of the time
     leave_quickly()
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that is away costs 5 s, not 247
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # a uv.lock in this folder is not the model's
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # three files at a time are no progress
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # its INFO and WARNING lines tear the progress bars
-    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    mlflow_defaults()
     cli()
 
 
