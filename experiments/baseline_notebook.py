@@ -6,8 +6,8 @@ The usual notebook on this dataset, written as its authors would at their best: 
 flip and rotation, WeightedRandomSampler, Adam at 1e-3, batches of 32, a loader worker a core, no needless work; two
 networks, ResNet-18 from random weights and a plain CNN of four convolutions. Beside it the speedrun's training at its
 shortest (`SPRINT`), on the same films, machine and clock. Every network is scored on the test films, outside of the
-clock: the notebooks four times an epoch until they reach the AUC asked for, the sprint once, at its end. (A user who looks when
-an epoch ends sees it up to four times later.)
+clock: the notebooks four times an epoch until they reach the AUC asked for, the sprint once, at its end. (A user who
+looks when an epoch ends sees it up to four times later.)
 
 Prints for each the seconds to that AUC, and their ratio. Cost: some five minutes an epoch on 2 cores, so up to an
 hour and a half. `SPRINT` was chosen by validation films. Result: see LOG.md.

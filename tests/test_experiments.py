@@ -16,6 +16,7 @@ TIMES = {"seconds", "decode_seconds", "train_seconds"}
 ON_TEST_FILMS = {"test_auc", "test_accuracy", "test_balanced_accuracy"}
 
 
+@pytest.mark.slow  # torchvision alone takes seconds to import
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__"))
 def test_each_is_a_command_that_says_what_it_is_for(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

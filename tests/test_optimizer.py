@@ -82,6 +82,7 @@ def test_torchs_scaler_takes_it_and_skips_a_step_without_numbers() -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_training_does_not_import_torchs_compiler() -> None:
     """It would take one to three seconds of every process."""
     code = """
