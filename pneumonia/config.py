@@ -42,7 +42,7 @@ class TrainConfig:
     ema_decay: float = _setting(0.995, "decay a step of the averaged weights that are validated and kept")
     augment: float = _setting(1.0, "strength of the augmentation; 0 turns it off", Range(low=1.0, high=1.5))
     half_size: float = _setting(
-        0.0, "share of the epochs, the first ones, that train at half the size, in a third of the time"
+        0.0, "share of the epochs, the first ones, that train at half the size, in half the time"
     )
     sampler: Sampler = _setting("weighted", "weighted: each class fills half of the draws; none: films as they come")
     patience: int = _setting(12, "stop after so many epochs without a better val log loss")
