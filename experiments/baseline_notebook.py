@@ -6,8 +6,11 @@ The usual notebook on this dataset, written as its authors would at their best: 
 flip and rotation, WeightedRandomSampler, Adam at 1e-3, batches of 32, a loader worker a core, no needless work; two
 networks, ResNet-18 from random weights and a plain CNN of four convolutions. Beside it the speedrun's training at its
 shortest (`SPRINT`), on the same films, machine and clock. Every network is scored on the test films, outside of the
-clock: the notebooks four times an epoch until they reach the AUC asked for, the sprint once, at its end. (A user who
-looks when an epoch ends sees it up to four times later.)
+clock: the notebooks four times an epoch, the sprint once, at its end.
+
+A notebook's time to the AUC asked for is counted in two ways: to the end of the first epoch that has it, which is when
+its user looks, and to the first of all four looks an epoch that has it. It runs until it has both, for `--epochs` at
+most, and, if another network was there before, no longer than that one took.
 
 Prints for each the seconds to that AUC, and their ratio. Cost: some five minutes an epoch on 2 cores, so up to an
 hour and a half. `SPRINT` was chosen by validation films. Result: see LOG.md.
@@ -31,8 +34,8 @@ from experiments import speedrun
 from pneumonia import metrics
 from pneumonia.config import TrainConfig
 
-SPRINT = TrainConfig(size=32, width=16, epochs=2, lr=5e-3)  # val AUC .990, 3 seeds
-LOOKS = 4  # scores an epoch
+SPRINT = TrainConfig(size=32, width=12, epochs=2, lr=8e-3, augment=0.5)  # val AUC .993, 5 seeds
+LOOKS = 4  # scores an epoch, the last one at its end
 NORMALISE = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
@@ -49,8 +52,15 @@ def resnet18() -> nn.Module:
     return models.resnet18(num_classes=2)
 
 
-def notebook(films: Path, build: Callable[[], nn.Module], *, seed: int, goal: float, epochs: int) -> dict[str, Any]:
-    """Trains until the test AUC is `goal`, or for `epochs`: seconds of training, and each (seconds, AUC) seen."""
+def notebook(
+    films: Path, build: Callable[[], nn.Module], *, seed: int, goal: float, epochs: int, limit: float
+) -> dict[str, Any]:
+    """Trains until the test AUC at an epoch's end is `goal`, for `epochs` or `limit` seconds at most.
+
+    Returns:
+        Seconds of training to `goal`, at an epoch's end and at any look, None where it was not reached; each
+        (seconds, AUC) seen; the seconds of all.
+    """
     torch.manual_seed(seed)
     began = time.perf_counter()
     train = datasets.ImageFolder(
@@ -71,21 +81,29 @@ def notebook(films: Path, build: Callable[[], nn.Module], *, seed: int, goal: fl
     loader = DataLoader(train, batch_size=32, sampler=sampler, num_workers=workers, persistent_workers=True)
     network, loss = build(), nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-    steps, looked, seen = len(loader), 0.0, []
+    steps, looked = len(loader), 0.0
+    looks = {round(steps * number / LOOKS) for number in range(1, LOOKS + 1)}
+    result: dict[str, Any] = {"epoch_end": None, "any_look": None, "seen": []}
     for _ in range(epochs):
         network.train()
         for step, (x, y) in enumerate(loader, 1):
             optimizer.zero_grad()
             loss(network(x), y).backward()
             optimizer.step()
-            if step % (steps // LOOKS) == 0:
-                look = time.perf_counter()
-                seen.append((look - began - looked, test_auc(network, films)))
-                looked += time.perf_counter() - look
-                print(f"  {seen[-1][0]:7.1f} s  test AUC {seen[-1][1]:.4f}", flush=True)
-                if seen[-1][1] >= goal:
-                    return {"seconds": seen[-1][0], "seen": seen}
-    return {"seconds": None, "seen": seen}
+            if step not in looks:
+                continue
+            look = time.perf_counter()
+            result["seconds"], auc = look - began - looked, test_auc(network, films)
+            looked += time.perf_counter() - look
+            result["seen"].append((result["seconds"], auc))
+            print(f"  {result['seconds']:7.1f} s  test AUC {auc:.4f}", flush=True)
+            if auc >= goal and result["any_look"] is None:
+                result["any_look"] = result["seconds"]
+            if auc >= goal and step == steps:
+                return {**result, "epoch_end": result["seconds"]}
+            if result["seconds"] > limit:
+                return result
+    return result
 
 
 @torch.inference_mode()
@@ -98,6 +116,13 @@ def test_auc(network: nn.Module, films: Path) -> float:
     scores: list[Tensor] = [network(x).softmax(1)[:, 1] for x, _ in DataLoader(test, batch_size=64)]
     network.train()
     return float(metrics.auc_components(np.array(test.targets), torch.cat(scores).double().numpy())[0])
+
+
+def ratio(runs: list[dict[str, Any]], way: str, ours: float) -> dict[str, Any]:
+    """A run that did not get there counts with all of its time: the ratio is then a lower bound."""
+    seconds = [run[way] or run["seconds"] for run in runs]
+    missed = sum(run[way] is None for run in runs)
+    return {"seconds": seconds, "missed": missed, "ratio": float(np.mean(seconds)) / ours}
 
 
 def main() -> None:
@@ -115,24 +140,24 @@ def main() -> None:
     report["sprint"] = [speedrun.run(arguments.data, replace(SPRINT, seed=seed)) for seed in range(arguments.seeds)]
     for run in report["sprint"]:
         print(f"  {run['seconds']:7.2f} s  test AUC {run['test_auc']:.4f}")
-    ours = np.mean([run["seconds"] for run in report["sprint"]])
+    ours = float(np.mean([run["seconds"] for run in report["sprint"]]))
     reached = np.mean([run["test_auc"] for run in report["sprint"]])
     print(f"sprint: {ours:.2f} s to a mean AUC of {reached:.4f}{' (FALLS SHORT)' if reached < arguments.auc else ''}")
+    limit = float("inf")
     for name in arguments.networks:
         runs = []
         for seed in range(arguments.seeds):
             print(f"{name}, seed {seed}", flush=True)
             build = {"plain": plain_cnn, "resnet18": resnet18}[name]
-            runs.append(notebook(arguments.data, build, seed=seed, goal=arguments.auc, epochs=arguments.epochs))
-        report["notebooks"][name] = runs
-        # one that was given up counts with all of its time: the ratio is then a lower bound
-        seconds = [run["seconds"] or run["seen"][-1][0] for run in runs]
-        given_up = sum(run["seconds"] is None for run in runs)
-        print(
-            f"{name}: {np.mean(seconds):.1f} s (from {min(seconds):.1f} to {max(seconds):.1f}), "
-            f"{given_up} of {len(runs)} given up; ratio to the sprint {np.mean(seconds) / ours:.0f}"
-        )
-        report["notebooks"][f"{name}_ratio"] = float(np.mean(seconds) / ours)
+            asked = {"goal": arguments.auc, "epochs": arguments.epochs, "limit": limit}
+            runs.append(notebook(arguments.data, build, seed=seed, **asked))
+        ways = {way: ratio(runs, way, ours) for way in ("epoch_end", "any_look")}
+        report["notebooks"][name] = {"runs": runs, **ways}
+        for way, times in ways.items():
+            seconds = ", ".join(f"{value:.1f}" for value in times["seconds"])
+            missed = f" ({times['missed']} did not get there: a lower bound)" if times["missed"] else ""
+            print(f"{name}, {way.replace('_', ' ')}: {seconds} s, ratio {times['ratio']:.0f}{missed}", flush=True)
+        limit = min(limit, max(run["seconds"] for run in runs))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
 
