@@ -1,26 +1,36 @@
 """What do a second worker and the pruner bring to the search?
 
     python -m experiments.search_study workers --data DIR [--trials 4] [--json FILE]
+    python -m experiments.search_study pruning --data DIR [--trials 8] [--seeds 5] [--json FILE]
 
 workers   The same trials (the recipe as it stands, at the search's own size and number of epochs) once by one worker
           and once by two, each a process with one thread. Prints the ratio of the times, from the start of the first
           process to the end of the last.
+pruning   Searches at the search's own settings, by two workers, with each pruner and each seed. Prints for each the
+          epochs that its trials were trained for and the best objective, and the share of the epochs that pruning
+          left. The curves of the unpruned trials are then shown to some of Optuna's pruners, one trial after the
+          other, for what each would have saved and lost.
 
 Films are decoded before the clock starts. Everything is kept in a temporary folder. No test film is opened.
-Cost: for `workers` a minute and a half a trial on 2 cores. Result: 1.86, see LOG.md.
+Cost: for `workers` a minute and a half a trial on 2 cores, for `pruning` five minutes a seed. Result: see LOG.md.
 """
 
 import argparse
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import optuna
+from optuna.pruners import BasePruner, MedianPruner, PercentilePruner, SuccessiveHalvingPruner
 
 from experiments.speedrun import machine
 from pneumonia import cache, data
 from pneumonia.boundary import mlflow_defaults
-from pneumonia.config import SearchConfig, TrainConfig, search_space
+from pneumonia.config import Pruner, SearchConfig, TrainConfig, search_space
 from pneumonia.record import Record, Run
 from pneumonia.search import pool
 from pneumonia.search import study as studies
@@ -28,49 +38,125 @@ from pneumonia.search.worker import Task
 from pneumonia.tracking import Tracker
 from pneumonia.trial import data_tags
 
+PRUNERS: dict[str, BasePruner] = {
+    "median": MedianPruner(n_startup_trials=3, n_warmup_steps=1),
+    "quarter": PercentilePruner(25.0, n_startup_trials=2),
+    "halving": SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
+    "halving by 3": SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
+}
 
-def seconds(index: data.Index, home: Path, *, trials: int, workers: int) -> float:
-    """How long `workers` take to `trials` equal trials."""
+
+def searched(
+    index: data.Index, home: Path, *, trials: int, workers: int, pruner: Pruner, seed: int = 0, alike: bool = False
+) -> tuple[optuna.Study, float]:
+    """A study of `trials`, all of them the recipe as it stands if `alike`, and how long `workers` took to it."""
     plan = SearchConfig(data="films").for_data(cores=2).decided()
-    base = TrainConfig(size=plan.size, epochs=plan.epochs, device="cpu")
+    base = TrainConfig(size=plan.size, epochs=plan.epochs, seed=seed, device="cpu")
+    name = f"{workers}-workers-{pruner}-seed-{seed}"
     tracker = Tracker(f"sqlite:///{home / 'mlflow.db'}")
-    run = Run(name=f"{workers} workers", role="search", experiment="study", tags=data_tags(index), description="")
-    parent = tracker.send(Record.create(home / "records" / f"search-{workers}", run))
-    storage = f"sqlite:///{home / f'study-{workers}.db'}"
-    study = studies.create_or_resume(studies.connect(storage), "study", base)
-    for _ in range(trials - 1):  # the first is there
+    run = Run(name=name, role="search", experiment="study", tags=data_tags(index), description="")
+    parent = tracker.send(Record.create(home / "records" / f"search-{name}", run))
+    storage = f"sqlite:///{home / f'{name}.db'}"
+    study = studies.create_or_resume(studies.connect(storage), name, base)
+    for _ in range(trials - 1 if alike else 0):  # the first is there
         study.enqueue_trial({name: getattr(base, name) for name in search_space()}, skip_if_exists=False)
     task = Task(
-        index=index, base=base, home=home, storage=storage, study="study", goal=trials, keep_models=trials,
-        experiment="study", tracking_uri=tracker.uri, parent=parent, tags=data_tags(index),
+        index=index, base=base, home=home, storage=storage, study=name, goal=trials, keep_models=trials,
+        experiment="study", tracking_uri=tracker.uri, parent=parent, tags=data_tags(index), pruner=pruner,
     )  # fmt: skip
     began = time.perf_counter()
     pool.run(task, workers, on_poll=lambda: None, on_death=lambda: None)
     took = time.perf_counter() - began
-    done = studies.trials(study, studies.TrialState.COMPLETE)
+    done = studies.trials(study, *studies.DONE)
     if len(done) != trials:
         raise RuntimeError(f"{len(done)} of {trials} trials came to their end")
-    return took
+    return study, took
+
+
+def workers(index: data.Index, home: Path, trials: int) -> dict[str, Any]:
+    took = {str(n): searched(index, home, trials=trials, workers=n, pruner="none", alike=True)[1] for n in (1, 2)}
+    return {"seconds": took, "ratio": took["1"] / took["2"]}
+
+
+def pruning(index: data.Index, home: Path, trials: int, seeds: int) -> dict[str, Any]:
+    kinds: tuple[Pruner, ...] = ("none", "halving")
+    runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
+    for seed in range(seeds):
+        for kind in kinds:
+            study, took = searched(index, home, trials=trials, workers=2, pruner=kind, seed=seed)
+            done = studies.trials(study, *studies.DONE)
+            curves = [[value for _, value in sorted(trial.intermediate_values.items())] for trial in done]
+            best = min(trial.value for trial in done if trial.value is not None)
+            epochs = sum(map(len, curves))
+            runs[kind].append({"seed": seed, "seconds": took, "epochs": epochs, "best": best, "curves": curves})
+            print(f"seed {seed}, pruner {kind}: {epochs} epochs, best {best:.4f}, {took:.0f} s", flush=True)
+    unpruned = [run["curves"] for run in runs["none"]]
+    replayed = {name: [replay(curves, pruner) for curves in unpruned] for name, pruner in PRUNERS.items()}
+    return {
+        "runs": runs,
+        "best": {kind: mean_std([run["best"] for run in runs[kind]]) for kind in kinds},
+        "share_of_epochs": share([run["epochs"] for run in runs["halving"]], [run["epochs"] for run in runs["none"]]),
+        "share_of_seconds": share([r["seconds"] for r in runs["halving"]], [r["seconds"] for r in runs["none"]]),
+        "replayed": {
+            name: {
+                "share_of_epochs": share([epochs for epochs, _ in each], [run["epochs"] for run in runs["none"]]),
+                "best": mean_std([best for _, best in each]),
+            }
+            for name, each in replayed.items()
+        },
+    }
+
+
+def replay(curves: Sequence[Sequence[float]], pruner: BasePruner) -> tuple[int, float]:
+    """What `pruner` would have made of these trials' objectives by epoch: the epochs trained, and the best objective.
+
+    A trial's objective is that of its best epoch, as in the search; none is pruned after its last.
+    """
+    study = optuna.create_study(pruner=pruner)
+    epochs = 0
+    for curve in curves:
+        trial = study.ask()
+        for epoch, value in enumerate(curve, 1):
+            epochs += 1
+            trial.report(value, epoch)
+            if epoch < len(curve) and trial.should_prune():
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                break
+        else:
+            study.tell(trial, min(curve))
+    return epochs, study.best_value
+
+
+def share(some: Sequence[float], of: Sequence[float]) -> dict[str, float]:
+    return mean_std(list(np.array(some) / np.array(of)))
+
+
+def mean_std(values: Sequence[float]) -> dict[str, float]:
+    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("workers",))
+    parser.add_argument("part", choices=("workers", "pruning"))
     parser.add_argument("--data", type=Path, required=True, help="folder of films with train")
-    parser.add_argument("--trials", type=int, default=4)
+    parser.add_argument("--trials", type=int, help="[workers: 4, pruning: 8]")
+    parser.add_argument("--seeds", type=int, default=5, help="for pruning [5]")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     mlflow_defaults()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="search-study-") as folder:
         home = Path(folder)
         index = data.scan(arguments.data)
         plan = SearchConfig(data="films").for_data(cores=2).decided()
         cache.decode(index.keep("train", "val"), size=plan.size, home=home)
-        times: dict[str, Any] = {
-            str(workers): seconds(index, home, trials=arguments.trials, workers=workers) for workers in (1, 2)
-        }
-    report = {"trials": arguments.trials, "seconds": times, "ratio": times["1"] / times["2"], "machine": machine()}
-    print(json.dumps(report, indent=1))
+        if arguments.part == "workers":
+            report = workers(index, home, arguments.trials or 4)
+        else:
+            report = pruning(index, home, arguments.trials or plan.trials, arguments.seeds)
+    report |= {"machine": machine()}
+    shown = {name: value for name, value in report.items() if name != "runs"}
+    print(json.dumps(shown, indent=1))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
 

@@ -5,6 +5,7 @@ from typing import Any, Literal, get_args
 
 Sampler = Literal["weighted", "none"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Pruner = Literal["halving", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +95,9 @@ class SearchConfig:
     seed: int = _setting(0, "seed of the search and of every training in it")
     study: str | None = _setting(None, "name of the study [from the films and the search space]")
     storage: str | None = _setting(None, "SQLAlchemy URL of the study's database, without a password [a sqlite file]")
+    pruner: Pruner = _setting(
+        "halving", "halving: the worse half of the trials ends at a quarter and at a half of the epochs; none: no trial"
+    )
     timeout: float | None = _setting(None, "start no trial after so many seconds")
     keep_models: int | None = _setting(None, "keep the models of the N best trials only [all up to 20 trials, then 5]")
 
@@ -104,6 +108,8 @@ class SearchConfig:
                 raise ValueError(f"{name} must be at least {low}, not {value:g}")
         if self.workers is not None and self.workers > 256:
             raise ValueError(f"workers must be at most 256, not {self.workers}")
+        if self.pruner not in get_args(Pruner):
+            raise ValueError(f"pruner must be one of {', '.join(get_args(Pruner))}, not {self.pruner!r}")
         TrainConfig(size=TrainConfig.size if self.size is None else self.size, seed=self.seed)  # the same bounds
 
     def for_data(self, *, cores: int) -> "SearchConfig":

@@ -119,6 +119,7 @@ class Lab:
         """Starts the search; the same arguments make the same command."""
         settings = {
             **{"data": self.films, "size": 32, "trials": trials, "epochs": 2, "final-epochs": 3, "workers": workers},
+            "pruner": "none",  # so that a trial's length depends on nothing
             **({"storage": self.storage} if self.storage else {}),
             **{name.replace("_", "-"): value for name, value in more.items()},
         }

@@ -25,6 +25,8 @@ from mlflow.store.db import utils
 from pneumonia import cache, data, synthetic
 from pneumonia.config import TrainConfig
 from pneumonia.record import Record, Run
+from pneumonia.search import study as studies
+from pneumonia.search.worker import Task
 from pneumonia.stop import identity
 from pneumonia.tracking import Tracker
 from pneumonia.trial import data_tags, dataset_of, run_training
@@ -209,3 +211,26 @@ def server(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         yield server
     finally:
         server.kill()
+
+
+@pytest.fixture
+def task(index: data.Index, tracker: Tracker, home: Path) -> Task:
+    """A search of three trials for a worker in this process."""
+    base = TrainConfig(size=32, width=8, epochs=2, device="cpu")
+    home.mkdir()
+    url = f"sqlite:///{home / 'study.db'}"
+    study = studies.create_or_resume(studies.connect(url), "films", base)
+    return Task(
+        index=index,
+        base=base,
+        home=home,
+        storage=url,
+        study=study.study_name,
+        goal=3,
+        keep_models=3,
+        experiment="pneumonia",
+        tracking_uri=tracker.uri,
+        parent=tracker.client.create_run(tracker.experiment_id("pneumonia")).info.run_id,
+        tags={"data.classes": "/".join(index.classes)},
+        pruner="none",
+    )

@@ -88,7 +88,15 @@ def test_the_bounds_themselves_are_allowed(name: str, values: list[Any]) -> None
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("size", 0), ("size", 33), ("seed", 2**32), ("workers", 257), ("timeout", float("nan")), ("trials", 0)],
+    [
+        ("size", 0),
+        ("size", 33),
+        ("seed", 2**32),
+        ("workers", 257),
+        ("timeout", float("nan")),
+        ("trials", 0),
+        ("pruner", "median"),
+    ],
 )
 def test_a_search_is_refused_before_it_starts(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"^{name} must be "):

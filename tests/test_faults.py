@@ -18,7 +18,6 @@ from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia import data, train
-from pneumonia.config import TrainConfig
 from pneumonia.record import records
 from pneumonia.search import study as studies
 from pneumonia.search import worker
@@ -222,28 +221,6 @@ def test_the_tracking_server_dies_in_the_middle(server: TrackingServer, films: P
         lab.stop()
 
 
-@pytest.fixture
-def task(index: data.Index, tracker: Tracker, home: Path) -> Task:
-    """A search of three trials for a worker in this process."""
-    base = TrainConfig(size=32, width=8, epochs=2, device="cpu")
-    home.mkdir()
-    url = f"sqlite:///{home / 'study.db'}"
-    study = studies.create_or_resume(studies.connect(url), "films", base)
-    return Task(
-        index=index,
-        base=base,
-        home=home,
-        storage=url,
-        study=study.study_name,
-        goal=3,
-        keep_models=3,
-        experiment="pneumonia",
-        tracking_uri=tracker.uri,
-        parent=tracker.client.create_run(tracker.experiment_id("pneumonia")).info.run_id,
-        tags={"data.classes": "/".join(index.classes)},
-    )
-
-
 def test_no_number_and_no_memory(task: Task, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first trial's films turn into NaN, the second asks for more memory than there is; three others follow."""
     fit, augment = worker.run_training, train.augment
@@ -259,7 +236,7 @@ def test_no_number_and_no_memory(task: Task, tracker: Tracker, monkeypatch: pyte
     monkeypatch.setattr(worker, "run_training", faulty)
     worker.work(task, Stop())
 
-    study = studies.load(studies.connect(task.storage), task.study, task.base, sampler_seed=0)
+    study = studies.load(studies.connect(task.storage), task.study, sampler_seed=0, pruner=studies.pruner("none", 1))
     every = studies.trials(study)
     assert [t.state for t in every[:2]] == [TrialState.FAIL, TrialState.FAIL]
     assert len(every) == 5
@@ -283,7 +260,8 @@ from pneumonia.config import SearchConfig
 from pneumonia.tracking import Tracker
 
 films, home = sys.argv[1:]
-config = SearchConfig(data=films, trials=3, epochs=2, final_epochs=2, workers=2, size=32).for_data(cores=2)
+config = SearchConfig(data=films, trials=3, epochs=2, final_epochs=2, workers=2, size=32, pruner="none")
+config = config.for_data(cores=2)
 tracker = Tracker(os.environ["MLFLOW_TRACKING_URI"])
 search.search(config, data.scan(films), home=Path(home), tracker=tracker, heartbeat=1, grace=3, say=print)
 """

@@ -24,6 +24,7 @@ from pneumonia.search import study as studies
 from pneumonia.stop import identity
 
 BASE = TrainConfig(size=32, epochs=3)
+PRUNER = studies.pruner("none", 3)
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def run_trials(url: str, goal: int, threads: int, first: int) -> None:
 
     def work(number: int) -> None:
         try:
-            study = studies.load(studies.connect(url), "films", BASE, sampler_seed=number)
+            study = studies.load(studies.connect(url), "films", sampler_seed=number, pruner=PRUNER)
             turn = number
             while (trial := studies.claim(study, goal, wait=wait)) is not None:
                 turn += 1
@@ -394,7 +395,7 @@ class TestLease:
             leading = lease.held(study, "run")
             leading.__enter__()
         try:
-            leader = lease.holder(studies.load(studies.connect(url), "films", BASE, sampler_seed=0))
+            leader = lease.holder(studies.load(studies.connect(url), "films", sampler_seed=0, pruner=PRUNER))
             assert leader is not None
             assert leader["host"] == "another-machine"
         finally:

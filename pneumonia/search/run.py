@@ -107,6 +107,7 @@ def search(
         tracking_uri=tracker.uri,
         parent="",
         tags=tags,
+        pruner=config.pruner,
         deadline=time.time() + config.timeout if config.timeout else None,
         heartbeat=heartbeat,
         grace=grace,

@@ -22,7 +22,7 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateF
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from pneumonia.config import TrainConfig, search_space
+from pneumonia.config import Pruner, TrainConfig, search_space
 from pneumonia.stop import held, is_gone
 
 HEARTBEAT_SECONDS = 10
@@ -172,9 +172,7 @@ def create_or_resume(storage: RDBStorage, name: str, base: TrainConfig) -> optun
     number = 1
     while True:
         full = name if number == 1 else f"{name}-{number}"
-        study = optuna.create_study(
-            study_name=full, storage=storage, direction="minimize", load_if_exists=True, **_methods(base.seed, base)
-        )
+        study = optuna.create_study(study_name=full, storage=storage, direction="minimize", load_if_exists=True)
         if "finished" not in study.user_attrs:
             break
         number += 1
@@ -183,16 +181,21 @@ def create_or_resume(storage: RDBStorage, name: str, base: TrainConfig) -> optun
     return study
 
 
-def load(storage: RDBStorage, name: str, base: TrainConfig, *, sampler_seed: int) -> optuna.Study:
+def load(storage: RDBStorage, name: str, *, sampler_seed: int, pruner: optuna.pruners.BasePruner) -> optuna.Study:
     """An existing study, for a worker; each worker has a sampler seed of its own, or all would propose the same."""
-    return optuna.load_study(study_name=name, storage=storage, **_methods(sampler_seed, base))
+    sampler = optuna.samplers.TPESampler(n_startup_trials=4, seed=sampler_seed)
+    return optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
 
 
-def _methods(seed: int, base: TrainConfig) -> dict[str, Any]:
-    return {
-        "sampler": optuna.samplers.TPESampler(n_startup_trials=4, seed=seed),
-        "pruner": optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=max(1, base.epochs // 3)),
-    }
+def pruner(kind: Pruner, epochs: int) -> optuna.pruners.BasePruner:
+    """Asynchronous successive halving (Li et al. 2020): after a quarter and after a half of the `epochs` a trial
+    goes on if it is among the better half of those that came so far; the first to come does in any case.
+
+    Half of the epochs for the same best objective, see `experiments/search_study.py`.
+    """
+    if kind == "none":
+        return optuna.pruners.NopPruner()
+    return optuna.pruners.SuccessiveHalvingPruner(min_resource=max(1, epochs // 4), reduction_factor=2)
 
 
 def trials(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:

@@ -19,7 +19,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia import cache
-from pneumonia.config import TrainConfig, search_space
+from pneumonia.config import Pruner, SearchConfig, TrainConfig, search_space
 from pneumonia.data import Index
 from pneumonia.record import Record, Run, State
 from pneumonia.search import study as studies
@@ -45,6 +45,7 @@ class Task:
     tracking_uri: str
     parent: str  # run id of the search
     tags: dict[str, str]
+    pruner: Pruner = SearchConfig.pruner
     deadline: float | None = None  # time.time() after which no trial starts
     heartbeat: int = studies.HEARTBEAT_SECONDS
     grace: int = studies.GRACE_SECONDS
@@ -78,7 +79,8 @@ def work(task: Task, stop: Stop) -> None:
     storage = open_storage(task, tracker)
     host = zlib.crc32(socket.gethostname().encode()) % 10_000
     seed = task.base.seed * 1_000_003 + host * 997 + task.number
-    study = studies.load(storage, task.study, task.base, sampler_seed=seed % 2**32)
+    pruner = studies.pruner(task.pruner, task.base.epochs)
+    study = studies.load(storage, task.study, sampler_seed=seed % 2**32, pruner=pruner)
     data = cache.decode(task.index.keep("train", "val"), size=task.base.size, home=task.home)
     warm_up()
 
@@ -143,10 +145,10 @@ def run_trial(
             studies.patiently(lambda: trial.report(epoch.metrics[OBJECTIVE], epoch.number))
         except optuna.exceptions.UpdateFinishedTrialError as error:
             raise studies.LeaseLost(f"trial {trial.number} was given to another worker") from error
-        if studies.patiently(trial.should_prune):
+        if epoch.number < config.epochs and studies.patiently(trial.should_prune):
             raise Pruned(
-                f"after epoch {epoch.number} of {config.epochs} its best val log loss "
-                f"was worse than the median of the trials before it"
+                f"after epoch {epoch.number} of {config.epochs} its val log loss was not among the better half "
+                f"of the trials that came so far"
             )
 
     state: State = "FAIL"

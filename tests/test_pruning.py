@@ -1,0 +1,81 @@
+"""The pruner: which trials end early, and what is left of those that do."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from experiments.search_study import replay
+from pneumonia.search import study as studies
+from pneumonia.search import worker
+from pneumonia.search.worker import Task
+from pneumonia.stop import Stop
+from pneumonia.tracking import Tracker
+
+
+def ends(pruner: optuna.pruners.BasePruner, curves: Sequence[Sequence[float]]) -> list[int]:
+    """After how many epochs each trial ends, one trial after the other."""
+    study = optuna.create_study(pruner=pruner)
+    lengths = []
+    for curve in curves:
+        trial = study.ask()
+        for epoch, value in enumerate(curve, 1):
+            trial.report(value, epoch)
+            if trial.should_prune():
+                break
+        lengths.append(epoch)
+    return lengths
+
+
+def test_halving_ends_the_worse_half_at_a_quarter_and_at_a_half_of_the_epochs() -> None:
+    first, second, third = [0.5, 0.4, 0.3, 0.2], [0.6, 0.1, 0.1, 0.1], [0.4, 0.5, 0.1, 0.1]
+    best = [0.3, 0.2, 0.9, 0.9]
+    assert ends(studies.pruner("halving", 4), [first, second, third, best]) == [4, 1, 2, 4]
+
+
+@pytest.mark.parametrize(("epochs", "first_look"), [(1, 1), (2, 1), (4, 1), (7, 1), (8, 2), (24, 6)])
+def test_the_first_look_comes_after_a_quarter(epochs: int, first_look: int) -> None:
+    good, bad = [0.1] * epochs, [0.9] * epochs
+    assert ends(studies.pruner("halving", epochs), [good, bad]) == [epochs, first_look]
+
+
+def test_none_ends_no_trial() -> None:
+    curves = [[value / 10] * 4 for value in range(1, 10)]
+    assert ends(studies.pruner("none", 4), curves) == [4] * 9
+
+
+class Always(optuna.pruners.BasePruner):
+    """Prunes whatever it is asked about, and notes after which epochs it is asked."""
+
+    def __init__(self, after: int) -> None:
+        self.after, self.asked = after, set[int]()
+
+    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        self.asked.add(trial.last_step or 0)
+        return (trial.last_step or 0) >= self.after
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("after", "state"), [(1, TrialState.PRUNED), (2, TrialState.COMPLETE)])
+def test_a_trial_is_pruned_before_its_last_epoch_or_not_at_all(
+    task: Task, tracker: Tracker, monkeypatch: pytest.MonkeyPatch, after: int, state: TrialState
+) -> None:
+    pruner = Always(after)
+    monkeypatch.setattr(studies, "pruner", lambda kind, epochs: pruner)
+    worker.work(replace(task, goal=1), Stop())
+    (trial,) = studies.trials(studies.load(studies.connect(task.storage), task.study, sampler_seed=0, pruner=pruner))
+    assert trial.state == state
+    assert pruner.asked == {1}
+    assert len(trial.intermediate_values) == after
+    run = tracker.client.get_run(trial.user_attrs["run_id"])
+    assert run.data.tags["trial.state"] == state.name
+    if state == TrialState.PRUNED:
+        assert run.data.tags["reason"].startswith("after epoch 1 of 2 its val log loss was not among the better half")
+
+
+def test_a_replay_counts_epochs_and_keeps_the_best_that_was_left() -> None:
+    curves = [[0.5, 0.4], [0.6, 0.1], [0.3, 0.35]]
+    assert replay(curves, optuna.pruners.NopPruner()) == (6, 0.1)
+    assert replay(curves, studies.pruner("halving", 2)) == (5, 0.3)
