@@ -41,6 +41,10 @@ def search(as_json: bool, **values: Any) -> None:
     with boundary(resumes=True):
         config = SearchConfig(**given(**values)).for_data(cores=cores())
         demo = config.data == "synthetic"
+        if config.storage is not None:
+            from pneumonia.search import check_url  # seconds, so not for those who need none
+
+            check_url(config.storage)
         tracker, experiment, run_id = tracking()
         tracker.experiment_id(experiment)  # a server that is away is told of before anything slow
 
@@ -48,8 +52,6 @@ def search(as_json: bool, **values: Any) -> None:
         from pneumonia.progress import SearchBar, TrainBar, closing
         from pneumonia.tracking import source_tags
 
-        if config.storage is not None:
-            searching.check_url(config.storage)
         index = films(config.data)
         bar, trainer = SearchBar(), TrainBar()
         with closing(bar), closing(trainer):
