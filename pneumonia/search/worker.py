@@ -143,9 +143,10 @@ def run_trial(
         stop.check()
         try:
             studies.patiently(lambda: trial.report(epoch.metrics[OBJECTIVE], epoch.number))
+            behind = epoch.number < config.epochs and studies.patiently(trial.should_prune)  # halving writes as well
         except optuna.exceptions.UpdateFinishedTrialError as error:
             raise studies.LeaseLost(f"trial {trial.number} was given to another worker") from error
-        if epoch.number < config.epochs and studies.patiently(trial.should_prune):
+        if behind:
             raise Pruned(
                 f"after epoch {epoch.number} of {config.epochs} its val log loss was not among the better half "
                 f"of the trials that came so far"
