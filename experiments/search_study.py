@@ -41,8 +41,9 @@ from pneumonia.trial import data_tags
 PRUNERS: dict[str, BasePruner] = {
     "median": MedianPruner(n_startup_trials=3, n_warmup_steps=1),
     "quarter": PercentilePruner(25.0, n_startup_trials=2),
-    "halving": SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
+    "halving by 2": SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
     "halving by 3": SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
+    "halving by 3, as the search does it": studies.pruner("halving", 4),
 }
 
 
@@ -91,7 +92,10 @@ def pruning(index: data.Index, home: Path, trials: int, seeds: int) -> dict[str,
             runs[kind].append({"seed": seed, "seconds": took, "epochs": epochs, "best": best, "curves": curves})
             print(f"seed {seed}, pruner {kind}: {epochs} epochs, best {best:.4f}, {took:.0f} s", flush=True)
     unpruned = [run["curves"] for run in runs["none"]]
-    replayed = {name: [replay(curves, pruner) for curves in unpruned] for name, pruner in PRUNERS.items()}
+    replayed = {
+        name: [replay(curves, pruner, recipe="as the search" in name) for curves in unpruned]
+        for name, pruner in PRUNERS.items()
+    }
     return {
         "runs": runs,
         "best": {kind: mean_std([run["best"] for run in runs[kind]]) for kind in kinds},
@@ -107,10 +111,11 @@ def pruning(index: data.Index, home: Path, trials: int, seeds: int) -> dict[str,
     }
 
 
-def replay(curves: Sequence[Sequence[float]], pruner: BasePruner) -> tuple[int, float]:
+def replay(curves: Sequence[Sequence[float]], pruner: BasePruner, *, recipe: bool = False) -> tuple[int, float]:
     """What `pruner` would have made of these trials' objectives by epoch: the epochs trained, and the best objective.
 
-    A trial's objective is that of its best epoch, as in the search; none is pruned after its last.
+    A trial's objective is that of its best epoch, as in the search; none is pruned after its last, nor, with `recipe`,
+    the first trial, as the search does it.
     """
     study = optuna.create_study(pruner=pruner)
     epochs = 0
@@ -119,7 +124,8 @@ def replay(curves: Sequence[Sequence[float]], pruner: BasePruner) -> tuple[int, 
         for epoch, value in enumerate(curve, 1):
             epochs += 1
             trial.report(value, epoch)
-            if epoch < len(curve) and trial.should_prune():
+            behind = epoch < len(curve) and trial.should_prune()
+            if behind and not (recipe and trial.number == 0):
                 study.tell(trial, state=optuna.trial.TrialState.PRUNED)
                 break
         else:

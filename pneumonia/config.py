@@ -96,7 +96,8 @@ class SearchConfig:
     study: str | None = _setting(None, "name of the study [from the films and the search space]")
     storage: str | None = _setting(None, "SQLAlchemy URL of the study's database, without a password [a sqlite file]")
     pruner: Pruner = _setting(
-        "halving", "halving: the worse half of the trials ends at a quarter and at a half of the epochs; none: no trial"
+        "halving",
+        "halving: after a quarter of the epochs only the best third of the trials goes on; none: every trial does",
     )
     timeout: float | None = _setting(None, "start no trial after so many seconds")
     keep_models: int | None = _setting(None, "keep the models of the N best trials only [all up to 20 trials, then 5]")

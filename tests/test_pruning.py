@@ -29,16 +29,16 @@ def ends(pruner: optuna.pruners.BasePruner, curves: Sequence[Sequence[float]]) -
     return lengths
 
 
-def test_halving_ends_the_worse_half_at_a_quarter_and_at_a_half_of_the_epochs() -> None:
-    first, second, third = [0.5, 0.4, 0.3, 0.2], [0.6, 0.1, 0.1, 0.1], [0.4, 0.5, 0.1, 0.1]
-    best = [0.3, 0.2, 0.9, 0.9]
-    assert ends(studies.pruner("halving", 4), [first, second, third, best]) == [4, 1, 2, 4]
+def test_of_those_that_come_only_the_best_third_goes_on() -> None:
+    first, second, third = [0.5, 0.4, 0.3, 0.2], [0.4, 0.1, 0.1, 0.1], [0.45, 0.1, 0.1, 0.1]
+    fourth, fifth = [0.3, 0.2, 0.9, 0.9], [0.2, 0.1, 0.05, 0.01]
+    curves = [first, second, third, fourth, fifth]
+    assert ends(studies.pruner("halving", 4), curves) == [1, 3, 1, 3, 4]
 
 
 @pytest.mark.parametrize(("epochs", "first_look"), [(1, 1), (2, 1), (4, 1), (7, 1), (8, 2), (24, 6)])
 def test_the_first_look_comes_after_a_quarter(epochs: int, first_look: int) -> None:
-    good, bad = [0.1] * epochs, [0.9] * epochs
-    assert ends(studies.pruner("halving", epochs), [good, bad]) == [epochs, first_look]
+    assert ends(studies.pruner("halving", epochs), [[0.1] * epochs, [0.9] * epochs]) == [first_look, first_look]
 
 
 def test_none_ends_no_trial() -> None:
@@ -59,23 +59,29 @@ class Always(optuna.pruners.BasePruner):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("after", "state"), [(1, TrialState.PRUNED), (2, TrialState.COMPLETE)])
-def test_a_trial_is_pruned_before_its_last_epoch_or_not_at_all(
+def test_a_trial_but_the_recipe_is_pruned_before_its_last_epoch_or_not_at_all(
     task: Task, tracker: Tracker, monkeypatch: pytest.MonkeyPatch, after: int, state: TrialState
 ) -> None:
     pruner = Always(after)
     monkeypatch.setattr(studies, "pruner", lambda kind, epochs: pruner)
-    worker.work(replace(task, goal=1), Stop())
-    (trial,) = studies.trials(studies.load(studies.connect(task.storage), task.study, sampler_seed=0, pruner=pruner))
+    worker.work(replace(task, goal=2), Stop())
+    recipe, trial = studies.trials(
+        studies.load(studies.connect(task.storage), task.study, sampler_seed=0, pruner=pruner)
+    )
+    assert recipe.state == TrialState.COMPLETE
+    assert len(recipe.intermediate_values) == 2
     assert trial.state == state
     assert pruner.asked == {1}
     assert len(trial.intermediate_values) == after
     run = tracker.client.get_run(trial.user_attrs["run_id"])
     assert run.data.tags["trial.state"] == state.name
     if state == TrialState.PRUNED:
-        assert run.data.tags["reason"].startswith("after epoch 1 of 2 its val log loss was not among the better half")
+        assert run.data.tags["reason"].startswith("after epoch 1 of 2 its val log loss was not in the best third")
 
 
 def test_a_replay_counts_epochs_and_keeps_the_best_that_was_left() -> None:
     curves = [[0.5, 0.4], [0.6, 0.1], [0.3, 0.35]]
     assert replay(curves, optuna.pruners.NopPruner()) == (6, 0.1)
-    assert replay(curves, studies.pruner("halving", 2)) == (5, 0.3)
+    assert replay(curves, optuna.pruners.MedianPruner(n_startup_trials=1, n_warmup_steps=0)) == (5, 0.3)
+    with_recipe = replay(curves, studies.pruner("halving", 2), recipe=True)
+    assert with_recipe == (5, 0.3)
