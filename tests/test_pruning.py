@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import optuna
 import pytest
@@ -77,6 +78,22 @@ def test_a_trial_but_the_recipe_is_pruned_before_its_last_epoch_or_not_at_all(
     assert run.data.tags["trial.state"] == state.name
     if state == TrialState.PRUNED:
         assert run.data.tags["reason"].startswith("after epoch 1 of 2 its val log loss was not in the best third")
+
+
+@pytest.mark.slow
+def test_where_the_recipe_fails_another_trial_comes_to_its_end(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    pruner, training, faults = Always(1), worker.run_training, ["the recipe's"]
+
+    def faulty(*args: Any, **more: Any) -> float:
+        if faults:
+            raise MemoryError(faults.pop())
+        return training(*args, **more)
+
+    monkeypatch.setattr(studies, "pruner", lambda kind, epochs: pruner)
+    monkeypatch.setattr(worker, "run_training", faulty)
+    worker.work(replace(task, goal=2), Stop())
+    study = studies.load(studies.connect(task.storage), task.study, sampler_seed=0, pruner=pruner)
+    assert [t.state for t in studies.trials(study)] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.PRUNED]
 
 
 def test_a_replay_counts_epochs_and_keeps_the_best_that_was_left() -> None:

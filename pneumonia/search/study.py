@@ -202,6 +202,13 @@ def pruner(kind: Pruner, epochs: int) -> optuna.pruners.BasePruner:
     )
 
 
+def one_remains(study: optuna.Study, base: TrainConfig) -> bool:
+    """Whether a trial has come to its end, or the recipe is on its way there, so that others may be pruned."""
+    recipe = {name: getattr(base, name) for name in search_space()}
+    alive = trials(study, TrialState.COMPLETE, TrialState.RUNNING)
+    return any(trial.state == TrialState.COMPLETE or trial.params == recipe for trial in alive)
+
+
 def trials(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
     return patiently(lambda: study.get_trials(deepcopy=False, states=states or None))
 

@@ -145,6 +145,7 @@ def run_trial(
             studies.patiently(lambda: trial.report(epoch.metrics[OBJECTIVE], epoch.number))
             # the pruner is asked about the recipe as well, since it notes there what others are compared with
             behind = epoch.number < config.epochs and studies.patiently(trial.should_prune) and config != task.base
+            behind = behind and studies.one_remains(study, task.base)
         except optuna.exceptions.UpdateFinishedTrialError as error:
             raise studies.LeaseLost(f"trial {trial.number} was given to another worker") from error
         if behind:
