@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 Sampler = Literal["weighted", "none"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
-Pruner = Literal["halving", "none"]
+Pruner = Literal["auto", "halving", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +96,9 @@ class SearchConfig:
     study: str | None = _setting(None, "name of the study [from the films and the search space]")
     storage: str | None = _setting(None, "SQLAlchemy URL of the study's database, without a password [a sqlite file]")
     pruner: Pruner = _setting(
-        "halving",
-        "halving: after a quarter of the epochs only the best third of the trials goes on; none: every trial does",
+        "auto",
+        "halving: after a quarter of the epochs only the best third of the trials goes on; none: every trial does; "
+        "auto: halving, and none for synthetic films",
     )
     timeout: float | None = _setting(None, "start no trial after so many seconds")
     keep_models: int | None = _setting(None, "keep the models of the N best trials only [all up to 20 trials, then 5]")
@@ -124,6 +125,7 @@ class SearchConfig:
             final_epochs=self.final_epochs or (8 if demo else 24),
             workers=self.workers or min(cores, trials),
             size=self.size or (64 if demo else 96),
+            pruner=self.pruner if self.pruner != "auto" else "none" if demo else "halving",
             keep_models=self.keep_models if self.keep_models is not None else (trials if trials <= 20 else 5),
         )
 

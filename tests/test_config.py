@@ -53,6 +53,8 @@ def test_what_is_open_is_decided_by_the_films() -> None:
     assert None not in asdict(real.decided()).values()
     assert real.decided().trials >= 8
     assert demo.decided().size < real.decided().size
+    assert (real.pruner, demo.pruner) == ("halving", "none")
+    assert SearchConfig(pruner="halving").for_data(cores=2).pruner == "halving"
     assert SearchConfig(data="films", trials=3, size=64).for_data(cores=8).decided().trials == 3
     with pytest.raises(ValueError, match="trials, epochs, final_epochs"):
         SearchConfig().decided()
@@ -116,7 +118,9 @@ def test_a_configuration_does_not_change(config: TrainConfig | SearchConfig) -> 
 
 
 def test_what_was_given_is_kept() -> None:
-    given = SearchConfig(trials=3, epochs=1, final_epochs=2, workers=5, size=32, keep_models=0, seed=7, timeout=60.0)
+    given = SearchConfig(
+        trials=3, epochs=1, final_epochs=2, workers=5, size=32, keep_models=0, seed=7, timeout=60.0, pruner="none"
+    )
     for data in ("synthetic", "films"):
         search = replace(given, data=data)
         assert search.for_data(cores=2) == search

@@ -19,7 +19,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia import cache
-from pneumonia.config import Pruner, SearchConfig, TrainConfig, search_space
+from pneumonia.config import Pruner, TrainConfig, search_space
 from pneumonia.data import Index
 from pneumonia.record import Record, Run, State
 from pneumonia.search import study as studies
@@ -45,7 +45,7 @@ class Task:
     tracking_uri: str
     parent: str  # run id of the search
     tags: dict[str, str]
-    pruner: Pruner = SearchConfig.pruner
+    pruner: Pruner
     deadline: float | None = None  # time.time() after which no trial starts
     heartbeat: int = studies.HEARTBEAT_SECONDS
     grace: int = studies.GRACE_SECONDS
