@@ -28,7 +28,7 @@ import numpy as np
 import optuna
 from optuna.pruners import BasePruner, MedianPruner, PercentilePruner, SuccessiveHalvingPruner
 
-from experiments.speedrun import machine
+from experiments.speedrun import machine, summary
 from pneumonia import cache, data
 from pneumonia.boundary import mlflow_defaults
 from pneumonia.config import Pruner, SearchConfig, TrainConfig, search_space
@@ -134,12 +134,12 @@ def replay(curves: Sequence[Sequence[float]], pruner: BasePruner, *, recipe: boo
     return epochs, study.best_value
 
 
-def share(some: Sequence[float], of: Sequence[float]) -> dict[str, float]:
+def share(some: Sequence[float], of: Sequence[float]) -> dict[str, float | None]:
     return mean_std(list(np.array(some) / np.array(of)))
 
 
-def mean_std(values: Sequence[float]) -> dict[str, float]:
-    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}
+def mean_std(values: Sequence[float]) -> dict[str, float | None]:
+    return summary([{"value": value} for value in values])["value"]
 
 
 def main() -> None:
