@@ -23,6 +23,11 @@ class Calibration:
         """Probabilities of the logits' shape."""
         return sigmoid(self.slope * np.asarray(logits, dtype=np.float64) + self.intercept)
 
+    def undo(self, probabilities: ArrayLike) -> Floats:
+        """The logits that `apply` makes `probabilities` of; those of 0 and 1 as if they were 1e-15 away."""
+        p = np.clip(np.asarray(probabilities, dtype=np.float64), 1e-15, 1 - 1e-15)
+        return np.asarray((np.log(p / (1 - p)) - self.intercept) / self.slope)
+
 
 def fit_calibration(labels: ArrayLike, logits: ArrayLike) -> Calibration:
     """Platt scaling (Platt 1999): logistic regression on the logit, with his smoothed targets, not class-balanced.

@@ -10,7 +10,7 @@ import click
 
 from pneumonia.boundary import FAILED, boundary, cores, films, home, mlflow_defaults, say, tracking
 from pneumonia.config import SearchConfig, TrainConfig
-from pneumonia.options import Open, given, settings
+from pneumonia.options import Open, Shares, given, settings
 from pneumonia.stop import leave_quickly
 
 if TYPE_CHECKING:
@@ -150,9 +150,14 @@ def train(as_json: bool, data: str | None, **values: Any) -> None:
 @cli.command()
 @click.option("--model", type=Open(click.STRING), help="a model URI or folder [the champion for such films]")
 @data_option
+@click.option(
+    "--prevalences",
+    type=Open(Shares()),
+    help="shares of ill ones for which to tell PPV and NPV, such as 0.01,0.2 [0.01,0.05,0.2,0.5]",
+)
 @as_json
-def evaluate(model: str | None, data: str | None, as_json: bool) -> None:
-    """Score the test films for a model: metrics with 95% intervals, figures, predictions. Opens the test split."""
+def evaluate(model: str | None, data: str | None, prevalences: tuple[float, ...] | None, as_json: bool) -> None:
+    """Score the test films for a model: metrics with 95% intervals, a report, predictions. Opens the test split."""
     with boundary():
         from pneumonia import evaluate as evaluating
         from pneumonia.sending import sent
@@ -168,6 +173,7 @@ def evaluate(model: str | None, data: str | None, as_json: bool) -> None:
             experiment=experiment,
             run_id=run_id,
             tags=source_tags(),
+            **given(prevalences=prevalences),
             progress=True,
         )
         if as_json:

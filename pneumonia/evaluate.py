@@ -1,82 +1,24 @@
-"""What a model is worth on films that nothing was chosen on: scores with 95% intervals, and the films behind them."""
+"""Opens the test films for a model, once: counts that, scores, and logs a run with the report."""
 
-import math
+import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
+from mlflow.exceptions import MlflowException
 
-from pneumonia import metrics, predict, registry
+from pneumonia import plots, predict, registry
+from pneumonia.calibration import sigmoid
 from pneumonia.data import Index, Split
-from pneumonia.intervals import intervals
+from pneumonia.evaluation import PREVALENCES, Evaluation, assess
 from pneumonia.record import Record, Run
+from pneumonia.reliability import Reliability, reliability
+from pneumonia.report.evaluation import html
 from pneumonia.tracking import Tracker, finished
 from pneumonia.trial import data_tags, dataset_of, write_predictions, write_scores
 
-NAMES = {"auc": "AUC", "f1": "F1", "ece": "ECE", "brier": "Brier"}
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The result: `rows` are the scored films (as in `Index.table`), aligned with `probabilities` float [N]."""
-
-    split: Split
-    classes: tuple[str, str]
-    threshold: float
-    rows: pd.DataFrame
-    probabilities: np.ndarray
-    confusion: np.ndarray  # [[tn, fp], [fn, tp]]
-    scores: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    warnings: list[str]
-    failures: list[tuple[str, str]]  # path, reason
-
-    def named(self) -> dict[str, float]:
-        """`test/auc`, `test/auc_low`, `test/auc_high` and so on; a score without a meaning is left out."""
-        named: dict[str, float] = {}
-        for name, value in self.scores.items():
-            low, high = self.intervals[name]
-            parts = {"": value, "_low": low, "_high": high}
-            named |= {f"{self.split}/{name}{part}": number for part, number in parts.items() if math.isfinite(number)}
-        return named
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON: the counts, each score with its interval (null without a meaning), warnings and failures."""
-        return {
-            "split": self.split,
-            "films": len(self.rows),
-            "patients": int(self.rows["patient"].nunique()),
-            "classes": list(self.classes),
-            "threshold": self.threshold,
-            "confusion_matrix": self.confusion.tolist(),
-            "scores": {
-                name: {"value": _number(value), "interval": [_number(bound) for bound in self.intervals[name]]}
-                for name, value in self.scores.items()
-            },
-            "warnings": self.warnings,
-            "failures": [{"path": path, "error": error} for path, error in self.failures],
-        }
-
-    def text(self) -> str:
-        """A Markdown table of the scores, with what must be known to read them."""
-        positive, films = int(self.rows["label"].sum()), len(self.rows)
-        lines = [
-            f"{films:,} {self.split} films of {self.rows['patient'].nunique():,} patients "
-            f"({positive:,} {self.classes[1]}, {films - positive:,} {self.classes[0]}), threshold {self.threshold:.3f}",
-            "",
-            "| score             |  value | 95% interval   |",
-            "|-------------------|-------:|----------------|",
-        ]
-        for name, value in self.scores.items():
-            shown = f"{value:.3f}" if math.isfinite(value) else "none"
-            low, high = self.intervals[name]
-            interval = f"{low:.3f} to {high:.3f}" if math.isfinite(low) else "none"
-            lines.append(f"| {NAMES.get(name, name.replace('_', ' ')):<17} | {shown:>6} | {interval:<14} |")
-        notes = [*self.warnings, *(f"not scored: {path}: {reason}" for path, reason in self.failures)]
-        return "\n".join(lines + [""] * bool(notes) + [f"- {note}" for note in notes])
+SHOWN = 12  # wrong films that the report shows with their heatmaps
 
 
 def evaluate(
@@ -84,12 +26,17 @@ def evaluate(
     index: Index,
     *,
     split: Split = "test",
+    prevalences: Sequence[float] = PREVALENCES,
     progress: bool = False,
 ) -> Evaluation:
     """Scores the films of a split from their files, through the served model itself, at its own threshold.
 
+    Args:
+        prevalences: shares of ill ones for which to tell PPV and NPV.
+
     Raises:
-        ValueError: the split has no films, none could be scored, or the model's classes are others than the films'.
+        ValueError: the split has no films, none could be scored, the model's classes are others than the films', or a
+            prevalence does not lie between 0 and 1.
     """
     if index.classes != model.classes:
         raise ValueError(
@@ -100,38 +47,7 @@ def evaluate(
         raise ValueError(f"there are no {split} films in {index.root} to evaluate on")
     paths = [Path(index.root, path) for path in rows["path"]]
     table = predict.predict(model, paths, progress=progress)
-    return assess(rows, table, split=split, classes=model.classes, threshold=model.threshold)
-
-
-def assess(
-    rows: pd.DataFrame, predictions: pd.DataFrame, *, split: Split, classes: tuple[str, str], threshold: float
-) -> Evaluation:
-    """The evaluation of `predict.predict`'s table for `rows` of an index, in the same order.
-
-    Films that could not be scored are left out and listed.
-
-    Raises:
-        ValueError: no film could be scored.
-    """
-    scored = (predictions["error"] == "").to_numpy()
-    failures = list(zip(rows["path"][~scored], predictions["error"][~scored], strict=True))
-    if not scored.any():
-        raise ValueError(f"none of {len(rows)} {split} films could be scored; the first, {': '.join(failures[0])}")
-    kept = rows[scored].reset_index(drop=True)
-    labels = kept["label"].to_numpy()
-    probabilities = predictions["probability"].to_numpy()[scored]
-    return Evaluation(
-        split=split,
-        classes=classes,
-        threshold=threshold,
-        rows=kept,
-        probabilities=probabilities,
-        confusion=metrics.confusion(labels, probabilities, threshold),
-        scores=metrics.score(labels, probabilities, threshold),
-        intervals=intervals(labels, probabilities, threshold, patients=kept["patient"].to_numpy()),
-        warnings=metrics.warnings_for(labels, classes=classes),
-        failures=failures,
-    )
+    return assess(rows, table, split=split, classes=model.classes, threshold=model.threshold, prevalences=prevalences)
 
 
 def evaluate_and_record(
@@ -143,6 +59,7 @@ def evaluate_and_record(
     experiment: str = "pneumonia",
     run_id: str | None = None,
     tags: dict[str, str] | None = None,
+    prevalences: Sequence[float] = PREVALENCES,
     progress: bool = False,
 ) -> tuple[Record, Evaluation]:
     """Opens the test split for a model: counts that on its version, scores, and logs a run of its own.
@@ -172,17 +89,61 @@ def evaluate_and_record(
     )
     record.add_params({"model": uri, "data": str(index.root), "threshold": model.threshold})
     with finished(record, tracker):
-        evaluation = evaluate(model, index, progress=progress)
-        labels = evaluation.rows["label"].to_numpy()
-        write_scores(record, labels, evaluation.probabilities, model.threshold, model.classes)
+        evaluation = evaluate(model, index, prevalences=prevalences, progress=progress)
+        labels, both = evaluation.rows["label"].to_numpy(), evaluation.bands()
+        write_scores(record, labels, evaluation.probabilities, model.threshold, model.classes, both)
+        spread = plots.histograms(evaluation.by_group(), model.threshold)
+        plots.save(spread, record.artifacts / "figures" / "histograms.png")
         write_predictions(
             record.artifacts / "predictions" / "test.csv", evaluation.rows, evaluation.probabilities, model.classes
         )
         record.add_json("evaluation.json", evaluation.as_dict())
+        surest = evaluation.wrong()[:SHOWN]
+        page = html(
+            evaluation,
+            index,
+            model=uri,
+            openings=openings,
+            bands=both,
+            calibrations=calibrations(model, evaluation, chosen_on(tracker, model)),
+            heatmaps=predict.heatmaps(model, [index.root / film.path for film in surest]),
+        )
+        (record.artifacts / "evaluation.html").write_text(page, encoding="utf-8")
         (record.artifacts / "evaluation.md").write_text(evaluation.text() + "\n", encoding="utf-8")
         record.summarise(evaluation.named(), step=0)
     return record, evaluation
 
 
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def chosen_on(tracker: Tracker, model: predict.Model) -> pd.DataFrame | None:
+    """predictions/val.csv of the run that trained the model: the films that calibration and threshold came from.
+
+    None where the store has no such run or file.
+    """
+    run_id = model.metadata.run_id
+    if run_id is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="pneumonia-val-") as scratch:
+        try:
+            path = tracker.client.download_artifacts(run_id, "predictions/val.csv", scratch)
+            return pd.read_csv(path, dtype={"patient": str, "label": str}, keep_default_na=False)
+        except (MlflowException, OSError):
+            return None
+
+
+def calibrations(
+    model: predict.Model, evaluation: Evaluation, val: pd.DataFrame | None
+) -> list[tuple[str, Reliability, Reliability]]:
+    """For the validation films, where they are known, and the evaluated ones: name, before calibration, after it."""
+    rows = evaluation.rows
+    sets = [(evaluation.split, rows["label"].to_numpy(), evaluation.probabilities, rows["patient"])]
+    if val is not None:
+        labels = (val["label"] == model.classes[1]).to_numpy().astype(int)
+        sets.insert(0, ("val", labels, val["probability"].to_numpy(), val["patient"]))
+    return [
+        (
+            name,
+            reliability(labels, sigmoid(model.calibration.undo(p)), patients=patients),
+            reliability(labels, p, patients=patients),
+        )
+        for name, labels, p, patients in sets
+    ]

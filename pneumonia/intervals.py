@@ -1,5 +1,7 @@
 """95% intervals of the scores in `metrics`, for films that come in patients."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -7,8 +9,8 @@ from pneumonia.calibration import sigmoid
 from pneumonia.metrics import Floats, Ints, auc_components, checked, score, weighted_scores
 
 Z95 = 1.959963984540054
-WILSON = ("accuracy", "sensitivity", "specificity", "precision")
-BOOTSTRAPPED = ("average_precision", "balanced_accuracy", "f1", "brier", "ece", "log_loss")
+WILSON = ("accuracy", "sensitivity", "specificity", "precision", "npv")
+BOOTSTRAPPED = ("average_precision", "balanced_accuracy", "f1", "mcc", "brier", "ece", "log_loss")
 
 
 def intervals(
@@ -35,23 +37,25 @@ def intervals(
         ValueError: as `score`, or `patients` is of another length.
     """
     y, p = checked(labels, probabilities)
-    names, patient = np.unique(np.asarray(patients).astype(str), return_inverse=True)
+    _, patient = np.unique(np.asarray(patients).astype(str), return_inverse=True)
     if patient.shape != y.shape:
         raise ValueError(f"patients must name one patient a film: {y.size} films, but {patient.size} names")
     points = score(y, p, threshold)
     called = p >= threshold
     right = called == (y == 1)
-    within = {"accuracy": np.full(y.size, True), "sensitivity": y == 1, "specificity": y == 0, "precision": called}
-    found = {name: _clustered_wilson(right[within[name]], patient[within[name]]) for name in WILSON}
+    within = {
+        "accuracy": np.full(y.size, True),
+        "sensitivity": y == 1,
+        "specificity": y == 0,
+        "precision": called,
+        "npv": ~called,
+    }
+    found = {name: proportion(right[within[name]], patient[within[name]]) for name in WILSON}
     found["auc"] = _delong(y, p, patient)
 
-    rng = np.random.default_rng(seed)
-    chunk = max(1, 1_000_000 // y.size)
     drawn: dict[str, list[Floats]] = {name: [] for name in BOOTSTRAPPED}
-    for start in range(0, draws, chunk):
-        rows = min(chunk, draws - start)
-        counts = rng.multinomial(names.size, np.full(names.size, 1 / names.size), size=rows)
-        for name, values in weighted_scores(y, p, threshold, counts[:, patient].astype(np.float64)).items():
+    for weights in resampled(patient, draws=draws, seed=seed):
+        for name, values in weighted_scores(y, p, threshold, weights).items():
             drawn[name].append(values)
     for name, parts in drawn.items():
         values = np.concatenate(parts)
@@ -62,6 +66,19 @@ def intervals(
     low, high = found["ece"]
     found["ece"] = (max(0.0, 2 * points["ece"] - high), max(0.0, 2 * points["ece"] - low))
     return {name: found[name] if np.isfinite(points[name]) else (np.nan, np.nan) for name in points}
+
+
+def resampled(patients: ArrayLike, *, draws: int, seed: int = 0) -> Iterator[Floats]:
+    """How often each film is in a sample of as many patients, drawn with replacement: float64 [D, N] in chunks of at
+    most a million numbers, `draws` rows in all.
+    """
+    names, patient = np.unique(np.asarray(patients), return_inverse=True)
+    rng = np.random.default_rng(seed)
+    chunk = max(1, 1_000_000 // patient.size)
+    for start in range(0, draws, chunk):
+        rows = min(chunk, draws - start)
+        counts = rng.multinomial(names.size, np.full(names.size, 1 / names.size), size=rows)
+        yield counts[:, patient].astype(np.float64)
 
 
 def wilson(successes: float, n: float) -> tuple[float, float]:
@@ -78,7 +95,7 @@ def _delong(y: Ints, p: Floats, patient: Ints) -> tuple[float, float]:
         return np.nan, np.nan
     if auc in (0.0, 1.0):
         fewest = min(np.unique(patient[y == label]).size for label in (0, 1))
-        return _clustered_wilson(np.full(fewest, auc == 1.0), np.arange(fewest))
+        return proportion(np.full(fewest, auc == 1.0), np.arange(fewest))
     size = patient.max() + 1
     sums = [
         np.bincount(patient[y == label], weights=values - auc, minlength=size)
@@ -96,7 +113,7 @@ def _delong(y: Ints, p: Floats, patient: Ints) -> tuple[float, float]:
     return float(sigmoid(logit - half)), float(sigmoid(logit + half))
 
 
-def _clustered_wilson(successes: NDArray[np.bool_], patient: Ints) -> tuple[float, float]:
+def proportion(successes: NDArray[np.bool_], patient: Ints) -> tuple[float, float]:
     """Wilson's interval for the share of `successes` [n], with n divided by the design effect of `patient` [n]."""
     n = successes.size
     if not n:

@@ -38,7 +38,9 @@ def score(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> dict
         "sensitivity": _ratio(tp, tp + fn),
         "specificity": _ratio(tn, tn + fp),
         "precision": _ratio(tp, tp + fp) if 0 < y.sum() < y.size else np.nan,
+        "npv": _ratio(tn, tn + fn) if 0 < y.sum() < y.size else np.nan,
         "f1": weighted["f1"],
+        "mcc": weighted["mcc"],
         "brier": weighted["brier"],
         "ece": weighted["ece"],
         "log_loss": weighted["log_loss"],
@@ -54,8 +56,8 @@ def warnings_for(labels: ArrayLike, *, classes: tuple[str, str] = ("negative", "
         own = ("specificity", "sensitivity")[label]
         if count == 0:
             said.append(
-                f"no {name} film: {own}, balanced accuracy, precision, F1, AUC, average precision and log loss "
-                "have no meaning and are left out"
+                f"no {name} film: {own}, balanced accuracy, precision, NPV, F1, MCC, AUC, average precision and "
+                "log loss have no meaning and are left out"
             )
         elif count < FEW:
             films = "film" if count == 1 else "films"
@@ -106,6 +108,7 @@ def weighted_scores(y: Ints, p: Floats, threshold: float, weights: Floats) -> di
     positive, negative = weights @ (y == 1), weights @ (y == 0)
     both = np.where((positive > 0) & (negative > 0), 1.0, np.nan)
     tp, fp = weights @ ((y == 1) & called), weights @ ((y == 0) & called)
+    fn, tn = positive - tp, negative - fp
 
     order = np.argsort(-p, kind="stable")
     ends = np.flatnonzero(np.r_[np.diff(p[order]) != 0, True])
@@ -121,6 +124,8 @@ def weighted_scores(y: Ints, p: Floats, threshold: float, weights: Floats) -> di
             "average_precision": both * (gain_k * tp_k / np.maximum(all_k, 1e-12)).sum(axis=1) / positive,
             "balanced_accuracy": (tp / positive + 1 - fp / negative) / 2,
             "f1": both * 2 * tp / (tp + fp + positive),
+            # One column empty: 0, the limit (Chicco & Jurman 2020).
+            "mcc": both * (tp * tn - fp * fn) / np.sqrt(np.maximum((tp + fp) * positive * negative * (tn + fn), 1e-12)),
             "brier": weights @ (p - y) ** 2 / total,
             "ece": np.abs(weights @ (in_bin * (p - y)[:, None])).sum(axis=1) / total,
             "log_loss": (weights @ (loss * (y == 1)) / positive + weights @ (loss * (y == 0)) / negative) / 2,

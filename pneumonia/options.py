@@ -22,6 +22,22 @@ class Open(click.ParamType[Any]):
         return None if value in (None, "auto", "none", "") else self.inner.convert(value, param, ctx)
 
 
+class Shares(click.ParamType[Any]):
+    """Numbers between 0 and 1, with commas between them."""
+
+    name = "shares"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            shares = tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no list of numbers with commas between them", param, ctx)
+        wrong = [share for share in shares if not 0 < share < 1]
+        if wrong:
+            self.fail(f"each must lie between 0 and 1, not {wrong[0]:g}", param, ctx)
+        return shares
+
+
 def settings(config: type[TrainConfig] | type[SearchConfig], *names: str) -> Callable[[F], F]:
     """Options for fields of a configuration, with the help that stands there."""
     by_name = {field.name: field for field in fields(config)}

@@ -16,9 +16,10 @@ from matplotlib.ticker import EngFormatter, NullFormatter
 from numpy.typing import ArrayLike
 
 from pneumonia import metrics
+from pneumonia.bands import Band
 from pneumonia.intervals import wilson
 
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+BLUE, ORANGE, GREEN, GREY, BLACK = "#0072B2", "#D55E00", "#009E73", "#666666", "#000000"
 WIDE_INCHES, HIGH_INCHES, DPI = 6.0, 5.0, 100
 
 
@@ -56,13 +57,14 @@ def confusion_matrix(matrix: ArrayLike, classes: Sequence[str]) -> Figure:
     return figure
 
 
-def roc(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> Figure:
-    """The ROC curve, with the operating point."""
+def roc(labels: ArrayLike, probabilities: ArrayLike, threshold: float, band: Band | None = None) -> Figure:
+    """The ROC curve, with the operating point and, if given, its band."""
     s = metrics.score(labels, probabilities, threshold)
     fpr, tpr = metrics.roc_curve(labels, probabilities)
     figure, axes = _figure(f"Sensitivity against false alarms\n{_films(labels)}")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1, label="chance")
     axes.plot(fpr, tpr, color=BLUE, linewidth=2, label=f"ROC, AUC {s['auc']:.3f}")
+    _shade(axes, band)
     _point(
         axes,
         1 - s["specificity"],
@@ -72,6 +74,7 @@ def roc(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> Figure
     _unit_axes(axes, "false positive rate (1 - specificity)", "true positive rate (sensitivity)")
     corner = axes.inset_axes((0.4, 0.36, 0.55, 0.4), xlim=(0, 0.3), ylim=(0.7, 1.005))
     corner.plot(fpr, tpr, color=BLUE, linewidth=2)
+    _shade(corner, band)
     corner.plot([1 - s["specificity"]], [s["sensitivity"]], "o", color=ORANGE, markersize=8, markeredgecolor="white")
     corner.set_title("the corner, enlarged", fontsize="small")
     corner.tick_params(labelsize="small")
@@ -80,8 +83,10 @@ def roc(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> Figure
     return figure
 
 
-def precision_recall(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> Figure:
-    """The precision-recall curve, with the operating point and the share of positives as the floor."""
+def precision_recall(labels: ArrayLike, probabilities: ArrayLike, threshold: float, band: Band | None = None) -> Figure:
+    """The precision-recall curve, with the operating point, the share of positives as the floor and, if given, its
+    band.
+    """
     s = metrics.score(labels, probabilities, threshold)
     recall, precision = metrics.precision_recall_curve(labels, probabilities)
     share = float(np.mean(np.asarray(labels)))
@@ -90,6 +95,7 @@ def precision_recall(labels: ArrayLike, probabilities: ArrayLike, threshold: flo
     axes.step(
         recall, precision, where="pre", color=BLUE, linewidth=2, label=f"average precision {s['average_precision']:.3f}"
     )
+    _shade(axes, band)
     _point(
         axes,
         s["sensitivity"],
@@ -135,6 +141,32 @@ def reliability(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -
     below.axvline(threshold, color=ORANGE, linestyle="--", linewidth=1)
     below.set(xlabel="predicted probability of the positive class", ylabel="films (log)")
     below.legend(loc="upper center", ncols=2, fontsize="small")
+    return figure
+
+
+def histograms(groups: Mapping[str, ArrayLike], threshold: float) -> Figure:
+    """How the probabilities of each group of films are spread: a histogram over the other, with a common scale.
+
+    Args:
+        groups: name of the group to the probabilities of its films, each [N]; four at most look well.
+    """
+    figure = _canvas()
+    every = figure.subplots(len(groups), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    every[0].set_title("Which probabilities the films are given")
+    edges = np.linspace(0, 1, 31)
+    most = max(np.histogram(np.asarray(p), edges)[0].max() for p in groups.values())
+    for axes, (name, probabilities), colour in zip(every, groups.items(), (GREY, BLUE, GREEN, BLACK), strict=False):
+        p = np.asarray(probabilities, dtype=np.float64)
+        axes.stairs(np.histogram(p, edges)[0], edges, color=colour, fill=True, label=f"{name}, n = {p.size:,}")
+        axes.axvline(threshold, color=ORANGE, linestyle="--", linewidth=1.5)
+        axes.set_yscale("log")
+        axes.set_ylim(0.7, max(10, 3 * most))  # a bin with one film shows
+        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylabel("films (log)")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="upper center", fontsize="small")
+    every[-1].set(xlabel=f"predicted probability of the positive class; dashed: threshold {threshold:.2f}", xlim=(0, 1))
     return figure
 
 
@@ -191,6 +223,11 @@ def _films(labels: ArrayLike) -> str:
 
 def _point(axes: Axes, x: float, y: float, label: str) -> None:
     axes.plot([x], [y], "o", color=ORANGE, markersize=9, markeredgecolor="white", label=label, zorder=3)
+
+
+def _shade(axes: Axes, band: Band | None) -> None:
+    if band is not None:
+        axes.fill_between(band.x, band.low, band.high, color=BLUE, alpha=0.15, linewidth=0, label="95% at each point")
 
 
 def _unit_axes(axes: Axes, xlabel: str, ylabel: str) -> None:

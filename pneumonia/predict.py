@@ -1,5 +1,6 @@
 """Scores films on disk with a logged or registered model: a table with a row a film, bad films included."""
 
+import base64
 import glob
 import json
 import math
@@ -19,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 from tqdm import tqdm
 
+from pneumonia.calibration import Calibration
 from pneumonia.data import FILMS, REFUSED
 from pneumonia.served import MAX_BYTES
 
@@ -38,6 +40,7 @@ class Model:
     size: int
     classes: tuple[str, str]
     threshold: float
+    calibration: Calibration
     metadata: Any  # mlflow.models.Model: run_id, model_id, tags
     pyfunc: PyFuncModel
 
@@ -72,6 +75,7 @@ def load(model_uri: str) -> Model:
         size=package["size"],
         classes=(package["classes"][0], package["classes"][1]),
         threshold=package["threshold"],
+        calibration=Calibration(**package["calibration"]),
         metadata=pyfunc.metadata,
         pyfunc=pyfunc,
     )
@@ -127,6 +131,20 @@ def predict(model: Model, paths: Sequence[Path], *, threads: int | None = None, 
     return table.astype(
         {"path": "str", "probability": "float64", "label": "str", "threshold": "float64", "error": "str"}
     )
+
+
+def heatmaps(model: Model, paths: Sequence[Path]) -> list[bytes]:
+    """The class-activation map over each film, as the server draws it with `explain`: PNGs.
+
+    Raises:
+        MlflowException: a film cannot be scored; `predict` says why in a sentence.
+        OSError: a film cannot be read.
+    """
+    drawn = []
+    for path in paths:  # one by one, for the server takes few at a time with `explain`
+        scored: Any = model.pyfunc.predict(pd.DataFrame({"image": [path.read_bytes()]}), params={"explain": True})
+        drawn.append(base64.b64decode(scored["heatmap"].iloc[0]))
+    return drawn
 
 
 def check_output(output: Path) -> None:

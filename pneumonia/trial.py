@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pneumonia import metrics, package, plots
+from pneumonia.bands import Band
 from pneumonia.cache import Decoded, room
 from pneumonia.calibration import choose_threshold, fit_calibration
 from pneumonia.config import TrainConfig
@@ -140,14 +141,17 @@ def write_scores(
     probabilities: np.ndarray,
     threshold: float,
     classes: tuple[str, str],
+    bands: tuple[Band | None, Band | None] = (None, None),
 ) -> None:
-    """The confusion matrix as JSON and the four figures, the same for every run and split."""
+    """The confusion matrix as JSON and the four figures, the same for every run and split; `bands` of the ROC and the
+    precision-recall curve.
+    """
     matrix = metrics.confusion(labels, probabilities, threshold)
     record.add_json("confusion_matrix.json", matrix.tolist())
     figures = record.artifacts / "figures"
     plots.save(plots.confusion_matrix(matrix, classes), figures / "confusion_matrix.png")
-    plots.save(plots.roc(labels, probabilities, threshold), figures / "roc.png")
-    plots.save(plots.precision_recall(labels, probabilities, threshold), figures / "precision_recall.png")
+    plots.save(plots.roc(labels, probabilities, threshold, bands[0]), figures / "roc.png")
+    plots.save(plots.precision_recall(labels, probabilities, threshold, bands[1]), figures / "precision_recall.png")
     plots.save(plots.reliability(labels, probabilities, threshold), figures / "reliability.png")
 
 

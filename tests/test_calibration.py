@@ -140,3 +140,9 @@ def test_threshold_of_classes_that_do_not_overlap_is_between_them() -> None:
     assert calibration.choose_threshold([0, 1], [0.3, 0.3]) == pytest.approx(0.3)
     with pytest.raises(ValueError, match="both classes"):
         calibration.choose_threshold([1, 1], [0.2, 0.4])
+
+
+def test_a_calibration_can_be_undone() -> None:
+    line, logits = calibration.Calibration(1.7, -0.4), np.linspace(-15, 15, 31)
+    np.testing.assert_allclose(line.undo(line.apply(logits)), logits, rtol=1e-3)
+    assert np.isfinite(line.undo([0.0, 1.0])).all()

@@ -8,6 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from pneumonia import metrics, plots
+from pneumonia.bands import bands
 from pneumonia.calibration import Calibration
 
 rng = np.random.default_rng(0)
@@ -20,6 +21,8 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "roc": lambda: plots.roc(Y, P, 0.4),
     "precision_recall": lambda: plots.precision_recall(Y, P, 0.4),
     "reliability": lambda: plots.reliability(Y, P, 0.4),
+    "roc with a band": lambda: plots.roc(Y, P, 0.4, bands(Y, P, patients=np.arange(Y.size))[0]),
+    "histograms": lambda: plots.histograms({"NORMAL": P[Y == 0], "PNEUMONIA": P[Y == 1]}, 0.4),
     "learning_curves": lambda: plots.learning_curves(HISTORY),
 }
 

@@ -40,9 +40,9 @@ caption { text-align: left; color: #555; padding-bottom: .3rem; }
 th, td { padding: .2rem .8rem .2rem 0; text-align: left; border-bottom: 1px solid #e4e4e4; vertical-align: top; }
 td.number, th.number { text-align: right; }
 .row { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
-figure { margin: .5rem 0; max-width: 100%; }
-figure img { max-width: 100%; height: auto; display: block; }
-figcaption { color: #555; font-size: .87rem; max-width: 45ch; overflow-wrap: anywhere; }
+figure { margin: .5rem 0; display: table; }
+figure img { max-width: 545px; height: auto; display: block; }
+figcaption { display: table-caption; caption-side: bottom; color: #555; font-size: .87rem; overflow-wrap: anywhere; }
 footer { margin-top: 3rem; color: #666; font-size: .87rem; }
 </style>
 </head>

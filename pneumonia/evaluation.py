@@ -1,0 +1,221 @@
+"""What a model is worth on films that nothing was chosen on: scores with 95% intervals, and the films behind them."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pneumonia import metrics
+from pneumonia.bands import Band, bands
+from pneumonia.data import Split
+from pneumonia.intervals import intervals
+from pneumonia.reliability import Line, calibration_line
+from pneumonia.subgroups import Predictive, Subgroup, by_subtype, predictive_values
+
+NAMES = {"auc": "AUC", "npv": "NPV", "f1": "F1", "mcc": "MCC", "ece": "ECE", "brier": "Brier"}
+PREVALENCES = (0.01, 0.05, 0.2, 0.5)
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A film that is called what it is not."""
+
+    path: str
+    patient: str
+    label: int
+    subtype: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result: `rows` are the scored films (as in `Index.table`), aligned with `probabilities` float [N]."""
+
+    split: Split
+    classes: tuple[str, str]
+    threshold: float
+    rows: pd.DataFrame
+    probabilities: np.ndarray
+    confusion: np.ndarray  # [[tn, fp], [fn, tp]]
+    scores: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    line: Line
+    subgroups: list[Subgroup]
+    predictive: list[Predictive]
+    warnings: list[str]
+    failures: list[tuple[str, str]]  # path, reason
+
+    @property
+    def called(self) -> np.ndarray:
+        """bool [N], whether a film is called positive."""
+        return np.asarray(self.probabilities >= self.threshold)
+
+    def unique(self) -> "Evaluation | None":
+        """The same for the films that are no copy of an earlier one; None where there is no copy."""
+        first = ~self.rows.duplicated("sha256").to_numpy()
+        if first.all():
+            return None
+        scored = pd.DataFrame({"probability": self.probabilities[first], "error": ""})
+        return assess(self.rows[first], scored, split=self.split, classes=self.classes, threshold=self.threshold)
+
+    def by_group(self) -> dict[str, np.ndarray]:
+        """The probabilities of each class and subtype."""
+        names = [self.name(group.label, group.subtype) for group in self.subgroups]
+        keys = [
+            (self.rows["label"] == group.label) & (self.rows["subtype"] == group.subtype) for group in self.subgroups
+        ]
+        return {name: self.probabilities[key.to_numpy()] for name, key in zip(names, keys, strict=True)}
+
+    def name(self, label: int, subtype: str) -> str:
+        return f"{self.classes[label]} {subtype}".strip()
+
+    def wrong(self) -> list[Wrong]:
+        """The films that are called what they are not, the surest (farthest from the threshold in the logit) first."""
+        rows = self.rows.assign(probability=self.probabilities)[self.called != (self.rows["label"] == 1).to_numpy()]
+        distance = np.abs(_logit(rows["probability"].to_numpy()) - _logit(self.threshold))
+        columns = ["path", "patient", "label", "subtype", "probability"]
+        surest_first = rows.iloc[np.argsort(-distance, kind="stable")][columns]
+        return [Wrong(*values) for values in surest_first.to_numpy(dtype=object).tolist()]
+
+    def bands(self) -> tuple[Band | None, Band | None]:
+        """Of the ROC and the precision-recall curve; None where a class is missing."""
+        labels = self.rows["label"].to_numpy()
+        if not 0 < labels.sum() < labels.size:
+            return None, None
+        return bands(labels, self.probabilities, patients=self.rows["patient"].to_numpy())
+
+    def named(self) -> dict[str, float]:
+        """`test/auc`, `test/auc_low`, `test/auc_high` and so on; a score without a meaning is left out."""
+        named: dict[str, float] = {}
+        for name, value in self.scores.items():
+            low, high = self.intervals[name]
+            named |= self._named(name, value, (low, high))
+        named |= self._named("calibration_slope", self.line.slope, self.line.slope_interval)
+        named |= self._named("calibration_intercept", self.line.intercept, self.line.intercept_interval)
+        for group in self.subgroups:
+            if group.label == 1 and group.subtype:
+                named |= self._named(f"sensitivity_{_metric_name(group.subtype)}", group.right, group.interval)
+        return named
+
+    def _named(self, name: str, value: float, interval: tuple[float, float]) -> dict[str, float]:
+        parts = {"": value, "_low": interval[0], "_high": interval[1]}
+        return {f"{self.split}/{name}{part}": number for part, number in parts.items() if math.isfinite(number)}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: counts, each score with its interval (null without a meaning), subgroups, predictive values,
+        warnings and failures.
+        """
+        return {
+            "split": self.split,
+            "films": len(self.rows),
+            "patients": int(self.rows["patient"].nunique()),
+            "classes": list(self.classes),
+            "threshold": self.threshold,
+            "confusion_matrix": self.confusion.tolist(),
+            "scores": {name: _valued(value, self.intervals[name]) for name, value in self.scores.items()},
+            "calibration": {
+                "slope": _valued(self.line.slope, self.line.slope_interval),
+                "intercept": _valued(self.line.intercept, self.line.intercept_interval),
+            },
+            "subgroups": [
+                {
+                    "class": self.classes[group.label],
+                    "subtype": group.subtype,
+                    "films": group.films,
+                    "patients": group.patients,
+                    "called_right": _valued(group.right, group.interval),
+                }
+                for group in self.subgroups
+            ],
+            "predictive_values": [
+                {
+                    "prevalence": at.prevalence,
+                    "ppv": _valued(at.ppv, at.ppv_interval),
+                    "npv": _valued(at.npv, at.npv_interval),
+                }
+                for at in self.predictive
+            ],
+            "warnings": self.warnings,
+            "failures": [{"path": path, "error": error} for path, error in self.failures],
+        }
+
+    def text(self) -> str:
+        """A Markdown table of the scores, with what must be known to read them."""
+        positive, films = int(self.rows["label"].sum()), len(self.rows)
+        lines = [
+            f"{films:,} {self.split} films of {self.rows['patient'].nunique():,} patients "
+            f"({positive:,} {self.classes[1]}, {films - positive:,} {self.classes[0]}), threshold {self.threshold:.3f}",
+            "",
+            "| score             |  value | 95% interval   |",
+            "|-------------------|-------:|----------------|",
+        ]
+        for name, value in self.scores.items():
+            shown = f"{value:.3f}" if math.isfinite(value) else "none"
+            low, high = self.intervals[name]
+            interval = f"{low:.3f} to {high:.3f}" if math.isfinite(low) else "none"
+            lines.append(f"| {NAMES.get(name, name.replace('_', ' ')):<17} | {shown:>6} | {interval:<14} |")
+        notes = [*self.warnings, *(f"not scored: {path}: {reason}" for path, reason in self.failures)]
+        return "\n".join(lines + [""] * bool(notes) + [f"- {note}" for note in notes])
+
+
+def assess(
+    rows: pd.DataFrame,
+    predictions: pd.DataFrame,
+    *,
+    split: Split,
+    classes: tuple[str, str],
+    threshold: float,
+    prevalences: Sequence[float] = PREVALENCES,
+) -> Evaluation:
+    """The evaluation of `predict.predict`'s table for `rows` of an index, in the same order.
+
+    Films that could not be scored are left out and listed.
+
+    Raises:
+        ValueError: no film could be scored.
+    """
+    scored = (predictions["error"] == "").to_numpy()
+    failures = list(zip(rows["path"][~scored], predictions["error"][~scored], strict=True))
+    if not scored.any():
+        raise ValueError(f"none of {len(rows)} {split} films could be scored; the first, {': '.join(failures[0])}")
+    kept = rows[scored].reset_index(drop=True)
+    labels = kept["label"].to_numpy()
+    patients = kept["patient"].to_numpy()
+    probabilities = predictions["probability"].to_numpy()[scored]
+    return Evaluation(
+        split=split,
+        classes=classes,
+        threshold=threshold,
+        rows=kept,
+        probabilities=probabilities,
+        confusion=metrics.confusion(labels, probabilities, threshold),
+        scores=metrics.score(labels, probabilities, threshold),
+        intervals=intervals(labels, probabilities, threshold, patients=patients),
+        line=calibration_line(labels, probabilities, patients=patients),
+        subgroups=by_subtype(kept, (probabilities >= threshold) == (labels == 1)),
+        predictive=predictive_values(labels, probabilities, threshold, prevalences, patients=patients),
+        warnings=metrics.warnings_for(labels, classes=classes),
+        failures=failures,
+    )
+
+
+def _logit(p: Any) -> Any:
+    clipped = np.clip(p, metrics.CLIP, 1 - metrics.CLIP)
+    return np.log(clipped / (1 - clipped))
+
+
+def _metric_name(text: str) -> str:
+    """MLflow's metric names take letters, digits and some signs only."""
+    return re.sub(r"[^\w.\- ]", "_", text)
+
+
+def _valued(value: float, interval: tuple[float, float]) -> dict[str, Any]:
+    return {"value": _number(value), "interval": [_number(bound) for bound in interval]}
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,52 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from pneumonia.intervals import wilson
+from pneumonia.subgroups import by_subtype, predictive_values
+
+
+def test_each_subtype_by_itself() -> None:
+    rows = pd.DataFrame(
+        {
+            "label": [0] * 4 + [1] * 6,
+            "subtype": [""] * 4 + ["virus"] * 2 + ["bacteria"] * 4,
+            "patient": [f"p{i}" for i in range(10)],
+        },
+        index=range(100, 110),  # rows of a split keep their place in the table
+    )
+    right = np.array([1, 1, 1, 0, 1, 0, 1, 1, 1, 0], dtype=bool)
+    normal, bacteria, virus = by_subtype(rows, right)
+    assert (normal.label, normal.subtype, normal.right) == (0, "", 0.75)
+    assert (bacteria.label, bacteria.subtype, bacteria.films, bacteria.right) == (1, "bacteria", 4, 0.75)
+    assert (virus.subtype, virus.patients, virus.right) == ("virus", 2, 0.5)
+    assert bacteria.interval == pytest.approx(wilson(3, 4))
+    one_patient = by_subtype(rows.assign(patient="p"), right)[1]
+    assert (one_patient.patients, one_patient.interval) == (1, pytest.approx(wilson(0.75, 1)))
+
+
+def test_predictive_values_are_bayes_rule() -> None:
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1], [400, 600])
+    p = np.clip(rng.normal(0.3 + 0.4 * y, 0.25), 0, 1)
+    called = p >= 0.5
+    own, rare = predictive_values(y, p, 0.5, [0.6, 0.01], patients=np.arange(1000))
+    assert own.ppv == pytest.approx((called & (y == 1)).sum() / called.sum())  # at the films' own share of ill ones
+    assert own.npv == pytest.approx((~called & (y == 0)).sum() / (~called).sum())
+    # 10,000 who come, 100 of them ill
+    ill, well = 100 * called[y == 1].mean(), 9900 * called[y == 0].mean()
+    assert rare.ppv == pytest.approx(ill / (ill + well))
+    for value, (low, high) in ((own.ppv, own.ppv_interval), (rare.ppv, rare.ppv_interval), (own.npv, own.npv_interval)):
+        assert low < value < high
+    # Delta method for the logit of the PPV at a fixed prevalence (Mercaldo et al. 2007)
+    sensitivity, alarm = called[y == 1].mean(), called[y == 0].mean()
+    spread = np.sqrt((1 - sensitivity) / (600 * sensitivity) + (1 - alarm) / (400 * alarm))
+    logit = np.log(rare.ppv / (1 - rare.ppv))
+    expected = 1 / (1 + np.exp(-(logit + np.array([-1.96, 1.96]) * spread)))
+    assert rare.ppv_interval == pytest.approx(expected, rel=0.1)
+
+
+def test_a_missing_class_has_no_predictive_values_and_a_wrong_prevalence_is_refused() -> None:
+    assert predictive_values([1, 1], [0.2, 0.9], 0.5, [0.1], patients=[0, 1]) == []
+    with pytest.raises(ValueError, match="between 0 and 1, not 5"):
+        predictive_values([0, 1], [0.2, 0.9], 0.5, [0.1, 5], patients=[0, 1])
