@@ -1,5 +1,6 @@
 """Opens the test films for a model, once: counts that, scores, and logs a run with the report."""
 
+import io
 import tempfile
 import time
 from collections.abc import Sequence
@@ -14,7 +15,9 @@ from pneumonia.data import Index, Split
 from pneumonia.evaluation import PREVALENCES, Evaluation, assess
 from pneumonia.record import Record, Run
 from pneumonia.reliability import Reliability, reliability
+from pneumonia.report import card
 from pneumonia.report.evaluation import html
+from pneumonia.sending import sent, unsent
 from pneumonia.tracking import Tracker, finished
 from pneumonia.trial import data_tags, dataset_of, write_predictions, write_scores
 
@@ -111,21 +114,29 @@ def evaluate_and_record(
         (record.artifacts / "evaluation.html").write_text(page, encoding="utf-8")
         (record.artifacts / "evaluation.md").write_text(evaluation.text() + "\n", encoding="utf-8")
         record.summarise(evaluation.named(), step=0)
+        if (whole := artifact(tracker, model, "model_card.md")) is not None:
+            whole = card.with_test(whole, evaluation, folder=index.root.name, openings=openings)
+            (record.artifacts / "model_card.md").write_text(whole, encoding="utf-8")
+    if whole is not None and not unsent(record):
+        more = f"model_card.md among the artifacts of run {sent(record)['run_id']}"
+        registry.describe(tracker, uri, model.metadata.model_id, card.summary(whole, more=more))
     return record, evaluation
 
 
 def chosen_on(tracker: Tracker, model: predict.Model) -> pd.DataFrame | None:
-    """predictions/val.csv of the run that trained the model: the films that calibration and threshold came from.
+    """predictions/val.csv of the run that trained the model: the films that calibration and threshold came from."""
+    text = artifact(tracker, model, "predictions/val.csv")
+    return None if text is None else pd.read_csv(io.StringIO(text), dtype={"patient": str}, keep_default_na=False)
 
-    None where the store has no such run or file.
-    """
+
+def artifact(tracker: Tracker, model: predict.Model, path: str) -> str | None:
+    """A text file of the run that trained the model; None where the store has no such run or file."""
     run_id = model.metadata.run_id
     if run_id is None:
         return None
-    with tempfile.TemporaryDirectory(prefix="pneumonia-val-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="pneumonia-artifact-") as scratch:
         try:
-            path = tracker.client.download_artifacts(run_id, "predictions/val.csv", scratch)
-            return pd.read_csv(path, dtype={"patient": str, "label": str}, keep_default_na=False)
+            return Path(tracker.client.download_artifacts(run_id, path, scratch)).read_text(encoding="utf-8")
         except (MlflowException, OSError):
             return None
 

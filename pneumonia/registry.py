@@ -13,10 +13,9 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from pneumonia import gate
 from pneumonia.gate import BY_HAND, CHAMPION, UNUSABLE, Verdict, champion_of, drop_challenger
 from pneumonia.record import Record, records, write_json
+from pneumonia.report import card
 from pneumonia.sending import masked, sent, sent_to
 from pneumonia.tracking import Tracker, tracker_errors
-
-DESCRIPTION_LENGTH = 5000  # PostgreSQL refuses a longer one, sqlite keeps it silently
 
 
 class RegistryError(RuntimeError):
@@ -80,22 +79,26 @@ def _register(client: MlflowClient, name: str, record: Record) -> str:
         source=f"models:/{have['model_id']}",
         run_id=have["run_id"],
         model_id=have["model_id"],
-        description=_describe(record)[:DESCRIPTION_LENGTH],
+        description=_describe(record),
         tags={**tags, "record": record.run.key, "role": record.run.role},
     )
     return str(made.version)
 
 
 def _describe(record: Record) -> str:
-    params, data = record.params, record.run.dataset
-    films = data.get("profile", {})
-    return (
-        f"{record.run.description} No test film was used; `pneumonia evaluate` measures on those.\n\n"
-        f"Films: {data.get('name')}, {films.get('train', '?')} for training and {films.get('val', '?')} of other "
-        f"patients for validation (fingerprint {str(data.get('digest'))[:12]}).\n\n"
-        f"Input: {params.get('size')} px, residual CNN of width {params.get('width')}. "
-        f"For research and teaching; not a medical device."
-    )
+    whole = record.artifacts / "model_card.md"
+    if not whole.exists():
+        return record.run.description[: card.DESCRIPTION_LENGTH]
+    more = f"model_card.md among the artifacts of run {sent(record)['run_id']}"
+    return card.summary(whole.read_text(encoding="utf-8"), more=more)
+
+
+def describe(tracker: Tracker, uri: str, model_id: str | None, description: str) -> None:
+    """Gives the version that the model is, if it is one, another description."""
+    with tracker_errors(tracker.uri):
+        version = _version_of(tracker.client, uri, model_id)
+        if version is not None:
+            tracker.client.update_model_version(version.name, version.version, description)
 
 
 def count_opening(tracker: Tracker, uri: str, model_id: str | None) -> int:

@@ -17,8 +17,10 @@ from pneumonia.cache import Decoded, room
 from pneumonia.calibration import choose_threshold, fit_calibration
 from pneumonia.config import TrainConfig
 from pneumonia.data import Index
+from pneumonia.evaluation import assess
 from pneumonia.model import build
 from pneumonia.record import Record
+from pneumonia.report.card import card
 from pneumonia.tracking import Tracker
 from pneumonia.train import Epoch, FitData, Fitted, Step, fit
 
@@ -98,6 +100,17 @@ def conclude(record: Record, fitted: Fitted, data: Decoded, *, keep_model: bool)
     write_scores(record, labels, probabilities, threshold, classes)
     write_predictions(record.artifacts / "predictions" / "val.csv", val, probabilities, classes)
     plots.save(plots.learning_curves(fitted.history), record.artifacts / "figures" / "learning_curves.png")
+    if record.run.register is not None:
+        scored = pd.DataFrame({"probability": probabilities, "error": ""})
+        text = card(
+            record.run.register,
+            index=data.index,
+            config=fitted.config,
+            validation=assess(val, scored, split="val", classes=classes, threshold=threshold),
+            best_epoch=fitted.best_epoch,
+            tags=record.run.tags,
+        )
+        (record.artifacts / "model_card.md").write_text(text, encoding="utf-8")
     if keep_model:
         with room(record.folder, MODEL_BYTES), tempfile.TemporaryDirectory(dir=record.folder) as scratch:
             folder, model = Path(scratch) / "package", Path(scratch) / "model"

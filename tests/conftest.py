@@ -74,6 +74,7 @@ def trained(index: data.Index, decoded: cache.Decoded, tmp_path_factory: pytest.
         tags=data_tags(index),
         description="A tiny training.",
         dataset=dataset_of(index),
+        register="pneumonia",  # so that it has a model card; copies are registered when they are told to
     )
     record = Record.create(tmp_path_factory.mktemp("trained") / "record", run)
     run_training(TINY, decoded, record, tracker=Tracker(NO_SERVER))
@@ -105,7 +106,7 @@ def copy_trained(trained: Record, home: Path) -> Callable[..., Record]:
         folder = home / "records" / "study" / name
         shutil.copytree(trained.folder, folder)
         record = Record(folder)
-        record.update(**{"name": name, "key": uuid.uuid4().hex, "owner": identity(), **changes})
+        record.update(**{"register": None, "name": name, "key": uuid.uuid4().hex, "owner": identity(), **changes})
         settings = folder / "model" / "artifacts" / "package" / "package.json"
         package = json.loads(settings.read_text())
         package["calibration"]["intercept"] += bias

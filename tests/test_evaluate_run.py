@@ -80,6 +80,12 @@ def test_the_test_films_are_scored_in_a_run_of_their_own(
         assert f"<td>{name}</td><td>{films}</td>" in page
     assert "| AUC" in (root / "evaluation.md").read_text()
 
+    described = client.get_model_version("pneumonia", "1").description
+    assert "the first time that they were opened" in described
+    assert f"{evaluation.scores['auc']:.3f}" in described
+    assert run.info.run_id in described
+    assert (root / "model_card.md").read_text().count("## ") > described.count("## ") - 1
+
 
 def test_each_opening_counts_whatever_the_model_is_called(
     tracker: Tracker, registered: Record, index: Index, home: Path

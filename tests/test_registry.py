@@ -91,6 +91,7 @@ def test_the_better_model_is_champion_and_a_worse_one_challenger(tracker: Tracke
 
 def test_a_version_says_what_it_is(tracker: Tracker, copy_trained: Callable[..., Record]) -> None:
     record = copy_trained("wordy", register=NAME, role="final", description="words " * 2000)
+    (record.artifacts / "model_card.md").unlink()  # as a model of before there were cards
     record.finish("COMPLETE")
     tracker.send(record)
     enter(tracker, record)
@@ -107,12 +108,15 @@ def test_a_version_says_what_it_is(tracker: Tracker, copy_trained: Callable[...,
     assert float(score) == pytest.approx(again.mean())
 
 
-def test_a_short_description_holds_the_scores(tracker: Tracker, register: Register) -> None:
+def test_the_description_is_a_summary_of_the_model_card(tracker: Tracker, register: Register) -> None:
     register("one", bias=0.0)
-    said = tracker.client.get_model_version(NAME, "1").description
-    assert "A tiny training." in said
-    assert "AUC 0." in said
-    assert "not a medical device" in said
+    version = tracker.client.get_model_version(NAME, "1")
+    auc = tracker.client.get_run(version.run_id).data.metrics["val/auc"]
+    assert f"| AUC               |  {auc:.3f}" in version.description
+    for said in ("not a medical device", "Not opened yet", "Known failures", version.run_id):
+        assert said in version.description
+    whole = tracker.client.download_artifacts(version.run_id, "model_card.md")
+    assert len(Path(whole).read_text()) > len(version.description)
 
 
 def test_the_films_of_the_gate_are_known_by_their_content(copy_trained: Callable[..., Record], tmp_path: Path) -> None:

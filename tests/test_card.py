@@ -1,0 +1,73 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pneumonia.data import Index
+from pneumonia.evaluation import Evaluation, assess
+from pneumonia.report import card
+from tests.conftest import TINY
+
+
+def evaluated(index: Index, split: str) -> Evaluation:
+    rows = index.table[index.table["split"] == split]
+    p = np.clip(np.random.default_rng(1).normal(0.3 + 0.4 * rows["label"], 0.2), 0, 1)
+    scored = pd.DataFrame({"probability": p, "error": ""})
+    return assess(rows, scored, split=split, classes=index.classes, threshold=0.4)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def whole(index: Index) -> str:
+    validation = evaluated(index, "val")
+    tags = {"mlflow.source.git.commit": "abc123"}
+    return card.card("pneumonia", index=index, config=TINY, validation=validation, best_epoch=2, tags=tags)
+
+
+def test_the_card_says_what_made_the_model(whole: str, index: Index) -> None:
+    for said in ("abc123", index.fingerprint, "--seed 0", f"--width {TINY.width}", "0.4000", "not a medical device"):
+        assert said in whole
+    for count in index.report.counts:
+        assert f"| {count['split']} | {count['class']} | {count['subtype'] or '-'} | {count['films']} |" in whole
+    assert "Not opened yet" in whole
+
+
+def test_the_command_in_the_card_is_one_that_the_program_takes(whole: str) -> None:
+    from pneumonia.cli import train
+
+    (line,) = [line for line in whole.splitlines() if "pneumonia train" in line]
+    words = line.strip("- `").split()[2:]
+    parsed = train.make_context("train", words).params
+    assert {name: parsed[name] for name in ("size", "width", "lr", "seed", "sampler")} == {
+        name: getattr(TINY, name) for name in ("size", "width", "lr", "seed", "sampler")
+    }
+
+
+def test_test_figures_take_the_place_of_their_absence(whole: str, index: Index) -> None:
+    evaluation = evaluated(index, "test")
+    tested = card.with_test(whole, evaluation, folder="chest_xray", openings=1)
+    assert "Not opened yet" not in tested
+    assert f"{evaluation.scores['auc']:.3f}" in tested
+    assert [line for line in tested.splitlines() if line.startswith("#")] == [
+        line for line in whole.splitlines() if line.startswith("#")
+    ]
+    again = card.with_test(tested, evaluation, folder="chest_xray", openings=2)
+    assert again == tested.replace("the first time that they were opened", "opening number 2")
+
+
+def test_a_description_never_exceeds_what_mlflow_takes(whole: str, index: Index) -> None:
+    tested = card.with_test(whole, evaluated(index, "test"), folder="chest_xray", openings=1)
+    for text in (whole, tested, tested.replace("Not for", "Not for " * 2000)):
+        short = card.summary(text, more="model_card.md")
+        assert len(short) <= 5000
+        assert short.endswith("model_card.md")
+        assert "## Test films" in short
+    assert "## Intended use" in card.summary(tested, more="there")
+
+
+def test_whose_films_they_are(index: Index) -> None:
+    assert card.origin(index) == "synthetic" if "synthetic-v" in str(index.root) else "kermany"
+    assert card.origin(replace(index, root=Path("/data/chest_xray"))) == "kermany"
+    assert card.origin(replace(index, root=Path("/h/.pneumonia/synthetic/synthetic-v1-s0/chest_xray"))) == "synthetic"
+    assert card.origin(replace(index, root=Path("/data"), classes=("cat", "dog"))) == "other"
