@@ -8,6 +8,7 @@ server that is away, a process that is killed and `pneumonia sync` are one case.
     metrics.jsonl    a line a step: {"step": 3, "time": 1730000000000, "metrics": {"val/auc": 0.98}}
     summary.json     the metrics of the finished model, as such a line
     artifacts/       figures, predictions, tables, as MLflow shows them
+    images/          {key}.png, pictures that MLflow lays side by side across runs
     model/           an MLflow model
     status.json      {"state": "COMPLETE", "reason": ""}, once the run has ended
 """
@@ -122,6 +123,16 @@ class Record:
         path = self.artifacts / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, value)
+
+    def add_image(self, key: str, png: bytes) -> None:
+        """Writes a picture that MLflow's image grid shows as `key`."""
+        path = self.images / f"{key}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png)
+
+    @property
+    def images(self) -> Path:
+        return self.folder / "images"
 
     def finish(self, state: State, reason: str = "") -> None:
         """Says how the run ended. The first word stands: a run that has ended is not ended again."""

@@ -30,6 +30,7 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_SOURCE_NAME,
     MLFLOW_USER,
 )
+from PIL import Image
 
 from pneumonia.record import Record, Run, read_json, write_json
 
@@ -100,6 +101,15 @@ def send(record: Record, client: MlflowClient, uri: str) -> str:
             client.log_artifact(run_id, str(path), os.path.dirname(name) or None)
             files[name] = stamp
             remember(artifacts=files)
+
+    shown = have.get("images", [])
+    for path in sorted(record.images.rglob("*.png")):
+        key = path.relative_to(record.images).with_suffix("").as_posix()
+        if key not in shown:
+            with Image.open(path) as picture:
+                client.log_image(run_id, picture, key=key, step=0, synchronous=True)
+            shown.append(key)
+            remember(images=shown)
 
     status = record.status
     if status is not None and not have.get("closed", False):

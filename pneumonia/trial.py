@@ -11,7 +11,7 @@ import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 
-from pneumonia import metrics, package, plots
+from pneumonia import gallery, metrics, package, plots
 from pneumonia.bands import Band
 from pneumonia.cache import Decoded, room
 from pneumonia.calibration import choose_threshold, fit_calibration
@@ -21,6 +21,7 @@ from pneumonia.evaluation import assess
 from pneumonia.model import build
 from pneumonia.record import Record
 from pneumonia.report.card import card
+from pneumonia.served import Predictor
 from pneumonia.tracking import Tracker
 from pneumonia.train import Epoch, FitData, Fitted, Step, fit
 
@@ -111,18 +112,19 @@ def conclude(record: Record, fitted: Fitted, data: Decoded, *, keep_model: bool)
             tags=record.run.tags,
         )
         (record.artifacts / "model_card.md").write_text(text, encoding="utf-8")
-    if keep_model:
-        with room(record.folder, MODEL_BYTES), tempfile.TemporaryDirectory(dir=record.folder) as scratch:
-            folder, model = Path(scratch) / "package", Path(scratch) / "model"
-            package.write(
-                folder,
-                fitted.network,
-                size=fitted.config.size,
-                classes=classes,
-                threshold=threshold,
-                slope=calibration.slope,
-                intercept=calibration.intercept,
-            )
+    with room(record.folder, MODEL_BYTES), tempfile.TemporaryDirectory(dir=record.folder) as scratch:
+        folder, model = Path(scratch) / "package", Path(scratch) / "model"
+        package.write(
+            folder,
+            fitted.network,
+            size=fitted.config.size,
+            classes=classes,
+            threshold=threshold,
+            slope=calibration.slope,
+            intercept=calibration.intercept,
+        )
+        write_gallery(record, Predictor(folder), data)
+        if keep_model:
             mlflow.pyfunc.save_model(str(model), **package.pyfunc_arguments(folder))
             model.rename(record.model)  # a record has a whole model or none
     scores, last = metrics.score(labels, probabilities, threshold), fitted.history[-1]
@@ -166,6 +168,17 @@ def write_scores(
     plots.save(plots.roc(labels, probabilities, threshold, bands[0]), figures / "roc.png")
     plots.save(plots.precision_recall(labels, probabilities, threshold, bands[1]), figures / "precision_recall.png")
     plots.save(plots.reliability(labels, probabilities, threshold), figures / "reliability.png")
+
+
+def write_gallery(record: Record, predictor: Predictor, data: Decoded) -> None:
+    """The gallery's validation films as pictures for MLflow's image grid."""
+    val = data.index.only("val")
+    for number, position in enumerate(gallery.chosen(val), start=1):
+        row, film = val.iloc[position], data.films[val.index[position]]
+        truth = f"{data.index.classes[row['label']]} {row['subtype']}".strip()
+        name = row["path"].rsplit("/", 1)[-1]
+        picture = gallery.draw(predictor, np.asarray(film), f"{truth}: {name}")
+        record.add_image(gallery.key(number, row), picture)
 
 
 def write_predictions(path: Path, rows: pd.DataFrame, probabilities: np.ndarray, classes: tuple[str, str]) -> None:

@@ -358,6 +358,9 @@ def test_a_complete_trial_holds_all_that_is_promised(
     root = Path(run.info.artifact_uri)
     for name in pictures:
         assert cv2.imread(str(root / name)).shape == (500, 600, 3)
+    images = [name for name in there if name.startswith("images/") and name.endswith(".png")]
+    assert len(images) == 8
+    assert tags["mlflow.loggedImages"] == "True"
     (tn, fp), (fn, tp) = json.loads((root / "confusion_matrix.json").read_text())
     val = index.only("val")
     assert (tn + fp, fn + tp) == ((val["label"] == 0).sum(), (val["label"] == 1).sum())
