@@ -28,7 +28,7 @@ def chosen(rows: pd.DataFrame, count: int = FILMS) -> list[int]:
 
 def key(number: int, row: pd.Series) -> str:
     """The picture's name in MLflow, which takes letters, digits and a few signs; the same in each run."""
-    return f"val/{number}_{('negative', 'positive')[int(row['label'])]}"
+    return f"films/{number}_{('negative', 'positive')[int(row['label'])]}"
 
 
 def draw(predictor: Predictor, film: NDArray[np.uint8], truth: str) -> bytes:

@@ -55,4 +55,4 @@ def test_a_picture_shows_film_and_map(trained: Record, decoded: Decoded) -> None
 def test_keys_are_the_same_for_the_same_films(trained: Record) -> None:
     keys = sorted(path.relative_to(trained.images).as_posix() for path in trained.images.rglob("*.png"))
     assert len(keys) == 8
-    assert keys[0] == "val/1_negative.png"
+    assert keys[0] == "films/1_negative.png"
