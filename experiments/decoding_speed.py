@@ -10,7 +10,7 @@ filter. Its `box` takes the mean of the pixels that become one, as OpenCV's INTE
 header first.
 
 Prints films a second of each, Pillow's time over ours turn by turn, and how far the outputs are apart in grey levels.
-Cost: a minute for 200 films. Result: 1.3 to 2.8 times on films of 1262 x 872 px, 3.2 to 6.4 on 5000 x 3000; LOG.md.
+Cost: a minute for 200 films. Result: 1.3 to 2.8 times on films of 1262 x 872 px, 3.1 to 6.3 on 4500 x 3000; LOG.md.
 """
 
 import argparse

@@ -4,7 +4,7 @@
 
 Writes so many small JPEGs, all different, in the real layout, and scans and decodes them in a process of its own.
 Prints for each number the seconds and the highest memory of that process and of the largest decoding process.
-Result: none yet for more than 2,000 films, see LOG.md.
+Cost: two minutes. Result: 277 MB for 10,000 films, 360 MB for 100,000: a kilobyte a film, the index; see LOG.md.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """What do a second worker and the pruner bring to the search?
 
-    python -m experiments.search_study workers --data DIR [--trials 4] [--json FILE]
+    python -m experiments.search_study workers --data DIR [--trials 8] [--json FILE]
     python -m experiments.search_study pruning --data DIR [--trials 8] [--seeds 5] [--json FILE]
 
 workers   The same trials (the recipe as it stands, at the search's own size and number of epochs) once by one worker
@@ -146,7 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("workers", "pruning"))
     parser.add_argument("--data", type=Path, required=True, help="folder of films with train")
-    parser.add_argument("--trials", type=int, help="[workers: 4, pruning: 8]")
+    parser.add_argument("--trials", type=int, help="[as many as a search has by default, 8]")
     parser.add_argument("--seeds", type=int, default=5, help="for pruning [5]")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -157,10 +157,11 @@ def main() -> None:
         index = data.scan(arguments.data)
         plan = SearchConfig(data="films").for_data(cores=2).decided()
         cache.decode(index.keep("train", "val"), size=plan.size, home=home)
+        trials = arguments.trials or plan.trials
         if arguments.part == "workers":
-            report = workers(index, home, arguments.trials or 4)
+            report = workers(index, home, trials)
         else:
-            report = pruning(index, home, arguments.trials or plan.trials, arguments.seeds)
+            report = pruning(index, home, trials, arguments.seeds)
     report |= {"machine": machine()}
     shown = {name: value for name, value in report.items() if name != "runs"}
     print(json.dumps(shown, indent=1))

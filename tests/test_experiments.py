@@ -6,10 +6,15 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from conftest import TINY
 
-from experiments import speedrun, step_profile
+from experiments import shortcut_audit, speedrun, step_profile
+from pneumonia import data
+from pneumonia.cache import Decoded
+from pneumonia.record import Record
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 TIMES = {"seconds", "decode_seconds", "train_seconds"}
@@ -72,3 +77,37 @@ def test_the_profile_accounts_for_the_step(monkeypatch: pytest.MonkeyPatch) -> N
     assert all(0 <= share < 1 for share in shares.values())
     assert sum(shares.values()) == pytest.approx(1)
     assert shares["network_and_rest_share"] > 0.2
+
+
+def test_the_audit_masks_the_border_alone_and_saves_anew() -> None:
+    film = np.random.default_rng(0).integers(0, 256, (100, 200), np.uint8)
+    masked = shortcut_audit.masked(film)
+    assert (masked[:10] == shortcut_audit.GREY).all()
+    assert (masked[:, -20:] == shortcut_audit.GREY).all()
+    assert (masked[10:-10, 20:-20] == film[10:-10, 20:-20]).all()
+    resaved = shortcut_audit.resaved(film)
+    assert resaved.shape == film.shape
+    assert 0 < np.abs(resaved.astype(int) - film).mean() < 40
+
+
+def test_the_audit_finds_what_the_files_give_away(films: Path, tmp_path: Path) -> None:
+    """Films of one class saved at another quality, as in the real training films."""
+    folder = shutil.copytree(films, tmp_path / "films")
+    for path in folder.glob("**/train/PNEUMONIA/*"):
+        film = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        cv2.imwrite(str(path), film, [cv2.IMWRITE_JPEG_QUALITY, 30])
+    fair, unfair = shortcut_audit.files(data.scan(films)), shortcut_audit.files(data.scan(folder))
+    assert unfair["alone"]["quantisation"] == 1.0
+    assert unfair["alone"]["quantisation"] > fair["alone"]["quantisation"]
+
+
+def test_random_weights_destroy_the_heatmaps(trained: Record, decoded: Decoded) -> None:
+    network = shortcut_audit.network_of(str(trained.model))
+    stages = [f"stage {number}" for number in (4, 3, 2, 1)]
+    found = shortcut_audit.heatmaps(network, np.array(decoded.films[:16]))
+    assert list(found) == [
+        f"from the head to {name}" for name in ("head", *(f"stage {n}" for n in (4, 3, 2, 1)), "stem")
+    ]
+    assert all(-1 <= value <= 1 for value in found.values())
+    untouched = shortcut_audit.cams(shortcut_audit.network_of(str(trained.model)), np.array(decoded.films[:16]))
+    assert not np.allclose(untouched, shortcut_audit.cams(network, np.array(decoded.films[:16])))

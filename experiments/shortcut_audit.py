@@ -1,0 +1,215 @@
+"""Does the model see disease, or how the films were made?
+
+    python -m experiments.shortcut_audit --data DIR [--model models:/pneumonia@champion] [--json FILE]
+
+Four looks, all at validation films; no test film is opened:
+
+files        What the files alone tell, without a look at a lung: bytes a pixel, shape, JPEG quantisation, colour, and
+             the grey of the border, to a boosted forest that is fitted to the training films.
+model        What the model's AUC and log loss do when every film is saved again as a JPEG of one quality, when the
+             outer tenth is painted grey, and when both happen.
+labels       A training on labels that were shuffled among the training films, which must fall to chance.
+heatmaps     The rank correlation of the model's class-activation maps with those of the same network whose layers are
+             made random from the head downwards, which must vanish (Adebayo et al. 2018).
+
+Cost: two minutes on 2 cores. Result: see LOG.md.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mlflow
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from PIL import Image
+from scipy.stats import spearmanr
+from sklearn.ensemble import HistGradientBoostingClassifier
+from torch import nn
+
+from experiments.speedrun import machine
+from pneumonia import cache, data, metrics, predict
+from pneumonia.augment import standardise
+from pneumonia.boundary import mlflow_defaults
+from pneumonia.config import TrainConfig
+from pneumonia.intervals import intervals
+from pneumonia.model import Network, build
+from pneumonia.served import decode
+from pneumonia.train import FitData, fit
+from pneumonia.trial import fit_data
+
+QUALITY = 60  # of the one JPEG quality: below that of nearly all films, so that none keeps more than another
+BORDER = 0.1  # of each side that is painted over
+GREY = 128
+SHUFFLED = TrainConfig(size=64, width=16, epochs=6, lr=6e-3, half_size=0.34)  # the speedrun's recipe
+
+
+def file_features(path: Path) -> list[float]:
+    """Bytes a pixel, aspect, log of the pixels, mean of the luminance quantisation table, colour, mean and spread of
+    the border's grey; NaN for what the format does not have.
+    """
+    film = path.read_bytes()
+    with Image.open(path) as image:
+        width, height = image.size
+        colour = float(image.mode != "L")
+        tables = getattr(image, "quantization", None)
+    grey = decode(film)
+    edge = max(1, round(0.05 * min(grey.shape)))
+    strips = grey[:edge], grey[-edge:], grey[:, :edge], grey[:, -edge:]
+    border = np.concatenate([strip.ravel() for strip in strips])
+    quantisation = float(np.mean(tables[0])) if tables else np.nan
+    pixels = width * height
+    return [len(film) / pixels, width / height, np.log(pixels), quantisation, colour, border.mean(), border.std()]
+
+
+def files(index: data.Index) -> dict[str, Any]:
+    """The AUC of the files alone, all together and each feature by itself."""
+    names = ["bytes_a_pixel", "aspect", "pixels", "quantisation", "colour", "border_mean", "border_spread"]
+    x, y = {}, {}
+    with ThreadPoolExecutor() as pool:
+        for split in ("train", "val"):
+            rows = index.only(split)  # type: ignore[arg-type]
+            x[split] = np.array(list(pool.map(file_features, [index.root / path for path in rows["path"]])))
+            y[split] = rows["label"].to_numpy()
+    forest = HistGradientBoostingClassifier(random_state=0).fit(x["train"], y["train"])
+    alone = {}
+    for column, name in enumerate(names):
+        values = np.nan_to_num(x["val"][:, column], nan=-1.0)
+        auc = metrics.auc_components(y["val"], values)[0]
+        alone[name] = max(auc, 1 - auc)
+    patients = index.only("val")["patient"].to_numpy()
+    return {"auc": scored(y["val"], forest.predict_proba(x["val"])[:, 1], 0.5, patients)["auc"], "alone": alone}
+
+
+def resaved(film: np.ndarray) -> np.ndarray:
+    encoded = cv2.imencode(".jpg", film, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
+    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE))
+
+
+def masked(film: np.ndarray) -> np.ndarray:
+    inner = np.full_like(film, GREY)
+    down, across = (round(BORDER * side) for side in film.shape)
+    inner[down:-down, across:-across] = film[down:-down, across:-across]
+    return inner
+
+
+def by_model(model: predict.Model, index: data.Index) -> dict[str, Any]:
+    """The model's scores on the films as they are, and after each change, through its own code."""
+    rows = index.only("val")
+    changes: dict[str, list[Callable[[np.ndarray], np.ndarray]]] = {
+        "as they are": [], "resaved": [resaved], "masked": [masked], "masked and resaved": [masked, resaved]
+    }  # fmt: skip
+    found = {}
+    for name, steps in changes.items():
+        with tempfile.TemporaryDirectory(prefix="audit-") as scratch:
+            paths = []
+            for number, path in enumerate(rows["path"]):
+                film = decode((index.root / path).read_bytes())
+                for step in steps:
+                    film = step(film)
+                paths.append(Path(scratch) / f"{number}.png")
+                cv2.imwrite(str(paths[-1]), film, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+            p = predict.predict(model, paths)["probability"].to_numpy()
+        found[name] = scored(rows["label"].to_numpy(), p, model.threshold, rows["patient"].to_numpy())
+    return found
+
+
+def shuffled_labels(films: FitData, patients: np.ndarray) -> dict[str, Any]:
+    """Validation AUC of a training on shuffled labels, against the true ones."""
+    labels = np.random.default_rng(0).permutation(films.train_labels)
+    given = FitData(
+        train_films=films.train_films, train_labels=labels, val_films=films.val_films, val_labels=films.val_labels
+    )
+    logits = fit(SHUFFLED, given).val_logits
+    return scored(films.val_labels, 1 / (1 + np.exp(-logits)), 0.5, patients)
+
+
+def heatmaps(network: Network, films: np.ndarray) -> dict[str, float]:
+    """Mean rank correlation of the maps of `films` uint8 [N, S, S] before and after layers are made random."""
+    stages = [(f"stage {number}", network.stages[number - 1]) for number in (4, 3, 2, 1)]
+    layers: list[tuple[str, nn.Module]] = [("head", network.head), *stages, ("stem", network.stem)]
+    before, found = cams(network, films), {}
+    torch.manual_seed(0)
+    for name, layer in layers:
+        for module in layer.modules():
+            if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
+                module.reset_parameters()
+        pairs = zip(before, cams(network, films), strict=True)
+        found[f"from the head to {name}"] = float(np.nanmean([spearmanr(a.ravel(), b.ravel())[0] for a, b in pairs]))
+    return found
+
+
+@torch.inference_mode()
+def cams(network: Network, films: np.ndarray) -> np.ndarray:
+    """Class-activation maps float32 [N, h, w]."""
+    maps = network.eval().maps(standardise(torch.from_numpy(films)))
+    return torch.einsum("bchw,c->bhw", maps, network.head.weight[0]).numpy()
+
+
+def network_of(uri: str) -> Network:
+    """The network that a logged model was exported from, with its weights."""
+    with tempfile.TemporaryDirectory(prefix="audit-") as scratch:
+        remote = ":/" in uri
+        folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=scratch) if remote else uri)
+        state = safetensors.torch.load_file(folder / "artifacts" / "package" / "model.safetensors")
+    network = build(state["head.weight"].shape[1] // 8, 0.0, seed=0)
+    network.load_state_dict(state)
+    return network
+
+
+def scored(y: np.ndarray, p: np.ndarray, threshold: float, patients: np.ndarray) -> dict[str, Any]:
+    scores, bounds = metrics.score(y, p, threshold), intervals(y, p, threshold, patients=patients, draws=500)
+    names = ("auc", "log_loss", "sensitivity", "specificity")
+    return {name: {"value": scores[name], "interval": list(bounds[name])} for name in names}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of films with train")
+    parser.add_argument("--model", default="models:/pneumonia@champion", help="a model URI or folder [the champion]")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    mlflow_defaults()
+    model = predict.load(arguments.model)
+    index = data.scan(arguments.data)
+    with tempfile.TemporaryDirectory(prefix="audit-") as home:
+        small = cache.decode(index.keep("train", "val"), size=SHUFFLED.size, home=Path(home))
+        own = cache.decode(index.keep("val"), size=model.size, home=Path(home))
+        report = {
+            "files": files(index),
+            "model": by_model(model, index),
+            "shuffled labels": shuffled_labels(fit_data(small), small.index.only("val")["patient"].to_numpy()),
+            "heatmaps": heatmaps(network_of(arguments.model), np.array(own.films[:64])),
+            "machine": machine(),
+        }
+    show(report)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def show(report: dict[str, Any]) -> None:
+    rows = [("the files alone", {"auc": report["files"]["auc"]})]
+    rows += [(f"the model, films {name}", scores) for name, scores in report["model"].items()]
+    rows += [("trained on shuffled labels", report["shuffled labels"])]
+
+    def words(score: dict[str, Any]) -> str:
+        return "{:.3f} ({:.3f}-{:.3f})".format(score["value"], *score["interval"])
+
+    table = pd.DataFrame([{"": name, **{score: words(value) for score, value in of.items()}} for name, of in rows])
+    table = table.fillna("")
+    print(table.to_string(index=False))
+    print("\neach by itself: " + ", ".join(f"{name} {auc:.3f}" for name, auc in report["files"]["alone"].items()))
+    print("\nheatmaps, rank correlation with those of the model when layers are made random:")
+    for name, value in report["heatmaps"].items():
+        print(f"  {name:<28} {value:+.3f}")
+
+
+if __name__ == "__main__":
+    main()
