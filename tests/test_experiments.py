@@ -82,9 +82,10 @@ def test_the_profile_accounts_for_the_step(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_audit_masks_the_border_alone_and_saves_anew() -> None:
     film = np.random.default_rng(0).integers(0, 256, (100, 200), np.uint8)
     masked = shortcut_audit.masked(film)
-    assert (masked[:10] == shortcut_audit.GREY).all()
-    assert (masked[:, -20:] == shortcut_audit.GREY).all()
-    assert (masked[10:-10, 20:-20] == film[10:-10, 20:-20]).all()
+    inner = film[10:-10, 20:-20]
+    assert (shortcut_audit.cropped(film) == inner).all()
+    assert (masked[10:-10, 20:-20] == inner).all()
+    assert np.unique(masked[:10]).tolist() == np.unique(masked[:, -20:]).tolist() == [round(inner.mean())]
     resaved = shortcut_audit.resaved(film)
     assert resaved.shape == film.shape
     assert 0 < np.abs(resaved.astype(int) - film).mean() < 40
@@ -103,11 +104,6 @@ def test_the_audit_finds_what_the_files_give_away(films: Path, tmp_path: Path) -
 
 def test_random_weights_destroy_the_heatmaps(trained: Record, decoded: Decoded) -> None:
     network = shortcut_audit.network_of(str(trained.model))
-    stages = [f"stage {number}" for number in (4, 3, 2, 1)]
     found = shortcut_audit.heatmaps(network, np.array(decoded.films[:16]))
-    assert list(found) == [
-        f"from the head to {name}" for name in ("head", *(f"stage {n}" for n in (4, 3, 2, 1)), "stem")
-    ]
-    assert all(-1 <= value <= 1 for value in found.values())
-    untouched = shortcut_audit.cams(shortcut_audit.network_of(str(trained.model)), np.array(decoded.films[:16]))
-    assert not np.allclose(untouched, shortcut_audit.cams(network, np.array(decoded.films[:16])))
+    assert list(found) == ["head", *(f"stage {number}" for number in (4, 3, 2, 1)), "stem"]
+    assert all(abs(value["mean"]) < 0.6 for value in found.values())  # 1 for the model itself
