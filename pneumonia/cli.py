@@ -184,6 +184,42 @@ def evaluate(model: str | None, data: str | None, prevalences: tuple[float, ...]
 
 
 @cli.command()
+@click.argument("models", nargs=-1, required=True)
+@data_option
+@as_json
+def compare(models: tuple[str, ...], data: str | None, as_json: bool) -> None:
+    """Compare MODELS (URIs, run ids, folders; the first is the reference) on the same validation films.
+
+    Paired tests: DeLong's for AUC, McNemar's for accuracy, both by patient. No test film is opened.
+    """
+    with boundary():
+        from pneumonia import compare as comparing
+        from pneumonia.comparison import NOTE
+        from pneumonia.sending import sent
+        from pneumonia.tracking import source_tags
+
+        comparing.named(models)  # before any film is read
+        tracker, experiment, run_id = tracking()
+        record, comparison = comparing.compare_and_record(
+            models,
+            films("synthetic" if data is None else data),
+            home=home(),
+            tracker=tracker,
+            experiment=experiment,
+            run_id=run_id,
+            tags=source_tags(),
+            progress=True,
+        )
+        if as_json:
+            click.echo(json.dumps({"run_id": sent(record).get("run_id"), **comparison.as_dict()}))
+        else:
+            click.echo(comparison.table().set_index("model").T.to_string())
+            for line in ("", *comparison.sentences(), NOTE):
+                click.echo(line)
+            report_run(record, as_json)
+
+
+@cli.command()
 @click.argument("inputs", nargs=-1, required=True)
 @click.option("--model", default="models:/pneumonia@champion", show_default=True, help="a model URI or folder")
 @click.option("--output", "-o", type=click.Path(path_type=Path), default=None, help=".csv or .jsonl [standard output]")

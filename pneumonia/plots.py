@@ -4,6 +4,7 @@ A function takes arrays (see `metrics`) and returns a matplotlib `Figure` of the
 pyplot, so threads and long searches are safe. Colours are Okabe and Ito's (2008), apart for colour-blind eyes.
 """
 
+import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -80,6 +81,27 @@ def roc(labels: ArrayLike, probabilities: ArrayLike, threshold: float, band: Ban
     corner.tick_params(labelsize="small")
     corner.grid(alpha=0.3)
     axes.legend(loc="lower right")
+    return figure
+
+
+def rocs(labels: ArrayLike, models: Mapping[str, ArrayLike]) -> Figure:
+    """The ROC curves of several models, each name to its probabilities [N] of the same films."""
+    figure, axes = _figure(f"Sensitivity against false alarms\n{_films(labels)}")
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1)
+    corner = axes.inset_axes((0.4, 0.5, 0.55, 0.4), xlim=(0, 0.3), ylim=(0.7, 1.005))
+    # Line styles as well as colours: curves lie upon each other, and not all eyes tell all colours.
+    styles = itertools.product(("-", "--", "-.", ":"), (BLUE, ORANGE, GREEN, BLACK))
+    for (name, probabilities), (style, colour) in zip(models.items(), styles, strict=False):
+        fpr, tpr = metrics.roc_curve(labels, probabilities)
+        auc = metrics.score(labels, probabilities, 0.5)["auc"]
+        label = f"{textwrap.shorten(name, 40)}, AUC {auc:.3f}"
+        for where in (axes, corner):
+            where.plot(fpr, tpr, style, color=colour, linewidth=1.5, label=label)
+    _unit_axes(axes, "false positive rate (1 - specificity)", "true positive rate (sensitivity)")
+    corner.set_title("the corner, enlarged", fontsize="small")
+    corner.tick_params(labelsize="small")
+    corner.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize="small")
     return figure
 
 

@@ -1,0 +1,133 @@
+"""Scores the same validation films with several models, and logs how they compare."""
+
+import math
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pneumonia import plots, predict
+from pneumonia.comparison import SCORES, Comparison, assess
+from pneumonia.data import Index
+from pneumonia.record import Record, Run
+from pneumonia.report.comparison import html
+from pneumonia.tracking import Tracker, finished
+from pneumonia.trial import data_tags, dataset_of
+
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def named(texts: Sequence[str]) -> list[str]:
+    """The models that texts name: each may hold several, with spaces or commas between them.
+
+    Raises:
+        ValueError: fewer than two, or one twice.
+    """
+    found = [name for text in texts for name in ([text] if Path(text).exists() else re.split(r"[\s,]+", text)) if name]
+    twice = sorted({name for name in found if found.count(name) > 1})
+    if twice:
+        raise ValueError(f"{twice[0]} is named twice")
+    if len(found) < 2:
+        raise ValueError(f"comparing takes two models or more, not {len(found)}: models:/NAME@ALIAS, run ids, folders")
+    return found
+
+
+def uri_of(name: str) -> str:
+    """The model URI of a name: a run id stands for the model that the run logged."""
+    return f"runs:/{name}/model" if RUN_ID.fullmatch(name) else name
+
+
+def compare(
+    models: Sequence[predict.Model], index: Index, *, names: Sequence[str], progress: bool = False
+) -> Comparison:
+    """Scores the validation films with each model, through its own code and at its own threshold.
+
+    Raises:
+        ValueError: the models, or models and films, tell other classes apart; no validation films of both classes; no
+            film that all models could score.
+    """
+    for model, name in zip(models, names, strict=True):
+        if model.classes != index.classes:
+            told, there = " from ".join(model.classes), " and ".join(index.classes)
+            raise ValueError(f"the model {name} tells {told}, but the films are {there}")
+    rows = index.only("val")
+    paths = [index.root / path for path in rows["path"]]
+    tables = [predict.predict(model, paths, progress=progress) for model in models]
+    errors = ["; ".join(filter(None, said)) for said in zip(*(table["error"] for table in tables), strict=True)]
+    scored = np.array([not error for error in errors], dtype=bool)
+    return assess(
+        rows[scored].reset_index(drop=True),
+        np.array([table["probability"].to_numpy()[scored] for table in tables]),
+        names=names,
+        thresholds=[model.threshold for model in models],
+        classes=index.classes,
+        failures=[(path, error) for path, error in zip(rows["path"], errors, strict=True) if error],
+    )
+
+
+def compare_and_record(
+    texts: Sequence[str],
+    index: Index,
+    *,
+    home: Path,
+    tracker: Tracker,
+    experiment: str = "pneumonia",
+    run_id: str | None = None,
+    tags: dict[str, str] | None = None,
+    progress: bool = False,
+) -> tuple[Record, Comparison]:
+    """Compares, and logs a run of its own: table, figure, page, and every model's probability of every film.
+
+    Raises:
+        ModelError: there is no such model.
+        ValueError: as `named` and `compare`.
+        TrackingError: the tracking store cannot be reached.
+    """
+    names = named(texts)
+    tracker.experiment_id(experiment)
+    models = [predict.load(uri_of(name)) for name in names]
+    record = Record.create(
+        home / "records" / "compare" / str(time.time_ns()),
+        Run(
+            name=f"compare {len(names)} models on {index.root.name}",
+            role="compare",
+            experiment=experiment,
+            run_id=run_id,
+            tags={**data_tags(index), **(tags or {})},
+            description=f"{', '.join(names)} on the validation films of {index.root.name}.",
+            dataset=dataset_of(index, context="validation"),
+        ),
+    )
+    record.add_params({"models": " ".join(names), "data": str(index.root)})
+    with finished(record, tracker):
+        found = compare(models, index, names=names, progress=progress)
+        record.add_json("comparison.json", found.as_dict())
+        (record.artifacts / "comparison.html").write_text(html(found, index), encoding="utf-8")
+        curves = dict(zip(names, found.probabilities, strict=True))
+        plots.save(plots.rocs(found.rows["label"].to_numpy(), curves), record.artifacts / "figures" / "roc.png")
+        table = found.rows[["path", "patient"]].copy()
+        table["label"] = np.asarray(found.classes)[found.rows["label"].to_numpy()]
+        for name, p in curves.items():
+            table[name] = p
+        (record.artifacts / "predictions").mkdir()
+        table.to_csv(record.artifacts / "predictions" / "val.csv", index=False)
+        record.summarise(_metrics(found), step=0)
+    return record, found
+
+
+def _metrics(found: Comparison) -> dict[str, float]:
+    """`compare/2/auc_difference` and so on; models count from 1, the reference."""
+    values = {
+        f"compare/{number}/{name}": scores[name]
+        for number, scores in enumerate(found.scores, start=1)
+        for name in SCORES
+    }
+    for number, pair in enumerate(found.pairs, start=2):
+        for name, difference in pair.differences.items():
+            parts = {"": difference.value, "_low": difference.interval[0], "_high": difference.interval[1]}
+            values |= {f"compare/{number}/{name}_difference{part}": value for part, value in parts.items()}
+            if math.isfinite(difference.p):
+                values[f"compare/{number}/{name}_p"] = difference.p
+    return values

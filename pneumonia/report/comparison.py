@@ -1,0 +1,68 @@
+"""The comparison of models as one HTML page."""
+
+import numpy as np
+from markupsafe import Markup
+
+from pneumonia import plots
+from pneumonia.comparison import NOTE, Comparison
+from pneumonia.data import Index
+from pneumonia.report.page import Section, bullets, figure, page, row, table, text
+
+DISAGREED_ROWS = 100
+
+
+def html(found: Comparison, index: Index) -> str:
+    """The page: what the tests say, the scores, the curves, and the films on which the models disagree."""
+    films, positive = len(found.rows), int(found.rows["label"].sum())
+    intro = text(
+        f"{len(found.models)} models on the same {films:,} validation films of {found.rows['patient'].nunique():,} "
+        f"patients in {index.root.name}: {positive:,} {found.classes[1]}, {films - positive:,} {found.classes[0]}. "
+        f"The reference is {found.models[0]}.",
+        NOTE,
+    )
+    scores = found.table()
+    labels = found.rows["label"].to_numpy()
+    curves = dict(zip(found.models, found.probabilities, strict=True))
+    alone = [
+        (pair.model, pair.alone[0], pair.alone[1], f"{pair.differences['accuracy'].p:.3g}") for pair in found.pairs
+    ]
+    sections = [
+        Section("What the tests say", [bullets(found.sentences())]),
+        Section(
+            "Scores",
+            [
+                table(
+                    list(scores.columns),
+                    scores.itertuples(index=False),
+                    caption="With 95% intervals; each model at its own threshold. Difference of AUC: DeLong, by "
+                    "patient. The others: bootstrap over patients. p-values after Holm.",
+                ),
+                table(
+                    ["model", "right by the reference alone", "right by the model alone", "p"],
+                    alone,
+                    caption="Films that one of the two calls right. Exact sign test over patients, which is McNemar's "
+                    "where each film is its own patient.",
+                ),
+            ],
+        ),
+        Section("Curves", [row(figure(plots.rocs(labels, curves), alt="ROC curves of all models"))]),
+        Section("Films on which they disagree", [_disagreed(found)]),
+    ]
+    if found.failures:
+        sections.append(Section("Not scored", [bullets(f"{path}: {error}" for path, error in found.failures)]))
+    return page(
+        "Comparison of models", sections, intro=intro, footer="For research and teaching; not a medical device."
+    )
+
+
+def _disagreed(found: Comparison) -> Markup:
+    called = found.probabilities >= np.array(found.thresholds)[:, np.newaxis]
+    apart = np.flatnonzero(called.any(axis=0) & ~called.all(axis=0))
+    farthest = apart[np.argsort(-np.ptp(found.probabilities[:, apart], axis=0), kind="stable")]
+    paths, labels = found.rows["path"].to_numpy(), found.rows["label"].to_numpy()
+    rows = [
+        (paths[at], found.classes[labels[at]], *map(float, found.probabilities[:, at]))
+        for at in farthest[:DISAGREED_ROWS]
+    ]
+    caption = f"Probability of {found.classes[1]}; {len(rows)} of {len(apart)} films, the farthest apart first"
+    return table(["film", "is", *found.models], rows, caption=caption)

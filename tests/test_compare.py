@@ -1,0 +1,136 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pneumonia.compare import compare_and_record, named
+from pneumonia.comparison import Comparison, assess
+from pneumonia.data import Index
+from pneumonia.predict import ModelError
+from pneumonia.record import Record
+from pneumonia.report.comparison import html
+from pneumonia.sending import sent
+from pneumonia.tracking import Tracker
+
+
+def compared(*gains: float, films: int = 300) -> Comparison:
+    """Models that see more of the truth than the first by `gains`."""
+    rng = np.random.default_rng(0)
+    y = (np.arange(films) % 4 > 0).astype(int)
+    rows = pd.DataFrame(
+        {"path": [f"{i}" for i in range(films)], "label": y, "patient": [f"p{i // 2}" for i in range(films)]}
+    )
+    common = rng.normal(size=films)
+    logits = [(1 + gain) * (2 * y - 1) + common + 0.5 * rng.normal(size=films) for gain in (0.0, *gains)]
+    p = 1 / (1 + np.exp(-np.array(logits)))
+    names = [f"model {number}" for number in range(len(p))]
+    return assess(rows, p, names=names, thresholds=[0.5] * len(p), classes=("NORMAL", "PNEUMONIA"))
+
+
+def test_a_better_model_is_called_so_and_a_like_one_is_not() -> None:
+    better, alike = compared(1.5, 0.0).sentences()
+    assert better.startswith("model 1: its AUC is higher")
+    assert "accuracy is higher" in better
+    assert alike == "model 2: these films do not tell it from model 0"
+
+
+def test_the_table_and_the_json_say_the_same() -> None:
+    found = compared(0.5, 0.2)
+    table, as_dict = found.table(), json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    assert table["model"].tolist() == ["model 0", "model 1", "model 2", "model 1 - model 0", "model 2 - model 0"]
+    assert as_dict["reference"] == "model 0"
+    for row, model in enumerate(as_dict["models"]):
+        assert table["auc"][row].startswith(f"{model['scores']['auc']['value']:.3f} (")
+    for pair, of in zip(found.pairs, as_dict["pairs"], strict=True):
+        second = as_dict["models"][int(pair.model[-1])]["scores"]
+        first = as_dict["models"][0]["scores"]
+        for name, difference in of["differences"].items():
+            if name in first:
+                assert difference["value"] == pytest.approx(second[name]["value"] - first[name]["value"])
+        surplus = of["right_alone"]["model"] - of["right_alone"]["reference"]
+        assert surplus == pytest.approx(of["differences"]["accuracy"]["value"] * 300)
+
+
+def test_more_models_make_each_p_value_larger() -> None:
+    alone, among = compared(0.5).pairs[0], compared(0.5, 0.0, 0.0).pairs[0]
+    assert among.differences["auc"].p > alone.differences["auc"].p
+
+
+def test_the_page_shows_models_and_the_films_they_disagree_on(index: Index) -> None:
+    found = compared(1.0)
+    page = html(found, index)
+    called = found.probabilities >= 0.5
+    apart = (called[0] != called[1]).sum()
+    assert f"of {apart} films, the farthest apart first" in page
+    for sentence in found.sentences():
+        assert sentence in page
+
+
+def test_films_of_one_class_cannot_be_compared_on() -> None:
+    rows = pd.DataFrame({"path": ["a", "b"], "label": [1, 1], "patient": ["p", "q"]})
+    with pytest.raises(ValueError, match="both classes"):
+        assess(rows, np.full((2, 2), 0.5), names=["a", "b"], thresholds=[0.5] * 2, classes=("NORMAL", "PNEUMONIA"))
+
+
+@pytest.mark.parametrize("texts", [["a b"], ["a,b"], ["a", "b"], [" a,  b "]])
+def test_models_are_named_apart_or_in_one_parameter(texts: list[str]) -> None:
+    assert named(texts) == ["a", "b"]
+
+
+def test_one_model_or_one_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="two models or more, not 1"):
+        named(["models:/pneumonia@champion"])
+    with pytest.raises(ValueError, match="a is named twice"):
+        named(["a", "b a"])
+    spaced = tmp_path / "a folder"
+    spaced.mkdir()
+    assert named([str(spaced), "b"]) == [str(spaced), "b"]
+
+
+@pytest.fixture
+def runs(tracker: Tracker, copy_trained: Callable[..., Record]) -> list[str]:
+    """The ids of three runs with models: one, its copy, and one whose logits are moved."""
+    ids = []
+    for name, bias in (("one", 0.0), ("copy", 0.0), ("moved", 3.0)):
+        record = copy_trained(name, bias=bias)
+        record.finish("COMPLETE")
+        ids.append(tracker.send(record))
+    return ids
+
+
+def test_runs_are_compared_on_the_validation_films_alone(
+    tracker: Tracker, runs: list[str], index: Index, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: (opened.append(self), read(self))[1])
+    record, found = compare_and_record(runs, index, home=home, tracker=tracker, tags={"who": "me"})
+    films = {path.relative_to(index.root).as_posix() for path in opened if path.is_relative_to(index.root)}
+    assert films == set(index.only("val")["path"])
+
+    copy, moved = found.pairs
+    assert copy.differences["auc"].p == copy.differences["accuracy"].p == 1.0
+    assert copy.alone == (0, 0)
+    assert moved.differences["auc"].value == pytest.approx(0)  # the order of films is the same
+    assert moved.differences["log_loss"].value > 0
+
+    run = tracker.client.get_run(sent(record)["run_id"])
+    assert (run.info.status, run.data.tags["role"], run.data.tags["who"]) == ("FINISHED", "compare", "me")
+    assert run.data.params["models"] == " ".join(runs)
+    assert run.data.metrics["compare/3/log_loss_difference"] == pytest.approx(moved.differences["log_loss"].value)
+    assert run.data.metrics["compare/2/auc_p"] == 1.0
+    root = Path(run.info.artifact_uri)
+    assert json.loads((root / "comparison.json").read_text())["films"] == len(index.only("val"))
+    assert (root / "figures" / "roc.png").stat().st_size > 5000
+    table = pd.read_csv(root / "predictions" / "val.csv")
+    np.testing.assert_allclose(table[runs[2]], found.probabilities[2], atol=1e-12)
+    assert runs[0] in (root / "comparison.html").read_text()
+
+
+def test_a_run_without_a_model_is_named(tracker: Tracker, runs: list[str], index: Index, home: Path) -> None:
+    empty = tracker.client.create_run("1").info.run_id
+    with pytest.raises(ModelError, match=empty):
+        compare_and_record([runs[0], empty], index, home=home, tracker=tracker)
