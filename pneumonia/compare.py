@@ -13,7 +13,7 @@ from pneumonia.comparison import SCORES, Comparison, assess
 from pneumonia.data import Index
 from pneumonia.record import Record, Run
 from pneumonia.report.comparison import html
-from pneumonia.tracking import Tracker, finished
+from pneumonia.tracking import Tracker, finished, tracker_errors
 from pneumonia.trial import data_tags, dataset_of
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -37,6 +37,14 @@ def named(texts: Sequence[str]) -> list[str]:
 def uri_of(name: str) -> str:
     """The model URI of a name: a run id stands for the model that the run logged."""
     return f"runs:/{name}/model" if RUN_ID.fullmatch(name) else name
+
+
+def label(tracker: Tracker, name: str) -> str:
+    """What a model is called in tables: a run by its name and the beginning of its id, any other as it was named."""
+    if not RUN_ID.fullmatch(name):
+        return name
+    with tracker_errors(tracker.uri):
+        return f"{tracker.client.get_run(name).info.run_name} {name[:8]}"
 
 
 def compare(
@@ -102,10 +110,10 @@ def compare_and_record(
     )
     record.add_params({"models": " ".join(names), "data": str(index.root)})
     with finished(record, tracker):
-        found = compare(models, index, names=names, progress=progress)
+        found = compare(models, index, names=[label(tracker, name) for name in names], progress=progress)
         record.add_json("comparison.json", found.as_dict())
         (record.artifacts / "comparison.html").write_text(html(found, index), encoding="utf-8")
-        curves = dict(zip(names, found.probabilities, strict=True))
+        curves = dict(zip(found.models, found.probabilities, strict=True))
         plots.save(plots.rocs(found.rows["label"].to_numpy(), curves), record.artifacts / "figures" / "roc.png")
         table = found.rows[["path", "patient"]].copy()
         table["label"] = np.asarray(found.classes)[found.rows["label"].to_numpy()]
