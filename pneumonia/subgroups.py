@@ -68,6 +68,9 @@ def predictive_values(
     """Bayes' rule on sensitivity and specificity, with percentiles of a bootstrap over patients. None if a class is
     missing.
 
+    Where all films of a class are called alike, no draw has another rate: the end of the rate's Wilson interval then
+    stands in for what the bootstrap cannot know.
+
     Raises:
         ValueError: as `metrics.score`, or a prevalence does not lie between 0 and 1.
     """
@@ -79,15 +82,18 @@ def predictive_values(
         return []
     called = p >= threshold
     weights = np.concatenate([np.ones((1, y.size)), *resampled(patients, draws=draws, seed=seed)])
-    positive, negative = weights @ (y == 1), weights @ (y == 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        sensitivity = weights @ ((y == 1) & called) / positive
-        specificity = weights @ ((y == 0) & ~called) / negative
+        sensitivity = weights @ ((y == 1) & called) / (weights @ (y == 1))
+        specificity = weights @ ((y == 0) & ~called) / (weights @ (y == 0))
+    _, patient = np.unique(np.asarray(patients).astype(str), return_inverse=True)
+    for rates, right, of in ((sensitivity, called, y == 1), (specificity, ~called, y == 0)):
+        if rates[0] in (0.0, 1.0):
+            rates[1:] = proportion(right[of], patient[of])[int(rates[0] == 0)]
 
     def split(values: NDArray[np.float64]) -> tuple[float, Interval]:
         drawn = values[1:][np.isfinite(values[1:])]
         low, high = np.percentile(drawn, [2.5, 97.5]) if drawn.size else (np.nan, np.nan)
-        return float(values[0]), (float(low), float(high))
+        return float(values[0]), (min(float(values[0]), float(low)), max(float(values[0]), float(high)))
 
     found = []
     for share in prevalences:

@@ -46,6 +46,17 @@ def test_predictive_values_are_bayes_rule() -> None:
     assert rare.ppv_interval == pytest.approx(expected, rel=0.1)
 
 
+def test_a_rate_of_1_does_not_make_a_certainty() -> None:
+    """40 of 40 ill films are called ill: the sensitivity may still be as low as Wilson says."""
+    y, p = np.repeat([0, 1], [60, 40]), np.r_[np.repeat([0.2, 0.9], [50, 10]), np.full(40, 0.8)]
+    (at,) = predictive_values(y, p, 0.5, [0.5], patients=np.arange(100))
+    sensitivity = wilson(40, 40)[0]
+    assert at.npv == 1
+    assert at.npv_interval[1] == 1
+    assert at.npv_interval[0] == pytest.approx(1 / (1 + (1 - sensitivity) / (50 / 60)), abs=0.03)
+    assert at.ppv_interval[0] < at.ppv < at.ppv_interval[1]
+
+
 def test_a_missing_class_has_no_predictive_values_and_a_wrong_prevalence_is_refused() -> None:
     assert predictive_values([1, 1], [0.2, 0.9], 0.5, [0.1], patients=[0, 1]) == []
     with pytest.raises(ValueError, match="between 0 and 1, not 5"):
