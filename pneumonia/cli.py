@@ -220,6 +220,35 @@ def compare(models: tuple[str, ...], data: str | None, as_json: bool) -> None:
 
 
 @cli.command()
+@data_option
+@as_json
+def eda(data: str | None, as_json: bool) -> None:
+    """Describe the films before any model: classes, patients, sizes, grey levels, copies, shortcuts, batches."""
+    with boundary():
+        from pneumonia import eda as exploring
+        from pneumonia.sending import sent
+        from pneumonia.tracking import source_tags
+
+        tracker, experiment, run_id = tracking()
+        tracker.experiment_id(experiment)  # a server that is away is told of before anything slow
+        record, explored = exploring.explore_and_record(
+            films("synthetic" if data is None else data),
+            home=home(),
+            tracker=tracker,
+            experiment=experiment,
+            run_id=run_id,
+            tags=source_tags(),
+            progress=True,
+        )
+        if as_json:
+            click.echo(json.dumps({"run_id": sent(record).get("run_id"), **explored.as_dict()}))
+        else:
+            click.echo(explored.text())
+            say(f"the report: {record.artifacts / 'eda.html'}")
+            report_run(record, as_json)
+
+
+@cli.command()
 @click.argument("inputs", nargs=-1, required=True)
 @click.option("--model", default="models:/pneumonia@champion", show_default=True, help="a model URI or folder")
 @click.option("--output", "-o", type=click.Path(path_type=Path), default=None, help=".csv or .jsonl [standard output]")
