@@ -24,12 +24,17 @@ def intervals(
 ) -> dict[str, tuple[float, float]]:
     """95% intervals of the scores, for films that come in patients: `patients` [N] names the patient of each film.
 
-    Proportions: Wilson 1927, with the number of films divided by the design effect of patients (Kish 1965, never
-    below 1). AUC: DeLong 1988, on the logit scale, with the components summed by patient (Obuchowski 1997); where
+    Proportions: Wilson 1927, with the number of films divided by the design effect of patients (Kish 1965): see
+    `proportion`. AUC: DeLong 1988, on the logit scale, with the components summed by patient (Obuchowski 1997); where
     each film is its own patient both are the plain methods. The rest: percentiles of a bootstrap over patients, for
     ECE reflected about the score. A perfect AUC has no DeLong variance; Wilson's interval for the smaller class's
-    patients stands in. In 300 simulations with 1 to 4 films a patient the intervals held the truth 89 to 95 times in
-    100, where plain Wilson and DeLong did 84 to 88 times.
+    patients stands in.
+
+    How often they hold the truth (experiments/interval_coverage.py: 624 films, patients with 1 to 4, a correlation of
+    .5 between their logits, AUC .95 to .99): AUC, sensitivity and specificity 93.7 to 97.1 times in 100, accuracy 94.5
+    to 98.5. Accuracy, precision and F1 are held too often, most so where sensitivity and specificity lie far apart:
+    their intervals allow for other shares of the classes, which the simulation keeps. Of the bootstrapped ones ECE is
+    held 91 to 92 times, and none of the others less than 91 times.
 
     A score that is NaN has the interval (NaN, NaN).
 
@@ -114,17 +119,24 @@ def _delong(y: Ints, p: Floats, patient: Ints) -> tuple[float, float]:
 
 
 def proportion(successes: NDArray[np.bool_], patient: Ints) -> tuple[float, float]:
-    """Wilson's interval for the share of `successes` [n], with n divided by the design effect of `patient` [n]."""
+    """Wilson's interval for the share of `successes` [n], with n divided by the design effect of `patient` [n].
+
+    The effect is estimated from the patients' residuals, as a ratio of variances (Kish 1965), and is at least 1. The
+    estimate rests on the patients who have the rarer outcome. Where there are none, a patient counts once, however
+    many its films; where there are few, the effect lies between that and the estimate, as if half a patient more had
+    the rarer outcome. Without that half a sensitivity of .98 is held 90 times in 100 where a patient's films are
+    nearly alike (a correlation of .9), with it 94 times.
+    """
     n = successes.size
     if not n:
         return np.nan, np.nan
     share = float(successes.mean())
     _, inverse = np.unique(patient, return_inverse=True)
     k = int(inverse.max()) + 1
-    if 0 < share < 1 and 1 < k < n:
+    effect = n / k
+    if 0 < share < 1 and k > 1:
         residuals = np.bincount(inverse, weights=successes - share)
-        effect = k / (k - 1) * (n - 1) / n * float(residuals @ residuals) / (n * share * (1 - share))
-        size = n / max(effect, 1.0)
-    else:
-        size = float(k)  # one patient, or no spread to estimate the effect from: a patient counts once
-    return wilson(share * size, size)
+        estimate = k / (k - 1) * (n - 1) / n * float(residuals @ residuals) / (n * share * (1 - share))
+        fewest = min(np.unique(inverse[successes == outcome]).size for outcome in (False, True))
+        effect = (fewest * max(estimate, 1.0) + effect / 2) / (fewest + 1 / 2)
+    return wilson(share * n / effect, n / effect)

@@ -5,10 +5,19 @@ import numpy as np
 import pytest
 from scipy import special
 from sklearn import metrics as sk
+from statsmodels.stats.proportion import proportion_confint
 
+from experiments.interval_coverage import SCORES, coverage, sample, served, truth
 from pneumonia import metrics
 from pneumonia.calibration import fit_calibration
-from pneumonia.intervals import intervals, wilson
+from pneumonia.intervals import intervals, proportion, wilson
+
+# DeLong et al. 1988: K-G score, from 0 to 10, and albumin, g/l, by outcome.
+KG_ZERO = [0, 1, 2, 2, 2, 3, 4, 4, 4, 5, 6, 6]
+KG_ONE = [3] * 4 + [4] * 9 + [5] * 13 + [6] * 3 + [7] * 2
+ALBUMIN_ZERO = [9, 17, 25, 28, 28, 29, 30, 30, 33, 36, 40, 42]
+ALBUMIN_ONE = [16, 21, 23, 26, 31] + [32] * 4 + [33] * 2 + [35] * 2 + [36] * 2 + [37] * 4 + [38] * 3
+ALBUMIN_ONE += [39, 40] + [41] * 2 + [42] + [43] * 3 + [45]
 
 
 def draw(seed: int, *, negative: int = 80, positive: int = 240, gap: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
@@ -43,6 +52,96 @@ def test_plain_intervals_where_each_film_is_its_own_patient() -> None:
     assert found["auc"] == pytest.approx(special.expit(special.logit(auc) + [-half, half]), abs=1e-7)
 
 
+def test_wilson_where_each_film_is_its_own_patient_is_statsmodels() -> None:
+    y, x = draw(3)
+    found = intervals(y, special.expit(x), 0.7, patients=np.arange(y.size), draws=2)
+    called = special.expit(x) >= 0.7
+    for name, right in {
+        "sensitivity": called[y == 1],
+        "specificity": ~called[y == 0],
+        "precision": y[called] == 1,
+        "npv": y[~called] == 0,
+        "accuracy": called == (y == 1),
+    }.items():
+        theirs = proportion_confint(right.sum(), right.size, alpha=0.05, method="wilson")
+        assert found[name] == pytest.approx(theirs, abs=1e-12), name
+
+
+def psi(positive: float, negative: float) -> float:
+    """DeLong et al. 1988, equation 1."""
+    if positive == negative:
+        return 0.5
+    return 1.0 if negative < positive else 0.0
+
+
+def delong(positive: list[float], negative: list[float]) -> tuple[float, float]:
+    """AUC and its standard error, sums written out as in DeLong et al. 1988, equations 2 to 6."""
+    m, n = len(positive), len(negative)
+    auc = sum(psi(a, b) for a in positive for b in negative) / (m * n)
+    v10 = [sum(psi(a, b) for b in negative) / n for a in positive]
+    v01 = [sum(psi(a, b) for a in positive) / m for b in negative]
+    s10 = sum((v - auc) ** 2 for v in v10) / (m - 1)
+    s01 = sum((v - auc) ** 2 for v in v01) / (n - 1)
+    return auc, math.sqrt(s10 / m + s01 / n)
+
+
+def obuchowski(y: np.ndarray, x: np.ndarray, patient: np.ndarray) -> tuple[float, float]:
+    """AUC and its standard error for films in patients, sums written out as in Obuchowski 1997."""
+    everyone = np.unique(patient).tolist()
+    films = {i: [x[(patient == i) & (y == label)].tolist() for label in (0, 1)] for i in everyone}
+    negative, positive = ([v for i in everyone for v in films[i][label]] for label in (0, 1))
+    m, n = len(positive), len(negative)
+    auc = sum(psi(a, b) for a in positive for b in negative) / (m * n)
+    v10 = {i: sum(sum(psi(a, b) for b in negative) / n - auc for a in films[i][1]) for i in everyone}
+    v01 = {i: sum(sum(psi(a, b) for a in positive) / m - auc for b in films[i][0]) for i in everyone}
+    i10, i01, both = sum(bool(f[1]) for f in films.values()), sum(bool(f[0]) for f in films.values()), len(everyone)
+    s10 = i10 / ((i10 - 1) * m) * sum(v**2 for v in v10.values())
+    s01 = i01 / ((i01 - 1) * n) * sum(v**2 for v in v01.values())
+    s11 = both / (both - 1) * sum(v10[i] * v01[i] for i in everyone)
+    return auc, math.sqrt(s10 / m + s01 / n + 2 * s11 / (m * n))
+
+
+def on_the_logit_scale(interval: tuple[float, float]) -> tuple[float, float]:
+    """AUC and its standard error that an interval was made of."""
+    low, high = special.logit(interval)
+    auc = float(special.expit((low + high) / 2))
+    return auc, float((high - low) / (2 * 1.959963985) * auc * (1 - auc))
+
+
+@pytest.mark.parametrize("digits", [0, 1, 8])
+def test_auc_is_delong_s_written_out(digits: int) -> None:
+    y, x = draw(4, negative=40, positive=70, gap=1.5)
+    p = special.expit(np.round(x + np.random.default_rng(0).normal(0, 0.1, x.size), digits))  # 0: mostly ties
+    found = intervals(y, p, 0.5, patients=np.arange(y.size), draws=2)["auc"]
+    assert on_the_logit_scale(found) == pytest.approx(delong(p[y == 1].tolist(), p[y == 0].tolist()), abs=1e-8)
+
+
+def test_auc_of_films_in_patients_is_obuchowski_s_written_out() -> None:
+    rng = np.random.default_rng(0)
+    patient = rng.integers(0, 30, 90)
+    y = (rng.random(90) < np.where(patient < 10, 1.0, 0.5)).astype(int)  # some patients have films of one class
+    x = np.round(1.5 * y + rng.normal(size=30)[patient] + rng.normal(size=90), 1)
+    p = special.expit(x)
+    found = intervals(y, p, 0.5, patients=patient, draws=2)["auc"]
+    assert on_the_logit_scale(found) == pytest.approx(obuchowski(y, p, patient), abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("zero", "one", "auc", "error"),
+    [
+        pytest.param(KG_ZERO, KG_ONE, 0.7258, 0.1028, id="K-G score"),
+        pytest.param(ALBUMIN_ZERO, ALBUMIN_ONE, 0.7366, 0.0927, id="albumin"),
+    ],
+)
+def test_auc_of_the_example_in_delong_1988(zero: list[int], one: list[int], auc: float, error: float) -> None:
+    """Two tests of 43 women with ovarian cancer; areas and standard errors as in SAS/STAT's manual, PROC
+    LOGISTIC, "Comparing Receiver Operating Characteristic Curves".
+    """
+    y = np.repeat([0, 1], [len(zero), len(one)])
+    found = intervals(y, np.array(zero + one) / 100, 0.5, patients=np.arange(43), draws=2)["auc"]
+    assert on_the_logit_scale(found) == pytest.approx((auc, error), abs=5e-5)
+
+
 def test_films_of_one_patient_count_for_less() -> None:
     y, x = draw(1)
     p = special.expit(x)
@@ -74,6 +173,41 @@ def test_intervals_of_perfect_scores_have_a_width() -> None:
         assert 0.8 < low < 1, name
         assert high == pytest.approx(1), name
     assert found["auc"] == pytest.approx(wilson(20, 20))
+
+
+def test_one_mistake_among_patients_of_many_films_is_near_to_none() -> None:
+    patient = np.repeat(np.arange(40), 3)
+    right = np.full(120, True)
+    assert proportion(right, patient) == wilson(40, 40)
+    right[0] = False
+    low, high = proportion(right, patient)
+    as_films, as_patients = wilson(119, 120), wilson(119 / 3, 40)
+    assert as_patients[0] < low < as_films[0]
+    assert as_films[1] < high < as_patients[1]
+
+
+def test_the_simulation_s_truth_is_what_its_films_have_in_the_mean() -> None:
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(300):
+        y, noise, patient = sample(rng, 0.5)
+        assert np.unique(patient, return_counts=True)[1].max() <= 4
+        score = metrics.score(y, *served(0.97, "sensitive", y, noise))
+        found.append([score[name] for name in SCORES])
+    errors = np.std(found, axis=0) / math.sqrt(len(found))
+    true = truth(0.97, "sensitive")
+    assert (np.abs(np.mean(found, axis=0) - [true[name] for name in SCORES]) < 4 * errors).all()
+
+
+@pytest.mark.parametrize(
+    ("threshold", "correlation", "least"),
+    # 400 draws have a Monte Carlo error of .011 at .95.
+    [("balanced", 0.5, 0.92), ("sensitive", 0.9, 0.92)],
+)
+def test_intervals_hold_the_truth_of_binormal_films(threshold: str, correlation: float, least: float) -> None:
+    rows = coverage(0.97, threshold, correlation=correlation, draws=400, seed=0)
+    assert [row["score"] for row in rows] == list(SCORES)
+    assert all(row["coverage"] > least for row in rows), rows
 
 
 @pytest.mark.slow
