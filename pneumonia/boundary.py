@@ -3,6 +3,7 @@
 Everything heavy is imported by the function that needs it.
 """
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import click
 
 if TYPE_CHECKING:
     from pneumonia.data import Index
+    from pneumonia.record import Record
     from pneumonia.tracking import Tracker
 
 BAD_INPUT, FAILED = 2, 1  # exit codes
@@ -113,3 +115,17 @@ def films(data: str, *, need: Literal["train", "test"] = "train") -> "Index":
     for line in index.report.lines():
         say(line)
     return index
+
+
+def report_run(record: "Record", as_json: bool) -> None:
+    """Says which run and model came of a command; exit code 1 if they are still to be sent."""
+    from pneumonia.sending import sent, unsent
+
+    have = sent(record)
+    if as_json:
+        click.echo(json.dumps({"run_id": have.get("run_id"), "model_id": have.get("model_id"), **record.summary}))
+    else:
+        say(f"run {have.get('run_id')}" + (f", model models:/{have['model_id']}" if "model_id" in have else ""))
+    if unsent(record):
+        say("the tracking server was away: type `pneumonia sync` when it is back")
+        sys.exit(FAILED)

@@ -72,3 +72,7 @@ def _click_type(annotation: Any) -> "click.ParamType[Any]":
 
 def given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="print the result as one JSON object")
+data_option = settings(SearchConfig, "data")

@@ -34,7 +34,7 @@ def test_the_card_says_what_made_the_model(whole: str, index: Index) -> None:
 
 
 def test_the_command_in_the_card_is_one_that_the_program_takes(whole: str) -> None:
-    from pneumonia.cli import train
+    from pneumonia.cli.runs import train
 
     (line,) = [line for line in whole.splitlines() if "pneumonia train" in line]
     words = line.strip("- `").split()[2:]

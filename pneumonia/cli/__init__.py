@@ -1,0 +1,42 @@
+"""The command line: parses, calls, prints. Everything heavy is imported by the command that needs it."""
+
+import gc
+
+import click
+
+from pneumonia.boundary import mlflow_defaults
+from pneumonia.cli import films, models, runs
+from pneumonia.stop import leave_quickly
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="pneumonia")
+def cli() -> None:
+    """Chest X-rays to a pneumonia classifier: searched for, tracked, evaluated, registered, served.
+
+    Runs, models and films are looked for where MLFLOW_TRACKING_URI says (default: mlflow.db in this folder).
+    What the program keeps, such as decoded films and unfinished searches, stands in .pneumonia
+    (PNEUMONIA_HOME moves it). For research and teaching; not a medical device.
+    """
+
+
+for command in (
+    runs.search,
+    runs.train,
+    models.evaluate,
+    models.compare,
+    films.eda,
+    models.predict,
+    films.download,
+    models.promote,
+    runs.sync,
+):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """The console script."""
+    gc.set_threshold(50_000)  # from 700: what is imported is no garbage, and looking costs a third of the time
+    leave_quickly()
+    mlflow_defaults()
+    cli()

@@ -1,0 +1,119 @@
+"""Commands for a model that is there: `evaluate`, `compare`, `predict`, `promote`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pneumonia.boundary import FAILED, boundary, films, home, report_run, say, tracking
+from pneumonia.options import Open, Shares, as_json, data_option, given
+
+if TYPE_CHECKING:
+    pass
+
+
+@click.command()
+@click.option("--model", type=Open(click.STRING), help="a model URI or folder [the champion for such films]")
+@data_option
+@click.option(
+    "--prevalences",
+    type=Open(Shares()),
+    help="shares of ill ones for which to tell PPV and NPV, such as 0.01,0.2 [0.01,0.05,0.2,0.5]",
+)
+@as_json
+def evaluate(model: str | None, data: str | None, prevalences: tuple[float, ...] | None, as_json: bool) -> None:
+    """Score the test films for a model: metrics with 95% intervals, a report, predictions. Opens the test split."""
+    with boundary():
+        from pneumonia import evaluate as evaluating
+        from pneumonia.sending import sent
+        from pneumonia.tracking import source_tags
+
+        tracker, experiment, run_id = tracking()
+        index = films("synthetic" if data is None else data, need="test")
+        record, evaluation = evaluating.evaluate_and_record(
+            model or f"models:/{'pneumonia-demo' if data in (None, 'synthetic') else 'pneumonia'}@champion",
+            index,
+            home=home(),
+            tracker=tracker,
+            experiment=experiment,
+            run_id=run_id,
+            tags=source_tags(),
+            **given(prevalences=prevalences),
+            progress=True,
+        )
+        if as_json:
+            click.echo(json.dumps({"run_id": sent(record).get("run_id"), **evaluation.as_dict()}))
+        else:
+            click.echo(evaluation.text())
+            report_run(record, as_json)
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True)
+@data_option
+@as_json
+def compare(models: tuple[str, ...], data: str | None, as_json: bool) -> None:
+    """Compare MODELS (URIs, run ids, folders; the first is the reference) on the same validation films.
+
+    Paired tests: DeLong's for AUC, McNemar's for accuracy, both by patient. No test film is opened.
+    """
+    with boundary():
+        from pneumonia import compare as comparing
+        from pneumonia.comparison import NOTE
+        from pneumonia.sending import sent
+        from pneumonia.tracking import source_tags
+
+        comparing.named(models)  # before any film is read
+        tracker, experiment, run_id = tracking()
+        record, comparison = comparing.compare_and_record(
+            models,
+            films("synthetic" if data is None else data),
+            home=home(),
+            tracker=tracker,
+            experiment=experiment,
+            run_id=run_id,
+            tags=source_tags(),
+            progress=True,
+        )
+        if as_json:
+            click.echo(json.dumps({"run_id": sent(record).get("run_id"), **comparison.as_dict()}))
+        else:
+            click.echo(comparison.table().set_index("model").T.to_string())
+            for line in ("", *comparison.sentences(), NOTE):
+                click.echo(line)
+            report_run(record, as_json)
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True)
+@click.option("--model", default="models:/pneumonia@champion", show_default=True, help="a model URI or folder")
+@click.option("--output", "-o", type=click.Path(path_type=Path), default=None, help=".csv or .jsonl [standard output]")
+def predict(inputs: tuple[str, ...], model: str, output: Path | None) -> None:
+    """A row a film for films, folders or globs; exit code 1 if any film failed (its error stands in the row)."""
+    with boundary():
+        from pneumonia import predict as predicting
+
+        tracking()
+        if output is not None:
+            predicting.check_output(output)
+        paths = predicting.films(inputs)
+        table = predicting.predict(predicting.load(model), paths, progress=sys.stderr.isatty())
+        predicting.write(table, output)
+        failed = int((table["error"] != "").sum())
+        if output is not None:
+            say(f"{len(table)} films, {failed} failed: {output}")
+        if failed:
+            sys.exit(FAILED)
+
+
+@click.command()
+@click.argument("version")
+@click.option("--name", default="pneumonia", show_default=True, help="registered model")
+def promote(version: str, name: str) -> None:
+    """Make VERSION the champion by hand, whatever the gate said."""
+    with boundary():
+        from pneumonia.registry import promote as promoting
+
+        say(promoting(tracking()[0], name, version))

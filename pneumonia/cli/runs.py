@@ -1,0 +1,160 @@
+"""Commands that train: `search`, `train`, and `sync` for what of them could not be sent."""
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pneumonia.boundary import FAILED, boundary, cores, films, home, report_run, say, tracking
+from pneumonia.config import SearchConfig, TrainConfig
+from pneumonia.options import as_json, data_option, given, settings
+
+if TYPE_CHECKING:
+    from pneumonia.data import Index
+
+
+@click.command()
+@settings(SearchConfig)
+@as_json
+def search(as_json: bool, **values: Any) -> None:
+    """Search learning rate, width and more; train the best in full; register it. The same command resumes."""
+    with boundary(resumes=True):
+        config = SearchConfig(**given(**values)).for_data(cores=cores())
+        demo = config.data == "synthetic"
+        if config.storage is not None:
+            from pneumonia.search import check_url  # seconds, so not for those who need none
+
+            check_url(config.storage)
+        tracker, experiment, run_id = tracking()
+        tracker.experiment_id(experiment)  # a server that is away is told of before anything slow
+
+        from pneumonia import search as searching
+        from pneumonia.progress import SearchBar, TrainBar, closing
+        from pneumonia.tracking import source_tags
+
+        index = films(config.data)
+        bar, trainer = SearchBar(), TrainBar()
+        with closing(bar), closing(trainer):
+            outcome = searching.search(
+                config,
+                index,
+                home=home(),
+                tracker=tracker,
+                experiment=experiment,
+                run_id=run_id,
+                tags=source_tags(),
+                model_name="pneumonia-demo" if demo else "pneumonia",
+                on_progress=bar,
+                on_step=trainer.on_step,
+                on_epoch=trainer.on_epoch,
+                say=say,
+            )
+        if as_json:
+            verdict = outcome.verdict
+            click.echo(
+                json.dumps(
+                    {
+                        "run_id": outcome.run_id,
+                        "study": outcome.study,
+                        "best": outcome.best_params,
+                        "metrics": outcome.final.summary if outcome.final else {},
+                        "model": None if verdict is None else f"models:/{verdict.name}/{verdict.version}",
+                        "alias": None if verdict is None else verdict.alias,
+                        "trials": json.loads(outcome.table.to_json(orient="records")),
+                    }
+                )
+            )
+        else:
+            click.echo("\n" + outcome.table.to_string(index=False, float_format=lambda x: f"{x:.4g}", na_rep="-"))
+        if outcome.joined:
+            say("the trials are done; the search that this one joined goes on with the final training")
+        elif outcome.verdict is None:
+            say("the tracking server was away: type `pneumonia sync` when it is back, to send and register the rest")
+            sys.exit(FAILED)
+        elif outcome.unsent:
+            say(f"{outcome.unsent} runs could not be sent: type `pneumonia sync` when the tracking server is back")
+            sys.exit(FAILED)
+        elif not as_json:
+            score = outcome.final.summary if outcome.final else {}
+            say(f"validation: AUC {score['val/auc']:.4f}, log loss {score['val/log_loss']:.4f}, {len_val(index)} films")
+            say(outcome.verdict.line())
+            next_commands(outcome.verdict.name, demo)
+
+
+@click.command()
+@data_option
+@settings(TrainConfig)
+@as_json
+def train(as_json: bool, data: str | None, **values: Any) -> None:
+    """One training run, tracked, without a search and without registration."""
+    with boundary():
+        import time
+        from dataclasses import asdict
+
+        from pneumonia import cache
+        from pneumonia.progress import TrainBar, closing
+        from pneumonia.record import Record, Run, close_dead
+        from pneumonia.tracking import finished, source_tags
+        from pneumonia.trial import data_tags, dataset_of, run_training
+
+        data = "synthetic" if data is None else data
+        config = TrainConfig(**given(**values))
+        tracker, experiment, run_id = tracking()
+        tracker.experiment_id(experiment)
+        close_dead(home())
+        index = films(data)
+        record = Record.create(
+            home() / "records" / "train" / f"{time.time_ns()}",
+            Run(
+                name=f"train {index.root.name} {config.size}px w{config.width} seed {config.seed}",
+                role="train",
+                experiment=experiment,
+                run_id=run_id,
+                tags={**data_tags(index), **source_tags()},
+                description=f"One training of {config.epochs} epochs at {config.size} px, width {config.width}.",
+                dataset=dataset_of(index),
+            ),
+        )
+        record.add_params({"data": data, **asdict(config)})
+        tracker.send(record)
+        bar = TrainBar()
+        with finished(record, tracker), closing(bar):
+            decoded = cache.decode(index.keep("train", "val"), size=config.size, home=home(), progress=True)
+            record.add_json("data_report.json", index.without(decoded.failures).report.as_dict())
+            for line in decoded.unread():
+                say(line)
+            run_training(config, decoded, record, tracker=tracker, on_epoch=bar.on_epoch, on_step=bar.on_step)
+        report_run(record, as_json)
+
+
+@click.command()
+def sync() -> None:
+    """Send to MLflow what could not be sent, and register what was to be registered."""
+    with boundary(resumes=True):
+        from pneumonia import registry
+        from pneumonia.record import close_dead
+
+        tracker = tracking()[0]
+        close_dead(home())
+        sent, left = tracker.sync(home())
+        say(f"{len(sent)} runs sent, {len(left)} still to be sent")
+        verdicts, missed = registry.catch_up(tracker, home())
+        for line in [*(verdict.line() for verdict in verdicts), *missed]:
+            say(line)
+        if left or missed:
+            sys.exit(FAILED)
+
+
+def len_val(index: "Index") -> int:
+    return len(index.only("val"))
+
+
+def next_commands(name: str, demo: bool) -> None:
+    say("\nNext:")
+    say("  uv run mlflow ui                       # compare the runs at http://127.0.0.1:5000")
+    say(f"  uv run mlflow models serve -m models:/{name}@champion --env-manager local -p 5001")
+    if demo:
+        say("  uv run mlflow run . --env-manager local --experiment-name pneumonia -P data=PATH/TO/chest_xray")
+    else:
+        say(f"  uv run pneumonia evaluate --model models:/{name}@champion --data PATH/TO/chest_xray")
