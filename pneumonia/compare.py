@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from mlflow.exceptions import MlflowException
 
 from pneumonia import plots, predict
 from pneumonia.comparison import SCORES, Comparison, assess
@@ -47,10 +48,33 @@ def label(tracker: Tracker, name: str) -> str:
         return f"{tracker.client.get_run(name).info.run_name} {name[:8]}"
 
 
+def trained_from(tracker: Tracker, model: predict.Model) -> str | None:
+    """The fingerprint of the films that a model was trained from; None where the store does not know its run."""
+    run_id = model.metadata.run_id
+    if run_id is None:
+        return None
+    with tracker_errors(tracker.uri):
+        try:
+            tag: str | None = tracker.client.get_run(run_id).data.tags.get("data.fingerprint")
+            return tag
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+
+
 def compare(
-    models: Sequence[predict.Model], index: Index, *, names: Sequence[str], progress: bool = False
+    models: Sequence[predict.Model],
+    index: Index,
+    *,
+    names: Sequence[str],
+    strangers: Sequence[str] = (),
+    progress: bool = False,
 ) -> Comparison:
     """Scores the validation films with each model, through its own code and at its own threshold.
+
+    Args:
+        strangers: those of `names` that were trained from other films than the index's.
 
     Raises:
         ValueError: the models, or models and films, tell other classes apart; no validation films of both classes; no
@@ -71,6 +95,7 @@ def compare(
         names=names,
         thresholds=[model.threshold for model in models],
         classes=index.classes,
+        strangers=strangers,
         failures=[(path, error) for path, error in zip(rows["path"], errors, strict=True) if error],
     )
 
@@ -110,7 +135,11 @@ def compare_and_record(
     )
     record.add_params({"models": " ".join(names), "data": str(index.root)})
     with finished(record, tracker):
-        found = compare(models, index, names=[label(tracker, name) for name in names], progress=progress)
+        labels = [label(tracker, name) for name in names]
+        origins = [trained_from(tracker, model) for model in models]
+        strangers = [name for name, origin in zip(labels, origins, strict=True) if origin != index.fingerprint]
+        found = compare(models, index, names=labels, strangers=strangers, progress=progress)
+        (record.artifacts / "comparison.md").write_text(found.text() + "\n", encoding="utf-8")
         record.add_json("comparison.json", found.as_dict())
         (record.artifacts / "comparison.html").write_text(html(found, index), encoding="utf-8")
         curves = dict(zip(found.models, found.probabilities, strict=True))

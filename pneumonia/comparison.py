@@ -18,6 +18,7 @@ NOTE = (
     "The validation films chose each model's epoch, calibration and threshold, and trained none of them: all the "
     "figures flatter a little, and the differences less."
 )
+STRANGER = "{} was not trained from these films as they are now: some of them may have trained it, and flatter it"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Comparison:
 
     `probabilities` is float [M, N], `rows` the N films as in `Index.table`; `scores` and `intervals` are by name, one
     mapping a model; `failures` are the films that some model could not score (path, reason), which are left out for
-    all.
+    all; `notes` say what must be known to read the figures.
     """
 
     models: list[str]
@@ -64,6 +65,7 @@ class Comparison:
     intervals: list[dict[str, tuple[float, float]]]
     pairs: list[Pair]
     failures: list[tuple[str, str]]
+    notes: list[str]
 
     def table(self) -> pd.DataFrame:
         """The scores as text, a row a model, with the differences from the reference below."""
@@ -75,6 +77,19 @@ class Comparison:
             shown = {name: _difference(pair.differences[name]) for name in SCORES}
             lines.append({"model": f"{pair.model} - {self.models[0]}", **shown})
         return pd.DataFrame(lines)
+
+    def text(self) -> str:
+        """Markdown: the models by number, a table of their scores, one of the differences, and what the tests say."""
+        numbers = [str(number) for number in range(1, len(self.models) + 1)]
+        pairs, rows = [f"{number} - 1" for number in numbers[1:]], self.table()
+        lines = [f"{number}. {model}" for number, model in zip(numbers, self.models, strict=True)]
+        for header, part in ((numbers, rows[: len(numbers)]), (pairs, rows[len(numbers) :])):
+            lines += ["", *_markdown(["score", *header], [[name.replace("_", " "), *part[name]] for name in SCORES])]
+        notes = list(self.notes)
+        if len(pairs) > 1:
+            notes.append("p-values are adjusted for the number of models (Holm), intervals are not")
+        notes += [f"not scored: {path}: {reason}" for path, reason in self.failures]
+        return "\n".join([*lines, "", *(f"- {line}" for line in (*self.sentences(), *notes))])
 
     def sentences(self) -> list[str]:
         return [pair.sentence(self.models[0]) for pair in self.pairs]
@@ -115,7 +130,7 @@ class Comparison:
                 for pair in self.pairs
             ],
             "failures": [{"path": path, "error": error} for path, error in self.failures],
-            "note": NOTE,
+            "notes": self.notes,
         }
 
 
@@ -127,8 +142,12 @@ def assess(
     thresholds: Sequence[float],
     classes: tuple[str, str],
     failures: Sequence[tuple[str, str]] = (),
+    strangers: Sequence[str] = (),
 ) -> Comparison:
     """The comparison of `probabilities` [M, N] for N `rows` of an index.
+
+    Args:
+        strangers: models that were trained from other films than the index's, or nobody knows from which.
 
     Raises:
         ValueError: the films are not of both classes.
@@ -163,7 +182,17 @@ def assess(
         intervals=[intervals(y, p, threshold, patients=patients) for p, threshold in each],
         pairs=pairs,
         failures=list(failures),
+        notes=[NOTE, *(STRANGER.format(name) for name in strangers)],
     )
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [
+        "| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in (header, *rows)
+    ]
+    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
 
 
 def _with(value: float, interval: tuple[float, float]) -> str:

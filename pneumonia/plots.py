@@ -88,15 +88,15 @@ def rocs(labels: ArrayLike, models: Mapping[str, ArrayLike]) -> Figure:
     """The ROC curves of several models, each name to its probabilities [N] of the same films."""
     figure, axes = _figure(f"Sensitivity against false alarms\n{_films(labels)}")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1)
-    corner = axes.inset_axes((0.4, 0.5, 0.55, 0.4), xlim=(0, 0.3), ylim=(0.7, 1.005))
+    corner = axes.inset_axes((0.42, 0.34, 0.53, 0.34), xlim=(0, 0.3), ylim=(0.7, 1.005))
     # Line styles as well as colours: curves lie upon each other, and not all eyes tell all colours.
-    styles = itertools.product(("-", "--", "-.", ":"), (BLUE, ORANGE, GREEN, BLACK))
+    styles = zip(itertools.cycle(("-", "--", "-.", ":", (0, (5, 1)))), itertools.cycle((BLUE, ORANGE, GREEN, BLACK)))
     for (name, probabilities), (style, colour) in zip(models.items(), styles, strict=False):
         fpr, tpr = metrics.roc_curve(labels, probabilities)
         auc = metrics.score(labels, probabilities, 0.5)["auc"]
         label = f"{textwrap.shorten(name, 40)}, AUC {auc:.3f}"
         for where in (axes, corner):
-            where.plot(fpr, tpr, style, color=colour, linewidth=1.5, label=label)
+            where.plot(fpr, tpr, linestyle=style, color=colour, linewidth=1.5, label=label)
     _unit_axes(axes, "false positive rate (1 - specificity)", "true positive rate (sensitivity)")
     corner.set_title("the corner, enlarged", fontsize="small")
     corner.tick_params(labelsize="small")

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,20 @@ def test_the_table_and_the_json_say_the_same() -> None:
                 assert difference["value"] == pytest.approx(second[name]["value"] - first[name]["value"])
         surplus = of["right_alone"]["model"] - of["right_alone"]["reference"]
         assert surplus == pytest.approx(of["differences"]["accuracy"]["value"] * 300)
+
+
+def test_the_text_is_a_markdown_table_of_numbered_models() -> None:
+    found = compared(0.5, 0.2)
+    text = found.text()
+    assert text.startswith("1. model 0\n2. model 1\n3. model 2\n\n| score ")
+    scores, differences = (list(part.splitlines()) for part in text.split("\n\n")[1:3])
+    for table, header in ((scores, ["score", "1", "2", "3"]), (differences, ["score", "2 - 1", "3 - 1"])):
+        assert len({len(line) for line in table}) == 1  # the bars stand below each other
+        assert [cell.strip() for cell in table[0].split("|")[1:-1]] == header
+    assert scores[2].split("|")[2].strip() == found.table()["auc"][0]
+    assert differences[2].split("|")[3].strip() == found.table()["auc"][4]
+    for line in (*found.sentences(), *found.notes):
+        assert f"- {line}" in text
 
 
 def test_more_models_make_each_p_value_larger() -> None:
@@ -124,10 +139,30 @@ def test_runs_are_compared_on_the_validation_films_alone(
     assert run.data.metrics["compare/2/auc_p"] == 1.0
     root = Path(run.info.artifact_uri)
     assert json.loads((root / "comparison.json").read_text())["films"] == len(index.only("val"))
+    assert (root / "comparison.md").read_text() == found.text() + "\n"
     assert (root / "figures" / "roc.png").stat().st_size > 5000
     table = pd.read_csv(root / "predictions" / "val.csv")
     np.testing.assert_allclose(table[f"moved {runs[2][:8]}"], found.probabilities[2], atol=1e-12)
     assert f"one {runs[0][:8]}" in (root / "comparison.html").read_text()
+
+
+def test_a_model_that_was_trained_from_other_films_is_told_of(
+    tracker: Tracker, runs: list[str], index: Index, home: Path
+) -> None:
+    tracker.client.set_tag(runs[1], "data.fingerprint", "another")
+    record, found = compare_and_record(runs, index, home=home, tracker=tracker)
+    told = [note for note in found.notes if "not trained from these films" in note]
+    assert len(told) == 1
+    assert told[0].startswith(f"copy {runs[1][:8]} ")
+    assert told[0] in (record.artifacts / "comparison.html").read_text()
+
+
+def test_models_of_other_classes_are_not_compared(tracker: Tracker, runs: list[str], index: Index, home: Path) -> None:
+    other = replace(index, classes=("DOG", "CAT"))
+    with pytest.raises(ValueError, match=r"one .* tells NORMAL from PNEUMONIA, but the films are DOG and CAT"):
+        compare_and_record(runs, other, home=home, tracker=tracker)
+    (run,) = tracker.client.search_runs(["1"], "tags.role = 'compare'")
+    assert run.info.status == "FAILED"
 
 
 def test_a_run_without_a_model_is_named(tracker: Tracker, runs: list[str], index: Index, home: Path) -> None:

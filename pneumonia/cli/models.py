@@ -61,7 +61,6 @@ def compare(models: tuple[str, ...], data: str | None, as_json: bool) -> None:
     """
     with boundary():
         from pneumonia import compare as comparing
-        from pneumonia.comparison import NOTE
         from pneumonia.sending import sent
         from pneumonia.tracking import source_tags
 
@@ -80,9 +79,7 @@ def compare(models: tuple[str, ...], data: str | None, as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps({"run_id": sent(record).get("run_id"), **comparison.as_dict()}))
         else:
-            click.echo(comparison.table().set_index("model").T.to_string())
-            for line in ("", *comparison.sentences(), NOTE):
-                click.echo(line)
+            click.echo(comparison.text())
             report_run(record, as_json)
 
 

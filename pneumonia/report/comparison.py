@@ -4,7 +4,7 @@ import numpy as np
 from markupsafe import Markup
 
 from pneumonia import plots
-from pneumonia.comparison import NOTE, Comparison
+from pneumonia.comparison import Comparison
 from pneumonia.data import Index
 from pneumonia.report.page import Section, bullets, figure, page, row, table, text
 
@@ -18,7 +18,7 @@ def html(found: Comparison, index: Index) -> str:
         f"{len(found.models)} models on the same {films:,} validation films of {found.rows['patient'].nunique():,} "
         f"patients in {index.root.name}: {positive:,} {found.classes[1]}, {films - positive:,} {found.classes[0]}. "
         f"The reference is {found.models[0]}.",
-        NOTE,
+        *found.notes,
     )
     scores = found.table()
     labels = found.rows["label"].to_numpy()
