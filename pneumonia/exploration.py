@@ -29,6 +29,11 @@ class Draws:
     shares: Floats
     times: Ints
 
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the batches' shares; NaN for a single batch."""
+        return float(self.shares.std(ddof=1)) if len(self.shares) > 1 else float("nan")
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Exploration:
@@ -133,7 +138,7 @@ class Exploration:
                     "batch_size": draws.batch_size,
                     "batches": len(draws.shares),
                     "positive_share_mean": float(draws.shares.mean()),
-                    "positive_share_sd": float(draws.shares.std()),
+                    "positive_share_sd": _known(draws.spread),
                     "never_drawn": float((draws.times == 0).mean()),
                 }
                 for draws in self.draws

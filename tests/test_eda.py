@@ -22,7 +22,7 @@ from pneumonia.metrics import roc_curve
 from pneumonia.record import records
 from pneumonia.report import eda as report
 from pneumonia.report.eda_figures import balance, figures
-from pneumonia.served import FilmError, decode
+from pneumonia.served import FilmError, decode, read_film
 from pneumonia.tracking import Tracker, TrackingError
 from tests.conftest import NO_SERVER
 
@@ -206,6 +206,43 @@ def test_films_of_a_manifest_without_jpegs_have_no_figure_of_quantisation(
     pd.DataFrame({"path": films, "label": [0, 1] * 10}).to_csv(tmp_path / "films.csv", index=False)
     told = eda.explore(scan(tmp_path / "films.csv"), home=tmp_path / "home")
     assert set(figures(explored)) - set(figures(told)) == {"quantisation"}
+
+
+def test_a_test_film_without_a_good_header_is_listed_and_left_out(index: Index, tmp_path: Path) -> None:
+    root = shutil.copytree(index.root, tmp_path / "films")
+    bad = root / index.only("test")["path"].iloc[0]
+    bad.write_bytes(b"not a film")
+    told = eda.explore(scan(root), home=tmp_path / "home")
+    ((path, _),) = told.index.report.corrupt
+    assert root / path == bad
+    assert path not in set(told.films["path"])
+    assert told.named()["data/corrupt"] == 1
+    assert told.named()["data/test/films"] == len(index.only("test")) - 1
+
+
+def test_the_figures_are_those_of_the_index(explored: Exploration, index: Index) -> None:
+    named, as_dict = explored.named(), explored.as_dict()
+    for split in ("train", "val", "test"):
+        rows = index.table[index.table["split"] == split]
+        assert named[f"data/{split}/positive"] == (rows["label"] == PNEUMONIA).sum()
+        assert named[f"data/{split}/patients"] == rows["patient"].nunique()
+        for label, name in enumerate(index.classes):
+            sizes = rows[rows["label"] == label].groupby("patient").size()
+            (of,) = [one for one in as_dict["films_a_patient"] if (one["split"], one["class"]) == (split, name)]
+            assert (of["mean"], of["median"], of["largest"]) == (sizes.mean(), sizes.median(), sizes.max())
+    first = explored.films.iloc[0]
+    assert first["aspect"] == pytest.approx(first["width"] / first["height"])
+    for position, pixels in explored.samples:
+        whole = read_film((index.root / explored.films["path"].iloc[position]).read_bytes(), eda.SIDE)
+        assert (pixels == whole).all()
+    for draws, of in zip(explored.draws, as_dict["sampling"], strict=True):
+        assert of["never_drawn"] == pytest.approx(1 - np.count_nonzero(draws.times) / draws.times.size)
+
+
+def test_one_batch_has_no_spread(awkward: Index, tmp_path: Path) -> None:
+    told = eda.explore(awkward, home=tmp_path / "home")
+    assert [of["positive_share_sd"] for of in told.as_dict()["sampling"]] == [None, None]
+    assert "percentage points" not in report.html(told, {})
 
 
 def test_rare_subtypes_share_a_bar(explored: Exploration) -> None:

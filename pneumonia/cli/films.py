@@ -38,6 +38,9 @@ def eda(data: str | None, as_json: bool) -> None:
             click.echo(json.dumps({"run_id": sent(record).get("run_id"), **explored.as_dict()}))
         else:
             click.echo(explored.text())
+            unread = explored.index.report.corrupt
+            if unread:
+                say(f"{len(unread)} films cannot be read; the first: {': '.join(unread[0])}; all stand in the report")
             say(f"the report: {record.artifacts / 'eda.html'}")
             report_run(record, as_json)
 

@@ -208,13 +208,17 @@ def _batches(e: Exploration) -> list[Markup]:
             )
         )
     header = ["train films", "n", "of the folder", "of the weighted draws", "draws a film", "never drawn"]
-    spread = [f"{100 * draws.shares.std():.1f}" for draws in e.draws]
+    spread = [f"{100 * draws.spread:.1f}" for draws in e.draws]
+    varies = (
+        f" The share of {e.index.classes[1]} in a batch of {plain.batch_size} then varies by a standard deviation of "
+        f"{spread[1]} percentage points about a half; without weights, by {spread[0]} about the folder's share."
+    )
     return [
         text(
-            f"Weighted sampling draws with replacement, each class half of the time. The share of {e.index.classes[1]} "
-            f"in a batch of {plain.batch_size} then varies by a standard deviation of {spread[1]} percentage points "
-            f"about a half; without weights, by {spread[0]} about the folder's share. The price: films of the larger "
-            "class that an epoch never shows, and films of the smaller one that it shows again and again."
+            "Weighted sampling draws with replacement, each class half of the time."
+            + (varies if len(plain.shares) > 1 else "")
+            + " The price: films of the larger class that an epoch never shows, and films of the smaller one that it "
+            "shows again and again."
         ),
         table(header, rows, caption="One epoch, drawn by the sampler that a training uses, with seed 0"),
     ]
