@@ -12,7 +12,7 @@ import pandas as pd
 from pneumonia import metrics
 from pneumonia.bands import Band, bands
 from pneumonia.data import Split
-from pneumonia.intervals import intervals
+from pneumonia.intervals import bootstrap, intervals
 from pneumonia.reliability import Line, calibration_line
 from pneumonia.subgroups import Predictive, Subgroup, by_subtype, predictive_values
 
@@ -43,6 +43,7 @@ class Evaluation:
     confusion: np.ndarray  # [[tn, fp], [fn, tp]]
     scores: dict[str, float]
     intervals: dict[str, tuple[float, float]]
+    auc_bootstrap: tuple[float, float]  # beside DeLong's among `intervals`
     line: Line
     subgroups: list[Subgroup]
     predictive: list[Predictive]
@@ -94,6 +95,8 @@ class Evaluation:
         for name, value in self.scores.items():
             low, high = self.intervals[name]
             named |= self._named(name, value, (low, high))
+        ends = zip(("low", "high"), self.auc_bootstrap, strict=True)
+        named |= {f"{self.split}/auc_bootstrap_{end}": value for end, value in ends if math.isfinite(value)}
         named |= self._named("calibration_slope", self.line.slope, self.line.slope_interval)
         named |= self._named("calibration_intercept", self.line.intercept, self.line.intercept_interval)
         for group in self.subgroups:
@@ -117,6 +120,7 @@ class Evaluation:
             "threshold": self.threshold,
             "confusion_matrix": self.confusion.tolist(),
             "scores": {name: _valued(value, self.intervals[name]) for name, value in self.scores.items()},
+            "auc_bootstrap": [_number(end) for end in self.auc_bootstrap],
             "calibration": {
                 "slope": _valued(self.line.slope, self.line.slope_interval),
                 "intercept": _valued(self.line.intercept, self.line.intercept_interval),
@@ -185,6 +189,7 @@ def assess(
     kept = rows[scored].reset_index(drop=True)
     labels = kept["label"].to_numpy()
     patients = kept["patient"].to_numpy()
+    _, codes = np.unique(patients.astype(str), return_inverse=True)
     probabilities = predictions["probability"].to_numpy()[scored]
     return Evaluation(
         split=split,
@@ -195,6 +200,7 @@ def assess(
         confusion=metrics.confusion(labels, probabilities, threshold),
         scores=metrics.score(labels, probabilities, threshold),
         intervals=intervals(labels, probabilities, threshold, patients=patients),
+        auc_bootstrap=bootstrap(labels, probabilities, threshold, codes, ("auc",))["auc"],
         line=calibration_line(labels, probabilities, patients=patients),
         subgroups=by_subtype(kept, (probabilities >= threshold) == (labels == 1)),
         predictive=predictive_values(labels, probabilities, threshold, prevalences, patients=patients),

@@ -1,6 +1,6 @@
 """95% intervals of the scores in `metrics`, for films that come in patients."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -58,19 +58,31 @@ def intervals(
     found = {name: proportion(right[within[name]], patient[within[name]]) for name in WILSON}
     found["auc"] = _delong(y, p, patient)
 
-    drawn: dict[str, list[Floats]] = {name: [] for name in BOOTSTRAPPED}
+    found |= bootstrap(y, p, threshold, patient, BOOTSTRAPPED, draws=draws, seed=seed)
+    # Resampling adds noise to every bin, so the draws lie above the ECE as it lies above the truth: reflect them.
+    low, high = found["ece"]
+    found["ece"] = (max(0.0, 2 * points["ece"] - high), max(0.0, 2 * points["ece"] - low))
+    return {name: found[name] if np.isfinite(points[name]) else (np.nan, np.nan) for name in points}
+
+
+def bootstrap(
+    y: Ints, p: Floats, threshold: float, patient: Ints, names: Sequence[str], *, draws: int = 2000, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """The 2.5th and 97.5th percentile of scores of `metrics.weighted_scores` over samples of patients; NaN if no
+    sample has a score.
+    """
+    drawn: dict[str, list[Floats]] = {name: [] for name in names}
     for weights in resampled(patient, draws=draws, seed=seed):
-        for name, values in weighted_scores(y, p, threshold, weights).items():
-            drawn[name].append(values)
+        scores = weighted_scores(y, p, threshold, weights)
+        for name in names:
+            drawn[name].append(scores[name])
+    found = {}
     for name, parts in drawn.items():
         values = np.concatenate(parts)
         values = values[np.isfinite(values)]
         low, high = np.percentile(values, [2.5, 97.5]) if values.size else (np.nan, np.nan)
         found[name] = (float(low), float(high))
-    # Resampling adds noise to every bin, so the draws lie above the ECE as it lies above the truth: reflect them.
-    low, high = found["ece"]
-    found["ece"] = (max(0.0, 2 * points["ece"] - high), max(0.0, 2 * points["ece"] - low))
-    return {name: found[name] if np.isfinite(points[name]) else (np.nan, np.nan) for name in points}
+    return found
 
 
 def resampled(patients: ArrayLike, *, draws: int, seed: int = 0) -> Iterator[Floats]:

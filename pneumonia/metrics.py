@@ -116,11 +116,14 @@ def weighted_scores(y: Ints, p: Floats, threshold: float, weights: Floats) -> di
     tp_k = np.cumsum(sorted_weights * y[order], axis=1)[:, ends]
     all_k = np.cumsum(sorted_weights, axis=1)[:, ends]
     gain_k = np.diff(tp_k, axis=1, prepend=0.0)
+    fp_k = all_k - tp_k
+    won = np.diff(fp_k, axis=1, prepend=0.0) * (tp_k - gain_k / 2)  # pairs, ties for a half
 
     in_bin = np.eye(BINS)[_bins(p)]  # [N, 15]
     loss = -np.log(np.clip(np.where(y == 1, p, 1 - p), CLIP, 1.0))
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
+            "auc": both * won.sum(axis=1) / (positive * negative),
             "average_precision": both * (gain_k * tp_k / np.maximum(all_k, 1e-12)).sum(axis=1) / positive,
             "balanced_accuracy": (tp / positive + 1 - fp / negative) / 2,
             "f1": both * 2 * tp / (tp + fp + positive),

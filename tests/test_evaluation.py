@@ -143,6 +143,19 @@ def test_the_page_can_do_without_a_class(label: int, index: Index) -> None:
     assert "have no meaning" in page
 
 
+def test_the_bootstrap_of_auc_is_that_of_whole_patients() -> None:
+    result = assess(*tables(failed=0))
+    rng = np.random.default_rng(1)
+    labels, patient = result.rows["label"].to_numpy(), np.arange(100) // 2
+    drawn = []
+    for _ in range(1000):
+        films = np.concatenate([np.flatnonzero(patient == one) for one in rng.integers(0, 50, 50)])
+        drawn.append(metrics.auc_components(labels[films], result.probabilities[films])[0])
+    assert result.auc_bootstrap == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.015)
+    assert result.named()["test/auc_bootstrap_low"] == result.auc_bootstrap[0]
+    assert result.as_dict()["auc_bootstrap"] == list(result.auc_bootstrap)
+
+
 def test_the_best_accuracy_is_that_of_the_best_threshold() -> None:
     result = assess(*tables(failed=0))
     labels = result.rows["label"].to_numpy()

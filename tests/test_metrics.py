@@ -33,6 +33,8 @@ def test_scores_are_scikit_learn_s(drawn: tuple[np.ndarray, np.ndarray], step: i
     assert s["specificity"] == pytest.approx(sk.recall_score(y, called, pos_label=0))
     assert s["brier"] == pytest.approx(sk.brier_score_loss(y, p))
     assert s["f1"] == pytest.approx(sk.f1_score(y, called, zero_division=0))
+    (weighted,) = metrics.weighted_scores(y, p, step / 8, np.ones((1, y.size)))["auc"]
+    assert weighted == pytest.approx(s["auc"])
     assert s["mcc"] == pytest.approx(sk.matthews_corrcoef(y, called))
     assert s["npv"] == (
         pytest.approx(sk.precision_score(y, called, pos_label=0))

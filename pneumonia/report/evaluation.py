@@ -60,21 +60,24 @@ def html(
 
 
 def _scores(e: Evaluation) -> Markup:
+    rows = [
+        (NAMES.get(name, name.replace("_", " ")), _value(value), _interval(e.intervals[name]), _method(name))
+        for name, value in e.scores.items()
+    ]
+    rows.insert(1, ("AUC", rows[0][1], _interval(e.auc_bootstrap), "bootstrap over patients"))
     return table(
         ["score", "value", "95% interval", "interval by"],
-        [
-            (NAMES.get(name, name.replace("_", " ")), _value(value), _interval(e.intervals[name]), _method(name))
-            for name, value in e.scores.items()
-        ],
+        rows,
         caption="Intervals count patients, not films: films of one patient are not independent. Precision is PPV, "
-        "sensitivity recall. ECE: 15 equal bins. Log loss in nats, the mean of the two classes'.",
+        "sensitivity recall. ECE: 15 equal bins. Log loss in nats, the mean of the two classes'. Of AUC's two, the "
+        "bootstrap's is too narrow where few films decide.",
     )
 
 
 def _method(name: str) -> str:
     if name in WILSON:
         return "Wilson, with the design effect of patients"
-    return "bootstrap over patients" if name in BOOTSTRAPPED else "DeLong, by patient, on the logit scale"
+    return "bootstrap over patients" if name in BOOTSTRAPPED else "DeLong, by patient, on the logit scale, t"
 
 
 def _films(e: Evaluation, index: Index) -> list[Markup]:
