@@ -13,6 +13,13 @@ from pneumonia.intervals import BOOTSTRAPPED, WILSON
 from pneumonia.reliability import Line, Reliability
 from pneumonia.report.page import Section, bullets, figure, page, picture, row, table, text
 
+# From experiments/interval_coverage.py
+COVERAGE = (
+    "In simulations of 624 films the intervals of AUC (DeLong), sensitivity and specificity hold the truth 94 to 97 "
+    "times in 100; accuracy's, precision's and F1's more often where sensitivity and specificity lie far apart (up to "
+    "98.5 for accuracy), since they allow for other shares of the classes; ECE's 91 to 92 times, since resampling adds "
+    "to it; AUC's bootstrap is too narrow where few films decide."
+)
 WRONG_ROWS = 200  # of the table of wrong films; the CSV beside the page has every film
 
 
@@ -69,8 +76,7 @@ def _scores(e: Evaluation) -> Markup:
         ["score", "value", "95% interval", "interval by"],
         rows,
         caption="Intervals count patients, not films: films of one patient are not independent. Precision is PPV, "
-        "sensitivity recall. ECE: 15 equal bins. Log loss in nats, the mean of the two classes'. Of AUC's two, the "
-        "bootstrap's is too narrow where few films decide.",
+        "sensitivity recall. ECE: 15 equal bins. Log loss in nats, the mean of the two classes'. " + COVERAGE,
     )
 
 
