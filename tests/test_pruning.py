@@ -66,9 +66,7 @@ def test_a_trial_but_the_recipe_is_pruned_before_its_last_epoch_or_not_at_all(
     pruner = Always(after)
     monkeypatch.setattr(studies, "pruner", lambda kind, epochs: pruner)
     worker.work(replace(task, goal=2), Stop())
-    recipe, trial = studies.trials(
-        studies.load(studies.connect(task.storage), task.study, sampler_seed=0, pruner=pruner)
-    )
+    recipe, trial = studies.trials(studies.load(studies.connect(task.storage), task.study, seed=0, pruner=pruner))
     assert recipe.state == TrialState.COMPLETE
     assert len(recipe.intermediate_values) == 2
     assert trial.state == state
@@ -92,7 +90,7 @@ def test_where_the_recipe_fails_another_trial_comes_to_its_end(task: Task, monke
     monkeypatch.setattr(studies, "pruner", lambda kind, epochs: pruner)
     monkeypatch.setattr(worker, "run_training", faulty)
     worker.work(replace(task, goal=2), Stop())
-    study = studies.load(studies.connect(task.storage), task.study, sampler_seed=0, pruner=pruner)
+    study = studies.load(studies.connect(task.storage), task.study, seed=0, pruner=pruner)
     assert [t.state for t in studies.trials(study)] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.PRUNED]
 
 

@@ -66,7 +66,7 @@ def run_trials(url: str, goal: int, threads: int, first: int) -> None:
 
     def work(number: int) -> None:
         try:
-            study = studies.load(studies.connect(url), "films", sampler_seed=number, pruner=PRUNER)
+            study = studies.load(studies.connect(url), "films", seed=0, pruner=PRUNER)
             turn = number
             while (trial := studies.claim(study, goal, wait=wait)) is not None:
                 turn += 1
@@ -111,6 +111,39 @@ def test_processes_reach_the_goal_exactly(study: optuna.Study, url: str) -> None
         process.join(60)
     assert [process.exitcode for process in crew] == [0, 0]
     assert_exact(study, 8)
+
+
+def test_no_worker_proposes_what_another_did(study: optuna.Study, url: str) -> None:
+    """Whether they work at the same time or one comes after the other was killed, all of one seed."""
+
+    def worker() -> optuna.Study:
+        return studies.load(studies.connect(url), "films", seed=0, pruner=PRUNER)
+
+    first, beside = worker(), worker()
+    proposed = [claim(first).params, claim(beside).params, claim(first).params, claim(worker()).params]
+    proposed += [claim(worker()).params, claim(beside).params]
+    assert proposed[0] == {name: getattr(BASE, name) for name in search_space()}
+    assert len({tuple(params.items()) for params in proposed}) == len(proposed)
+
+
+def test_a_proposal_follows_from_the_seed_and_what_came_before(tmp_path: Path) -> None:
+    """Not from who asks: a search of one worker that is stopped and resumed is the search that it would have been."""
+
+    def search(name: str, seed: int, *, resumed: bool) -> list[dict[str, Any]]:
+        storage = studies.connect(f"sqlite:///{tmp_path / name}.db")
+        studies.create_or_resume(storage, "films", BASE)
+        study = studies.load(storage, "films", seed=seed, pruner=PRUNER)
+        proposed = []
+        for _ in range(8):
+            if resumed:
+                study = studies.load(storage, "films", seed=seed, pruner=PRUNER)
+            trial = claim(study)
+            proposed.append(trial.params)
+            studies.finish(study, trial.number, trial.params["lr"], TrialState.COMPLETE)
+        return proposed
+
+    assert search("whole", 0, resumed=False) == search("resumed", 0, resumed=True)
+    assert search("whole, seed 1", 1, resumed=False)[1:] != search("resumed, seed 0", 0, resumed=True)[1:]
 
 
 def test_nobody_starts_what_others_are_doing(study: optuna.Study) -> None:
@@ -395,7 +428,7 @@ class TestLease:
             leading = lease.held(study, "run")
             leading.__enter__()
         try:
-            leader = lease.holder(studies.load(studies.connect(url), "films", sampler_seed=0, pruner=PRUNER))
+            leader = lease.holder(studies.load(studies.connect(url), "films", seed=0, pruner=PRUNER))
             assert leader is not None
             assert leader["host"] == "another-machine"
         finally:

@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from multiprocessing.process import BaseProcess
 
 from pneumonia.search import worker
@@ -36,9 +35,7 @@ def run(task: Task, workers: int, *, on_poll: Callable[[], None], on_death: Call
 
     def start() -> None:
         nonlocal started
-        process = context.Process(
-            target=worker.main, args=(replace(task, number=task.number + started),), name=f"worker-{started}"
-        )
+        process = context.Process(target=worker.main, args=(task,), name=f"worker-{started}")
         with one_thread():
             process.start()
         alive.append(process)

@@ -116,8 +116,7 @@ def search(
     study = studies.create_or_resume(
         open_storage(task, tracker), config.study or studies.default_name(index.fingerprint, base), base
     )
-    # Workers are numbered on from the trials there are: a seed used again would propose the same again.
-    task = replace(task, study=study.study_name, number=len(studies.trials(study)))
+    task = replace(task, study=study.study_name)
     resume.settle(study, home)
     close_dead(home)
     tracker.sync(home)

@@ -23,6 +23,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia.config import Pruner, TrainConfig, search_space
+from pneumonia.search.sampler import Sampler
 from pneumonia.stop import held, is_gone
 
 HEARTBEAT_SECONDS = 10
@@ -181,10 +182,9 @@ def create_or_resume(storage: RDBStorage, name: str, base: TrainConfig) -> optun
     return study
 
 
-def load(storage: RDBStorage, name: str, *, sampler_seed: int, pruner: optuna.pruners.BasePruner) -> optuna.Study:
-    """An existing study, for a worker; each worker has a sampler seed of its own, or all would propose the same."""
-    sampler = optuna.samplers.TPESampler(n_startup_trials=4, seed=sampler_seed)
-    return optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
+def load(storage: RDBStorage, name: str, *, seed: int, pruner: optuna.pruners.BasePruner) -> optuna.Study:
+    """An existing study, for a worker; `seed` is the search's, the same for all of its workers."""
+    return optuna.load_study(study_name=name, storage=storage, sampler=Sampler(seed), pruner=pruner)
 
 
 def pruner(kind: Pruner, epochs: int) -> optuna.pruners.BasePruner:

@@ -1,11 +1,9 @@
 """A worker: one process that takes trials from the study until it has enough of them."""
 
 import math
-import socket
 import time
 import traceback
 import uuid
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -49,7 +47,6 @@ class Task:
     deadline: float | None = None  # time.time() after which no trial starts
     heartbeat: int = studies.HEARTBEAT_SECONDS
     grace: int = studies.GRACE_SECONDS
-    number: int = 0  # of this worker, for its seed
 
 
 class Pruned(Exception):
@@ -77,10 +74,8 @@ def work(task: Task, stop: Stop) -> None:
     """
     tracker = Tracker(task.tracking_uri)
     storage = open_storage(task, tracker)
-    host = zlib.crc32(socket.gethostname().encode()) % 10_000
-    seed = task.base.seed * 1_000_003 + host * 997 + task.number
     pruner = studies.pruner(task.pruner, task.base.epochs)
-    study = studies.load(storage, task.study, sampler_seed=seed % 2**32, pruner=pruner)
+    study = studies.load(storage, task.study, seed=task.base.seed, pruner=pruner)
     data = cache.decode(task.index.keep("train", "val"), size=task.base.size, home=task.home)
     warm_up()
 
