@@ -1,12 +1,15 @@
 """Scores the same validation films with several models, and logs how they compare."""
 
+import io
 import math
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from mlflow.exceptions import MlflowException
 
 from pneumonia import plots, predict
@@ -18,6 +21,25 @@ from pneumonia.tracking import Tracker, finished, tracker_errors
 from pneumonia.trial import data_tags, dataset_of
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What there is of a run whose model was not kept: its threshold, and its probability of each validation film.
+
+    `table` has the columns path, label (the class's name) and probability.
+    """
+
+    run_id: str
+    threshold: float
+    table: pd.DataFrame
+
+    def scores(self, paths: pd.Series) -> pd.DataFrame:
+        """A row a path with `probability` and `error`, as `predict.predict` gives them."""
+        of = self.table.set_index("path")["probability"]
+        found = of[~of.index.duplicated()].reindex(paths)
+        missing = f"the run {self.run_id} has no prediction of it"
+        return pd.DataFrame({"probability": found.to_numpy(), "error": np.where(found.isna(), missing, "")})
 
 
 def named(texts: Sequence[str]) -> list[str]:
@@ -48,9 +70,27 @@ def label(tracker: Tracker, name: str) -> str:
         return f"{tracker.client.get_run(name).info.run_name} {name[:8]}"
 
 
-def trained_from(tracker: Tracker, model: predict.Model) -> str | None:
+def load(tracker: Tracker, name: str) -> predict.Model | Kept:
+    """The model of that name; for a run whose model was not kept, the predictions that it logged.
+
+    Raises:
+        ModelError: neither is there.
+        TrackingError: the tracking store cannot be reached.
+    """
+    try:
+        return predict.load(uri_of(name))
+    except predict.ModelError:
+        text = tracker.text_of(name, "predictions/val.csv") if RUN_ID.fullmatch(name) else None
+        if text is None:
+            raise
+        with tracker_errors(tracker.uri):
+            threshold = tracker.client.get_run(name).data.metrics["val/threshold"]
+        return Kept(name, threshold, pd.read_csv(io.StringIO(text), keep_default_na=False))
+
+
+def trained_from(tracker: Tracker, model: predict.Model | Kept) -> str | None:
     """The fingerprint of the films that a model was trained from; None where the store does not know its run."""
-    run_id = model.metadata.run_id
+    run_id = model.run_id if isinstance(model, Kept) else model.metadata.run_id
     if run_id is None:
         return None
     with tracker_errors(tracker.uri):
@@ -64,14 +104,15 @@ def trained_from(tracker: Tracker, model: predict.Model) -> str | None:
 
 
 def compare(
-    models: Sequence[predict.Model],
+    models: Sequence[predict.Model | Kept],
     index: Index,
     *,
     names: Sequence[str],
     strangers: Sequence[str] = (),
     progress: bool = False,
 ) -> Comparison:
-    """Scores the validation films with each model, through its own code and at its own threshold.
+    """Scores the validation films with each model, through its own code and at its own threshold; those of a run that
+    kept no model have their scores already.
 
     Args:
         strangers: those of `names` that were trained from other films than the index's.
@@ -81,12 +122,17 @@ def compare(
             film that all models could score.
     """
     for model, name in zip(models, names, strict=True):
-        if model.classes != index.classes:
-            told, there = " from ".join(model.classes), " and ".join(index.classes)
-            raise ValueError(f"the model {name} tells {told}, but the films are {there}")
+        # of a table the names of the classes are known, and not which of them is the positive one
+        told = tuple(sorted(set(model.table["label"]))) if isinstance(model, Kept) else model.classes
+        if told != (tuple(sorted(index.classes)) if isinstance(model, Kept) else index.classes):
+            there = " and ".join(index.classes)
+            raise ValueError(f"the model {name} tells {' from '.join(told)}, but the films are {there}")
     rows = index.only("val")
     paths = [index.root / path for path in rows["path"]]
-    tables = [predict.predict(model, paths, progress=progress) for model in models]
+    tables = [
+        model.scores(rows["path"]) if isinstance(model, Kept) else predict.predict(model, paths, progress=progress)
+        for model in models
+    ]
     errors = ["; ".join(filter(None, said)) for said in zip(*(table["error"] for table in tables), strict=True)]
     scored = np.array([not error for error in errors], dtype=bool)
     return assess(
@@ -120,7 +166,7 @@ def compare_and_record(
     """
     names = named(texts)
     tracker.experiment_id(experiment)
-    models = [predict.load(uri_of(name)) for name in names]
+    models = [load(tracker, name) for name in names]
     record = Record.create(
         home / "records" / "compare" / str(time.time_ns()),
         Run(

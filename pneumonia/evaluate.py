@@ -1,13 +1,11 @@
 """Opens the test films for a model, once: counts that, scores, and logs a run with the report."""
 
 import io
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from mlflow.exceptions import MlflowException
 
 from pneumonia import plots, predict, registry
 from pneumonia.calibration import sigmoid
@@ -114,7 +112,7 @@ def evaluate_and_record(
         (record.artifacts / "evaluation.html").write_text(page, encoding="utf-8")
         (record.artifacts / "evaluation.md").write_text(evaluation.text() + "\n", encoding="utf-8")
         record.summarise(evaluation.named(), step=0)
-        if (whole := artifact(tracker, model, "model_card.md")) is not None:
+        if (whole := tracker.text_of(model.metadata.run_id, "model_card.md")) is not None:
             whole = card.with_test(whole, evaluation, folder=index.root.name, openings=openings)
             (record.artifacts / "model_card.md").write_text(whole, encoding="utf-8")
     if whole is not None and not unsent(record):
@@ -125,20 +123,8 @@ def evaluate_and_record(
 
 def chosen_on(tracker: Tracker, model: predict.Model) -> pd.DataFrame | None:
     """predictions/val.csv of the run that trained the model: the films that calibration and threshold came from."""
-    text = artifact(tracker, model, "predictions/val.csv")
+    text = tracker.text_of(model.metadata.run_id, "predictions/val.csv")
     return None if text is None else pd.read_csv(io.StringIO(text), dtype={"patient": str}, keep_default_na=False)
-
-
-def artifact(tracker: Tracker, model: predict.Model, path: str) -> str | None:
-    """A text file of the run that trained the model; None where the store has no such run or file."""
-    run_id = model.metadata.run_id
-    if run_id is None:
-        return None
-    with tempfile.TemporaryDirectory(prefix="pneumonia-artifact-") as scratch:
-        try:
-            return Path(tracker.client.download_artifacts(run_id, path, scratch)).read_text(encoding="utf-8")
-        except (MlflowException, OSError):
-            return None
 
 
 def calibrations(

@@ -2,6 +2,7 @@
 
 import errno
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -177,6 +178,16 @@ class Tracker:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
+                return None
+
+    def text_of(self, run_id: str | None, path: str) -> str | None:
+        """A run's artifact that is text; None where the store has no such run or file."""
+        if run_id is None:
+            return None
+        with tempfile.TemporaryDirectory(prefix="pneumonia-artifact-") as scratch:
+            try:
+                return Path(self.client.download_artifacts(run_id, path, scratch)).read_text(encoding="utf-8")
+            except (MlflowException, OSError):
                 return None
 
     def drop_model(self, record: Record) -> None:

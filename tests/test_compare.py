@@ -13,7 +13,7 @@ from pneumonia.data import Index
 from pneumonia.predict import ModelError
 from pneumonia.record import Record
 from pneumonia.report.comparison import html
-from pneumonia.sending import sent
+from pneumonia.sending import delete_model, sent
 from pneumonia.tracking import Tracker
 
 
@@ -163,6 +163,40 @@ def test_models_of_other_classes_are_not_compared(tracker: Tracker, runs: list[s
         compare_and_record(runs, other, home=home, tracker=tracker)
     (run,) = tracker.client.search_runs(["1"], "tags.role = 'compare'")
     assert run.info.status == "FAILED"
+
+
+def test_a_run_that_kept_no_model_is_compared_by_what_it_predicted(
+    tracker: Tracker, runs: list[str], index: Index, home: Path
+) -> None:
+    whole = compare_and_record(runs, index, home=home, tracker=tracker)[1]
+    drop(tracker, runs[1])
+    part = compare_and_record(runs, index, home=home, tracker=tracker)[1]
+    assert part.models == whole.models
+    np.testing.assert_allclose(part.probabilities, whole.probabilities, atol=1e-4)
+    np.testing.assert_allclose(part.thresholds, whole.thresholds)
+    assert part.notes == whole.notes
+
+    newer = index.table["path"].where(index.table["path"] != index.only("val")["path"].iloc[0], "another.png")
+    (failure,) = compare_and_record(
+        runs[:2], replace(index, table=index.table.assign(path=newer)), home=home, tracker=tracker
+    )[1].failures  # fmt: skip
+    assert failure[0] == "another.png"
+    assert f"the run {runs[1]} has no prediction of it" in failure[1]
+
+
+def test_predictions_of_other_classes_are_not_compared(
+    tracker: Tracker, runs: list[str], index: Index, home: Path
+) -> None:
+    for run_id in runs:
+        drop(tracker, run_id)
+    with pytest.raises(ValueError, match=r"one .* tells NORMAL from PNEUMONIA, but the films are DOG and CAT"):
+        compare_and_record(runs, replace(index, classes=("DOG", "CAT")), home=home, tracker=tracker)
+
+
+def drop(tracker: Tracker, run_id: str) -> None:
+    """Deletes the run's model, as a search of many trials does."""
+    (model,) = tracker.client.search_logged_models(["1"], f"source_run_id = '{run_id}'")
+    delete_model(model, tracker.client, tracker.uri)
 
 
 def test_a_run_without_a_model_is_named(tracker: Tracker, runs: list[str], index: Index, home: Path) -> None:
