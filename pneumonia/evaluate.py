@@ -3,6 +3,7 @@
 import io
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -15,8 +16,8 @@ from pneumonia.record import Record, Run
 from pneumonia.reliability import Reliability, reliability
 from pneumonia.report import card
 from pneumonia.report.evaluation import html
-from pneumonia.sending import sent, unsent
-from pneumonia.tracking import Tracker, finished
+from pneumonia.sending import unsent
+from pneumonia.tracking import Tracker, TrackingError, finished
 from pneumonia.trial import data_tags, dataset_of, write_predictions, write_scores
 
 SHOWN = 12  # wrong films that the report shows with their heatmaps
@@ -74,7 +75,9 @@ def evaluate_and_record(
     """
     tracker.experiment_id(experiment)
     model = predict.load(uri)
-    openings = registry.count_opening(tracker, uri, model.metadata.model_id)
+    version = registry.version_of(tracker, uri, model.metadata.model_id)
+    openings = registry.count_opening(tracker, version, model.metadata.model_id)
+    named = {} if version is None else {registry.VERSION: f"{version.name}/{version.version}"}
     record = Record.create(
         home / "records" / "evaluate" / str(time.time_ns()),
         Run(
@@ -82,7 +85,7 @@ def evaluate_and_record(
             role="evaluate",
             experiment=experiment,
             run_id=run_id,
-            tags={"model": uri, "test.openings": str(openings), **data_tags(index), **(tags or {})},
+            tags={"model": uri, **named, "test.openings": str(openings), **data_tags(index), **(tags or {})},
             description=f"{uri} on the test films of {index.root.name}; opening {openings} of the test split for it.",
             dataset=dataset_of(index, context="testing"),
             model_id=tracker.known_model(model.metadata.model_id),
@@ -115,9 +118,9 @@ def evaluate_and_record(
         if (whole := tracker.text_of(model.metadata.run_id, "model_card.md")) is not None:
             whole = card.with_test(whole, evaluation, folder=index.root.name, openings=openings)
             (record.artifacts / "model_card.md").write_text(whole, encoding="utf-8")
-    if whole is not None and not unsent(record):
-        more = f"model_card.md among the artifacts of run {sent(record)['run_id']}"
-        registry.describe(tracker, uri, model.metadata.model_id, card.summary(whole, more=more))
+    if not unsent(record):
+        with suppress(TrackingError):  # `sync` makes up for it
+            registry.describe(tracker, record)
     return record, evaluation
 
 

@@ -14,8 +14,10 @@ from pneumonia import gate
 from pneumonia.gate import BY_HAND, CHAMPION, UNUSABLE, Verdict, champion_of, drop_challenger
 from pneumonia.record import Record, records, write_json
 from pneumonia.report import card
-from pneumonia.sending import masked, sent, sent_to
+from pneumonia.sending import masked, sent, sent_to, unsent
 from pneumonia.tracking import Tracker, tracker_errors
+
+VERSION = "model.version"  # tag of an evaluation: name/number of the version that it was of
 
 
 class RegistryError(RuntimeError):
@@ -43,17 +45,22 @@ def enter(tracker: Tracker, record: Record) -> Verdict:
 
 
 def catch_up(tracker: Tracker, home: Path) -> tuple[list[Verdict], list[str]]:
-    """Registers the models under `home` that were to be registered when the tracker was away.
+    """Registers the models under `home` that were to be registered when the tracker was away, and puts the test figures
+    into the descriptions that lack them.
 
-    Returns what became of them, and a line for each that cannot be registered.
+    Returns what became of the models, and a line for each that cannot be registered.
     """
-    waiting = [r for r in records(home / "records") if is_waiting(r) and sent_to(r) == masked(tracker.uri)]
+    here = [r for r in records(home / "records") if sent_to(r) == masked(tracker.uri)]
+    waiting = [r for r in here if is_waiting(r)]
     verdicts, missed = [], []
     for record in waiting:
         try:
             verdicts.append(enter(tracker, record))
         except FileNotFoundError as error:  # its validation films were moved; the others can still be registered
             missed.append(f"{record.folder}: {error}")
+    for record in here:
+        if record.run.role == "evaluate" and not unsent(record) and "described" not in sent(record):
+            describe(tracker, record)
     return verdicts, missed
 
 
@@ -93,22 +100,26 @@ def _describe(record: Record) -> str:
     return card.summary(whole.read_text(encoding="utf-8"), more=more)
 
 
-def describe(tracker: Tracker, uri: str, model_id: str | None, description: str) -> None:
-    """Gives the version that the model is, if it is one, another description."""
+def describe(tracker: Tracker, record: Record) -> None:
+    """Gives the version that an evaluation was of, if it was of one, the description with the test figures in it."""
+    version, whole = record.run.tags.get(VERSION), record.artifacts / "model_card.md"
+    if version is None or not whole.exists():
+        return
+    name, _, number = version.rpartition("/")
+    more = f"model_card.md among the artifacts of run {sent(record)['run_id']}"
     with tracker_errors(tracker.uri):
-        version = _version_of(tracker.client, uri, model_id)
-        if version is not None:
-            tracker.client.update_model_version(version.name, version.version, description)
+        summary = card.summary(whole.read_text(encoding="utf-8"), more=more)
+        tracker.client.update_model_version(name, number, summary)
+    write_json(record.folder / "sent.json", {**sent(record), "described": True})
 
 
-def count_opening(tracker: Tracker, uri: str, model_id: str | None) -> int:
+def count_opening(tracker: Tracker, version: ModelVersion | None, model_id: str | None) -> int:
     """Counts that the test split is opened for a model, on its version (`test.openings`), or on the logged model.
 
     Returns the count, this opening included; 1 for a model that the store does not know.
     """
     client, tag = tracker.client, "test.openings"
     with tracker_errors(tracker.uri):
-        version = _version_of(client, uri, model_id)
         if version is not None:
             count = int(version.tags.get(tag, 0)) + 1
             client.set_model_version_tag(version.name, version.version, tag, str(count))
@@ -120,15 +131,17 @@ def count_opening(tracker: Tracker, uri: str, model_id: str | None) -> int:
     return 1
 
 
-def _version_of(client: MlflowClient, uri: str, model_id: str | None) -> ModelVersion | None:
-    name, _, alias = uri.removeprefix("models:/").partition("@")
-    if uri.startswith("models:/") and alias:
-        return client.get_model_version_by_alias(name, alias)
-    name, _, number = name.partition("/")
-    if uri.startswith("models:/") and number.isdigit():
-        return client.get_model_version(name, number)
-    versions = client.search_model_versions(max_results=10_000) if model_id else []
-    return next((v for v in versions if v.source == f"models:/{model_id}"), None)  # v.model_id is None from sqlite
+def version_of(tracker: Tracker, uri: str, model_id: str | None) -> ModelVersion | None:
+    """The registered version that a model is; None where it is none."""
+    client, (name, _, alias) = tracker.client, uri.removeprefix("models:/").partition("@")
+    with tracker_errors(tracker.uri):
+        if uri.startswith("models:/") and alias:
+            return client.get_model_version_by_alias(name, alias)
+        name, _, number = name.partition("/")
+        if uri.startswith("models:/") and number.isdigit():
+            return client.get_model_version(name, number)
+        versions = client.search_model_versions(max_results=10_000) if model_id else []
+        return next((v for v in versions if v.source == f"models:/{model_id}"), None)  # v.model_id is None from sqlite
 
 
 def promote(tracker: Tracker, name: str, version: str) -> str:

@@ -10,7 +10,7 @@ from pneumonia.data import Index
 from pneumonia.evaluate import evaluate_and_record
 from pneumonia.predict import ModelError
 from pneumonia.record import Record, records
-from pneumonia.registry import count_opening, enter
+from pneumonia.registry import catch_up, count_opening, enter, version_of
 from pneumonia.sending import sent, unsent
 from pneumonia.tracking import Tracker, TrackingError
 from tests.conftest import NO_SERVER
@@ -87,13 +87,33 @@ def test_the_test_films_are_scored_in_a_run_of_their_own(
     assert (root / "model_card.md").read_text().count("## ") > described.count("## ") - 1
 
 
+def test_a_description_that_the_store_did_not_take_is_made_up_for(
+    tracker: Tracker, registered: Record, index: Index, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*args: object) -> None:
+        raise ConnectionError("away")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(type(tracker.client), "update_model_version", away)
+        record, evaluation = evaluate_and_record(CHAMPION, index, home=home, tracker=tracker)
+    assert record.run.tags["model.version"] == "pneumonia/1"
+    before = tracker.client.get_model_version("pneumonia", "1").description
+    assert catch_up(tracker, home) == ([], [])
+    after = tracker.client.get_model_version("pneumonia", "1").description
+    assert f"{evaluation.scores['auc']:.3f}" not in before
+    assert f"{evaluation.scores['auc']:.3f}" in after
+    tracker.client.update_model_version("pneumonia", "1", "by hand")
+    catch_up(tracker, home)
+    assert tracker.client.get_model_version("pneumonia", "1").description == "by hand"
+
+
 def test_each_opening_counts_whatever_the_model_is_called(
     tracker: Tracker, registered: Record, index: Index, home: Path
 ) -> None:
     assert openings(tracker) is None
     model_id = sent(registered)["model_id"]
     for number, uri in enumerate(("models:/pneumonia/1", f"models:/{model_id}", "/a/folder"), start=1):
-        assert count_opening(tracker, uri, model_id) == number
+        assert count_opening(tracker, version_of(tracker, uri, model_id), model_id) == number
         assert openings(tracker) == str(number)
     record, _ = evaluate_and_record(CHAMPION, index, home=home, tracker=tracker)
     assert openings(tracker) == record.run.tags["test.openings"] == "4"
@@ -108,7 +128,8 @@ def test_openings_of_a_model_without_a_version_count_on_the_model(
     tracker.send(trained)
     model_id = sent(trained)["model_id"]
     for number in (1, 2):
-        assert count_opening(tracker, f"models:/{model_id}", model_id) == number
+        assert version_of(tracker, f"models:/{model_id}", model_id) is None
+        assert count_opening(tracker, None, model_id) == number
         assert tracker.client.get_logged_model(model_id).tags["test.openings"] == str(number)
 
 
