@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pneumonia.disturb import disturb
+
 ROTATION = math.radians(15)
 SCALE, ASPECT = 0.15, 0.15
 SHIFT = 0.1  # of the film's side
@@ -51,24 +53,27 @@ def _box(x: Tensor) -> Tensor:
     return (x[..., :-2] + x[..., 2:]).add_(x[..., 1:-1]).div_(counts * counts[:, None])
 
 
-def augment(films: Tensor, *, strength: float, generator: torch.Generator) -> Tensor:
-    """Films uint8 [B, S, S] -> float32 [B, 1, S, S], moved, re-exposed, blurred, noisy, and standardised.
+def augment(films: Tensor, *, strength: float, disturbance: float = 0.0, generator: torch.Generator) -> Tensor:
+    """Films uint8 [B, S, S] -> float32 [B, 1, S, S], moved, re-exposed, blurred, noisy, disturbed, and standardised.
 
     Rotation, scale, aspect, shift and mirroring stand for the child's pose; gamma and blur for exposure and film;
     noise for grain. All draws come from `generator`, on the CPU, so that the device does not change them.
 
     Args:
-        strength: scales every effect; 0 is `standardise` alone.
+        strength: scales every effect.
+        disturbance: strength of `disturb`; scale and gamma, which shortcuts hang on too, vary by that much more. 0 for
+            both is `standardise` alone.
     """
-    if strength == 0:
+    if strength == disturbance == 0:
         return standardise(films)
     batch, device = len(films), films.device
 
-    def draw(spread: float) -> Tensor:
+    def draw(spread: float, strength: float = strength) -> Tensor:
         """[B], uniform in [-spread, spread] times the strength."""
         return (torch.rand(batch, generator=generator) * 2 - 1) * spread * strength
 
-    angle, scale, aspect = draw(ROTATION), torch.exp(draw(SCALE)), torch.exp(draw(ASPECT) / 2)
+    both = strength + disturbance
+    angle, scale, aspect = draw(ROTATION), torch.exp(draw(SCALE, both)), torch.exp(draw(ASPECT) / 2)
     mirror = torch.where(torch.rand(batch, generator=generator) < 0.5, -1.0, 1.0)
     cos, sin = torch.cos(angle), torch.sin(angle)
     theta = torch.stack(
@@ -78,7 +83,7 @@ def augment(films: Tensor, *, strength: float, generator: torch.Generator) -> Te
         ],
         dim=1,
     ).to(device)
-    gamma = torch.exp(draw(GAMMA)).to(device)
+    gamma = torch.exp(draw(GAMMA, both)).to(device)
     blur = (torch.rand(batch, generator=generator) * 0.5 * min(strength, 2.0)).to(device)
     grain = (torch.rand(batch, generator=generator) * NOISE * strength).to(device)
     seed = int(torch.randint(2**62, (1,), generator=generator))
@@ -89,4 +94,4 @@ def augment(films: Tensor, *, strength: float, generator: torch.Generator) -> Te
     x = torch.lerp(x, _box(x), blur.view(-1, 1, 1, 1))
     x = standardise(x.squeeze(1) * 255)
     noise = torch.empty(x.shape).normal_(generator=torch.Generator().manual_seed(seed)).to(device)
-    return x.add_(noise * grain.view(-1, 1, 1, 1))
+    return disturb(x.add_(noise * grain.view(-1, 1, 1, 1)), strength=disturbance, generator=generator)

@@ -42,11 +42,16 @@ class TrainConfig:
     label_smoothing: float = _setting(0.05, "share of each label given to the other class")
     ema_decay: float = _setting(0.995, "decay a step of the averaged weights that are validated and kept")
     augment: float = _setting(1.0, "strength of the augmentation; 0 turns it off", Range(low=1.0, high=1.5))
+    disturb: float = _setting(
+        1.0,
+        "strength of what hides how a film was made (borders, exposure, local contrast); 0 turns it off, and with it "
+        "the changed validation films",
+    )
     half_size: float = _setting(
         0.0, "share of the epochs, the first ones, that train at half the size, in half the time"
     )
     sampler: Sampler = _setting("weighted", "weighted: each class fills half of the draws; none: films as they come")
-    patience: int = _setting(12, "stop after so many epochs without a better val log loss")
+    patience: int = _setting(12, "stop after so many epochs without a better val/objective")
     seed: int = _setting(0, "seed of the weights, the draws and the augmentation")
     device: Device = _setting("auto", "auto takes CUDA, then MPS, then the CPU")
 
@@ -65,7 +70,7 @@ class TrainConfig:
         for name in ("dropout", "label_smoothing", "ema_decay", "half_size"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name):g}")
-        for name in ("weight_decay", "augment"):
+        for name in ("weight_decay", "augment", "disturb"):
             if not 0 <= getattr(self, name) <= 10:
                 raise ValueError(f"{name} must be from 0 to 10, not {getattr(self, name):g}")
         for name, allowed in (("sampler", get_args(Sampler)), ("device", get_args(Device))):

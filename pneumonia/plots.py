@@ -199,7 +199,7 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
     above, below = figure.subplots(2, 1, sharex=True)
     above.set_title(f"Learning, {len(history)} epochs")
     for axes, names in (
-        (above, ("train/loss", "val/loss", "val/log_loss")),
+        (above, ("train/loss", "val/loss", "val/objective")),
         (below, ("val/auc", "val/balanced_accuracy")),
     ):
         for name, colour, style in zip(names, (BLUE, ORANGE, GREEN), ("-", "--", "-."), strict=False):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class SearchBar:
-    """Trials done, the best val log loss so far, and how far the running trials are."""
+    """Trials done, the best objective so far, and how far the running trials are."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -27,7 +27,7 @@ class SearchBar:
         self._bar.n = progress.done
         running = " ".join(f"#{number}:{epochs}" for number, epochs in sorted(progress.running.items()))
         parts = {
-            "best_log_loss": "-" if progress.best is None else f"{progress.best:.4f}",
+            "best_objective": "-" if progress.best is None else f"{progress.best:.4f}",
             **({"running(trial:epochs)": running} if running else {}),
             **({"failed": progress.failed} if progress.failed else {}),
         }

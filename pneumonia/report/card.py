@@ -46,6 +46,7 @@ def card(
     """
     negative, positive = index.classes
     whose = origin(index)
+    changed = ", as they are and changed as another hospital might make them" if config.disturb else ""
     commit = tags.get("mlflow.source.git.commit")
     sections = {
         "Intended use": _bullets(
@@ -64,7 +65,7 @@ def card(
             f"Residual CNN from random weights, {config.size} px, width {config.width}, {config.epochs} epochs, of "
             f"which the averaged weights after number {best_epoch} were the best on the validation films; "
             f"sampler: {config.sampler}.",
-            "Calibration (Platt's line) and threshold come from the validation films.",
+            f"Calibration (Platt's line) and threshold come from the validation films{changed}.",
             "Test films were neither trained on nor looked at; `pneumonia evaluate` opens them, and counts how often.",
         ),
         "Validation films": "These films chose epoch, calibration and threshold, so the figures flatter.\n\n"
@@ -72,7 +73,8 @@ def card(
         TEST: "Not opened yet: `pneumonia evaluate` does.",
         "Known failures": _bullets(*FAILURES[whose]),
         "Threshold": f"A film is called {positive} when its probability is at least {validation.threshold:.4f}: the "
-        "threshold that maximises balanced accuracy on the validation films once each film's logit is blurred.",
+        f"threshold that maximises balanced accuracy on the validation films{changed}, "
+        "once each film's logit is blurred.",
         "How to make it again": _bullets(
             f"Commit: {commit}" if commit else "Commit: unknown, it was not made from a checkout",
             f"Films: fingerprint {index.fingerprint[:12]}; seed {config.seed}",

@@ -13,10 +13,11 @@ from optuna.trial import TrialState
 from pneumonia import plots
 from pneumonia.config import search_space
 from pneumonia.search import study as studies
+from pneumonia.trial import OBJECTIVE
 
 
 def table(study: optuna.Study) -> pd.DataFrame:
-    """A row a trial, the best first: number, state, val log loss, val AUC, the parameters, seconds, the reason."""
+    """A row a trial, the best first: number, state, objective, val AUC, the parameters, seconds, the reason."""
     rows = []
     for trial in studies.trials(study):
         if trial.user_attrs.get("reason") == "surplus" or trial.state == TrialState.WAITING:
@@ -25,7 +26,7 @@ def table(study: optuna.Study) -> pd.DataFrame:
             {
                 "trial": trial.number,
                 "state": trial.state.name,
-                "val/log_loss": trial.value if trial.state == TrialState.COMPLETE else None,
+                OBJECTIVE: trial.value if trial.state == TrialState.COMPLETE else None,
                 "val/auc": trial.user_attrs.get("val/auc"),
                 **{name: trial.params.get(name) for name in search_space()},
                 "epochs": len(trial.intermediate_values),
@@ -34,7 +35,7 @@ def table(study: optuna.Study) -> pd.DataFrame:
             }
         )
     frame = pd.DataFrame(rows)
-    return frame.sort_values("val/log_loss", na_position="last", ignore_index=True) if rows else frame
+    return frame.sort_values(OBJECTIVE, na_position="last", ignore_index=True) if rows else frame
 
 
 def figures(study: optuna.Study, folder: Path) -> None:

@@ -158,7 +158,7 @@ def search(
         best = final.best(study)
         _record_trials(study, parent)
         tracker.try_send(parent)
-        say(f"best trial: {best.number} with val log loss {best.value:.4f}")
+        say(f"best trial: {best.number} with val/objective {best.value:.4f}")
         last, verdict = final.train_in_full(
             best, task, plan.final_epochs, data, tracker, model_name, on_step, on_epoch, say
         )

@@ -145,7 +145,7 @@ def run_trial(
             raise studies.LeaseLost(f"trial {trial.number} was given to another worker") from error
         if behind:
             raise Pruned(
-                f"after epoch {epoch.number} of {config.epochs} its val log loss was not in the best third "
+                f"after epoch {epoch.number} of {config.epochs} its val/objective was not in the best third "
                 f"of the trials that came so far"
             )
 

@@ -1,0 +1,81 @@
+"""Augmentation against shortcuts: what tells how and where a film was made is changed at random, a batch at once.
+
+A network that is left alone goes by the borders of Kermany's films, where collimators, letters and the crop differ
+between the classes: painted grey, nearly every normal film of the validation films was called ill
+(`experiments/shortcut_audit.py`). What each effect brought: `experiments/LOG.md`.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+CELLS = 8  # a side of the grid on which local contrast and exposure vary
+LOCAL, FLAT = 0.6, 0.8  # share of films whose local contrast is evened out, and what deviation it tends to
+EXPOSURE = 0.6  # of the film's standard deviation, for the field of exposure
+HOLE, HOLE_SIDE = 0.5, 0.35  # share of films with a hole, and its longest side, of the film's
+FRAME, FRAME_WIDTH = 0.5, 0.2  # share of films with a frame, and the widest of its four bars, of the film's side
+FRAME_GREY = 1.2  # spread of the frame's grey around the film's, in the film's standard deviations
+
+
+def disturb(x: Tensor, *, strength: float, generator: torch.Generator) -> Tensor:
+    """Standardised films x [B, 1, S, S], S a multiple of 8 -> the same films, disturbed and standardised again.
+
+    In this order: local contrast evened out (towards what CLAHE does); a smooth field added, as of an uneven exposure;
+    a rectangular hole (DeVries and Taylor 2017); a frame of one grey, whose four bars are of different width. All draws
+    come from `generator`, on the CPU.
+
+    Args:
+        strength: of every effect, and up to 1 its frequency too; 0 returns x.
+    """
+    if strength == 0:
+        return x
+    batch, _, side, _ = x.shape
+    often, device = min(strength, 1.0), x.device
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(batch, *shape, generator=generator)
+
+    def happens(share: float) -> Tensor:
+        return (draw(1) < share * often).float()
+
+    even = (draw(1) * happens(LOCAL)).view(-1, 1, 1).to(device)
+    field = torch.randn(batch, 1, CELLS // 2, CELLS // 2, generator=generator)
+    uneven = draw(1, 1) * EXPOSURE * strength * functional.interpolate(field, CELLS, mode="bilinear").squeeze(1)
+    mean, deviation = _local(x)
+    gain = 1 - even + even * FLAT / deviation
+    offset = uneven.to(device) - even * FLAT * mean / deviation
+    x = x * _spread(gain, side) + _spread(offset, side)
+
+    at, size = draw(2), draw(2) * min(HOLE_SIDE * strength, 1.0) * happens(HOLE)
+    bars = draw(4) * min(FRAME_WIDTH * strength, 0.45) * happens(FRAME)
+    grey = (torch.randn(batch, generator=generator) * FRAME_GREY).view(-1, 1, 1, 1).to(device)
+    hole = _between(at - size / 2, at + size / 2, side).to(device)
+    inside = _between(bars[:, :2], 1 - bars[:, 2:], side).to(device)
+    x = x * (1 - hole)
+    level = (x * inside).mean(dim=(2, 3), keepdim=True) / inside.mean(dim=(2, 3), keepdim=True)
+    x = torch.lerp(level + grey, x, inside)
+    x = x - x.mean(dim=(2, 3), keepdim=True)
+    return x / (x.square().mean(dim=(2, 3), keepdim=True).sqrt() + 1e-5)
+
+
+def _local(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation [B, CELLS, CELLS] around each cell of x, over three by three cells."""
+    cells = x.reshape(len(x), 1, CELLS, x.shape[2] // CELLS, CELLS, x.shape[3] // CELLS)
+    moments = torch.cat([cells.mean(dim=(3, 5)), cells.square().mean(dim=(3, 5))], dim=1)
+    moments = functional.avg_pool2d(functional.pad(moments, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    mean, square = moments.unbind(1)
+    return mean, (square - mean**2).clamp(min=0.02).sqrt()
+
+
+def _spread(cells: Tensor, side: int) -> Tensor:
+    """Values on the grid of cells, [B, CELLS, CELLS] -> a smooth map [B, 1, S, S]: bilinear, by two matrix products."""
+    at = ((torch.arange(side) + 0.5) / side * CELLS - 0.5).clamp(0, CELLS - 1)
+    weights = (1 - (at[:, None] - torch.arange(CELLS)).abs()).clamp(min=0).to(cells)  # [S, CELLS]
+    return (weights @ cells @ weights.T).unsqueeze(1)
+
+
+def _between(low: Tensor, high: Tensor, side: int) -> Tensor:
+    """1 in the rectangle between low and high, [B, 2] as shares of the side (down, across), else 0: [B, 1, S, S]."""
+    centres = (torch.arange(side) + 0.5) / side
+    down, across = ((centres > low[:, i, None]) & (centres < high[:, i, None]) for i in range(2))
+    return (down[:, None, :, None] & across[:, None, None, :]).float()

@@ -1,0 +1,91 @@
+"""Validation films as another hospital might make them: stand-ins for the shift to come, the same ones every time.
+
+They judge epochs, trials, calibration and threshold beside the films as they are. On films like those it was trained
+on, a network's AUC saturates near .995, and its threshold lies where such films part, which harder normal films do not
+respect.
+"""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+Change = Callable[[np.ndarray], np.ndarray]  # a film uint8 [S, S] -> uint8 [S, S]
+
+
+def _exposed(gamma: float) -> Change:
+    table = np.rint(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
+    return lambda film: np.asarray(cv2.LUT(film, table))
+
+
+def _evened(film: np.ndarray) -> np.ndarray:
+    """CLAHE, as many viewers and archives apply it."""
+    return np.asarray(cv2.createCLAHE(clipLimit=3.0, tileGridSize=(8, 8)).apply(film))
+
+
+def _coarse(film: np.ndarray) -> np.ndarray:
+    """Half the resolution."""
+    half = cv2.resize(film, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(half, film.shape[::-1], interpolation=cv2.INTER_LINEAR))
+
+
+def _inner(film: np.ndarray, share: float) -> tuple[np.ndarray, slice]:
+    edge = max(1, round(share * len(film)))
+    inside = slice(edge, len(film) - edge)
+    return film[inside, inside], inside
+
+
+def _cropped(film: np.ndarray) -> np.ndarray:
+    return np.asarray(cv2.resize(_inner(film, 0.1)[0], film.shape[::-1], interpolation=cv2.INTER_LINEAR))
+
+
+def _masked(film: np.ndarray) -> np.ndarray:
+    """The border in the mean grey of what is inside."""
+    inner, inside = _inner(film, 0.1)
+    painted = np.full_like(film, round(float(inner.mean())))
+    painted[inside, inside] = inner
+    return painted
+
+
+def _collimated(film: np.ndarray) -> np.ndarray:
+    inner, inside = _inner(film, 0.08)
+    painted = np.zeros_like(film)
+    painted[inside, inside] = inner
+    return painted
+
+
+def _wide(film: np.ndarray) -> np.ndarray:
+    """A smaller chest in a black film."""
+    _, inside = _inner(film, 0.1)
+    painted = np.zeros_like(film)
+    side = inside.stop - inside.start
+    painted[inside, inside] = cv2.resize(film, (side, side), interpolation=cv2.INTER_AREA)
+    return painted
+
+
+def _turned(film: np.ndarray) -> np.ndarray:
+    centre = ((len(film) - 1) / 2, (len(film) - 1) / 2)
+    turn = cv2.getRotationMatrix2D(centre, 12, 1.0)
+    return np.asarray(cv2.warpAffine(film, turn, film.shape[::-1], borderMode=cv2.BORDER_CONSTANT))
+
+
+CHANGES: dict[str, Change] = {
+    "darker": _exposed(1.7),
+    "lighter": _exposed(0.6),
+    "evened": _evened,
+    "coarse": _coarse,
+    "cropped": _cropped,
+    "masked": _masked,
+    "collimated": _collimated,
+    "wide": _wide,
+    "turned": _turned,
+}
+
+
+def change(films: np.ndarray) -> np.ndarray:
+    """Films uint8 [N, S, S] -> uint8 [N, S, S], each with one change of `CHANGES`, by turns."""
+    every = list(CHANGES.values())
+    changed = np.empty_like(films)
+    for number, film in enumerate(films):
+        changed[number] = every[number % len(every)](np.asarray(film))
+    return changed

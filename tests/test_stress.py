@@ -1,0 +1,47 @@
+"""The changes that validation films go through: each does what its name says, and the same every time."""
+
+import numpy as np
+import pytest
+
+from pneumonia.stress import CHANGES, change
+
+
+@pytest.fixture
+def film() -> np.ndarray:
+    """A bright disc on a ramp, without black or white."""
+    y, x = np.mgrid[:96, :96]
+    disc = 60 * (np.hypot(y - 40, x - 50) < 25)
+    return np.asarray(60 + 0.8 * x + disc, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_each_change_keeps_the_shape_and_most_of_what_is_to_be_seen(name: str, film: np.ndarray) -> None:
+    before = film.copy()
+    changed = CHANGES[name](film)
+    assert (changed.shape, changed.dtype) == (film.shape, np.uint8)
+    assert np.array_equal(film, before)
+    assert np.array_equal(changed, CHANGES[name](film))
+    assert not np.array_equal(changed, film)
+    inner = slice(24, 72)
+    assert np.corrcoef(changed[inner, inner].ravel(), film[inner, inner].ravel())[0, 1] > 0.6
+
+
+def test_what_the_names_say(film: np.ndarray) -> None:
+    mean = {name: CHANGES[name](film).mean() for name in ("darker", "lighter")}
+    assert mean["darker"] < film.mean() < mean["lighter"]
+    corner = {name: CHANGES[name](film)[0, 0] for name in ("collimated", "wide", "turned", "masked")}
+    assert corner["collimated"] == corner["wide"] == corner["turned"] == 0
+    assert corner["masked"] == CHANGES["masked"](film)[0, -1] != 0
+    area = {name: (CHANGES[name](film) > 130).mean() / (film > 130).mean() for name in ("cropped", "wide")}
+    assert area["cropped"] > 1.1
+    assert area["wide"] < 0.9
+    assert np.abs(np.diff(CHANGES["coarse"](film).astype(int), axis=1)).max() < np.abs(np.diff(film.astype(int))).max()
+
+
+def test_films_are_changed_by_turns(film: np.ndarray) -> None:
+    films = np.stack([film] * (2 * len(CHANGES)))
+    changed = change(films)
+    for number, one in enumerate(CHANGES.values()):
+        assert np.array_equal(changed[number], one(film))
+        assert np.array_equal(changed[number + len(CHANGES)], one(film))
+    assert change(films[:0]).shape == (0, 96, 96)
