@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from conftest import TINY
 
-from experiments import shortcut_audit, speedrun, step_profile
-from pneumonia import data
+from experiments import quality, selection, shortcut_audit, speedrun, step_profile
+from pneumonia import cache, data
 from pneumonia.cache import Decoded
+from pneumonia.config import SearchConfig, TrainConfig
 from pneumonia.record import Record
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 TIMES = {"seconds", "decode_seconds", "train_seconds"}
-ON_TEST_FILMS = {"test_auc", "test_accuracy", "test_balanced_accuracy"}
+ON_TEST_FILMS = {"test_auc", "test_accuracy", "test_balanced_accuracy", "test_best_accuracy"}
 
 
 @pytest.mark.slow  # torchvision alone takes seconds to import
@@ -67,6 +68,49 @@ def test_the_speedrun_does_without_a_test_split(films: Path, tmp_path: Path) -> 
     shutil.copytree(films / "chest_xray" / "train", tmp_path / "films" / "train")
     result = speedrun.run(tmp_path / "films", replace(TINY, epochs=1))
     assert set(result) == {"seed", "val_auc"} | TIMES
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_best_accuracy_is_that_of_the_best_threshold(ties: bool) -> None:
+    rng = np.random.default_rng(0)
+    for films in (1, 2, 50):
+        labels = rng.integers(0, 2, films)
+        scores = rng.normal(size=films) + labels
+        scores = scores.round() if ties else scores
+        best = max(((scores >= at) == labels).mean() for at in [*scores, np.inf])
+        assert speedrun.best_accuracy(labels, scores) == pytest.approx(best)
+
+
+def test_the_quality_recipe_is_what_the_search_trains_in_full() -> None:
+    plan = SearchConfig(data="a/folder").for_data(cores=8)
+    assert replace(TrainConfig(), size=plan.size, epochs=plan.final_epochs) == quality.RECIPE
+
+
+def test_the_selection_ranks_what_it_trained_and_opens_test_films_last(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipes = {name: replace(TINY, epochs=1, disturb=value) for name, value in (("a", 0.0), ("b", 1.0), ("c", 2.0))}
+    monkeypatch.setattr(selection, "RECIPES", recipes)
+    splits: set[str] = set()
+    decode = cache.decode
+    monkeypatch.setattr(
+        cache, "decode", lambda index, **k: (splits.update(index.table["split"]), decode(index, **k))[1]
+    )
+    words = ["--data", str(films), "--keep", str(tmp_path / "kept"), "--seeds", "1"]
+    monkeypatch.setattr("sys.argv", ["selection", "train", *words])
+    selection.main()
+    assert len(list((tmp_path / "kept").glob("*.safetensors"))) == 3
+    assert splits == {"train", "val"}
+    monkeypatch.setattr("sys.argv", ["selection", "rank", *words, "--json", str(tmp_path / "found.json")])
+    selection.main()
+    found = strict(tmp_path / "found.json")
+    assert list(found["recipes"]) == ["a", "b", "c"]
+    for by in found["correlations"].values():
+        assert set(by) == set(selection.VAL)
+        assert all(value is None or -1 <= value <= 1 for value in by.values())
+    for kind, figures in found["thresholds"].items():
+        assert 0 <= figures["behind the best threshold"] < 1, kind
+    assert "threshold from both" in capsys.readouterr().out
 
 
 def test_the_profile_accounts_for_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
