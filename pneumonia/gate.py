@@ -1,8 +1,9 @@
 """The gate: which of the versions of a registered model is the champion.
 
-Champion and candidate are scored on the same validation films with the mean log loss of the probabilities that each
-serves: a proper score (Good 1952) that does not saturate where AUC does. The score stands as a tag on the version,
-`gate.log_loss.<films>`, where <films> identifies the films.
+Champion and candidate are scored on the same validation films, as they are and changed as another hospital might make
+them (see `stress`), with the mean log loss of the probabilities that each serves: a proper score (Good 1952) that does
+not saturate where AUC does. The score stands as a tag on the version, `gate.log_loss.<films>`, where <films> identifies
+the films.
 
 The rule: of the versions scored on these films, the one with the lowest log loss is the champion, and of equal ones the
 earliest. Versions that tell other classes apart do not compete. A version promoted by hand is outdone only by later
@@ -17,13 +18,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import mlflow
 import numpy as np
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from pneumonia import stress
 from pneumonia.record import Record
+from pneumonia.served import CANONICAL, read_film
 from pneumonia.tracking import Tracker, reach
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -49,7 +53,9 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Validation:
-    """The films that the gate scores on. `key` identifies them, whatever their order or place."""
+    """The films that the gate scores on, the changed ones after the others. `key` identifies them, whatever their order
+    or place.
+    """
 
     images: list[str]  # base64
     labels: np.ndarray
@@ -65,11 +71,19 @@ def validation(record: Record) -> Validation:
     root = Path(record.run.dataset["source"])
     positive = record.run.dataset["classes"][1]
     rows = pd.read_csv(record.artifacts / "predictions" / "val.csv", dtype=str, keep_default_na=False)
-    films = [(root / path).read_bytes() for path in rows["path"]]
-    labels = (rows["label"] == positive).to_numpy().astype(int)
-    lines = sorted(f"{hashlib.sha256(film).hexdigest()} {label}" for film, label in zip(films, labels, strict=True))
-    key = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
-    return Validation([base64.b64encode(film).decode() for film in films], labels, key)
+    there = [(root / path).read_bytes() for path in rows["path"]]
+    # in the order of their content, which decides what each film's change is
+    pairs = sorted(zip(there, (rows["label"] == positive).astype(int), strict=True), key=_line)
+    films, labels = [film for film, _ in pairs], np.array([label for _, label in pairs])
+    lines = [_line(pair) for pair in pairs]
+    key = hashlib.sha256("\n".join([*lines, *stress.CHANGES]).encode()).hexdigest()[:12]
+    changed = stress.change(np.array([read_film(film, CANONICAL) for film in films]))
+    every = [*films, *(cv2.imencode(".png", film)[1].tobytes() for film in changed)]
+    return Validation([base64.b64encode(film).decode() for film in every], np.tile(labels, 2), key)
+
+
+def _line(pair: tuple[bytes, int]) -> str:
+    return f"{hashlib.sha256(pair[0]).hexdigest()} {pair[1]}"
 
 
 def losses(uri: str, films: Validation) -> np.ndarray:
@@ -139,11 +153,11 @@ def drop_challenger(client: MlflowClient, name: str, version: str) -> None:
 
 
 def _reason(own: np.ndarray, rival: np.ndarray | None, champion: str | None, version: str, best: str) -> str:
-    score = f"log loss {own.mean():.4f} on {len(own)} validation films"
+    score = f"log loss {own.mean():.4f} on {len(own) // 2} validation films, as they are and changed"
     if rival is None or champion is None:
         other = "" if best == version else f"; version {best} is better"
         return f"{score}, no champion to beat{other}" if best == version else f"{score}{other}"
-    difference = own - rival
+    difference = (own - rival).reshape(2, -1).mean(axis=0)  # of a film as it is and changed
     spread = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
     return (
         f"{score} against {rival.mean():.4f} of version {champion} (difference {difference.mean():+.4f} ± {spread:.4f})"

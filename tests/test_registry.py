@@ -1,3 +1,4 @@
+import base64
 import json
 import shutil
 import threading
@@ -11,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from pneumonia import gate
+from pneumonia import gate, served, stress
 from pneumonia.gate import CHALLENGER, CHAMPION, Validation, Verdict
 from pneumonia.record import Record
 from pneumonia.registry import RegistryError, catch_up, enter, promote
@@ -122,15 +123,20 @@ def test_the_description_is_a_summary_of_the_model_card(tracker: Tracker, regist
 def test_the_films_of_the_gate_are_known_by_their_content(copy_trained: Callable[..., Record], tmp_path: Path) -> None:
     record = copy_trained("one")
     films = gate.validation(record)
-    assert len(films.images) == len(films.labels) == 11
+    assert len(films.images) == len(films.labels) == 22
     assert set(films.labels) == {0, 1}
+    assert np.array_equal(films.labels[:11], films.labels[11:])
+    plain = [served.read_film(base64.b64decode(image), 224) for image in films.images]
+    assert np.array_equal(plain[11:], stress.change(np.array(plain[:11])))
     moved = tmp_path / "elsewhere"
     shutil.copytree(record.run.dataset["source"], moved)
     record.update(dataset={**record.run.dataset, "source": str(moved)})
     path = record.artifacts / "predictions" / "val.csv"
     header, *rows = path.read_text().splitlines()
     path.write_text("\n".join([header, *reversed(rows)]) + "\n")
-    assert gate.validation(record).key == films.key
+    again = gate.validation(record)
+    assert again.key == films.key
+    assert again.images == films.images
     path.write_text("\n".join([header, *rows[1:]]) + "\n")
     assert gate.validation(record).key != films.key
 
