@@ -44,24 +44,25 @@ def disturb(x: Tensor, *, strength: float, generator: torch.Generator) -> Tensor
     mean, deviation = _local(x)
     gain = 1 - even + even * FLAT / deviation
     offset = uneven.to(device) - even * FLAT * mean / deviation
-    x = x * _spread(gain, side) + _spread(offset, side)
+    x = torch.addcmul(_spread(offset, side), x, _spread(gain, side))
 
     at, size = draw(2), draw(2) * min(HOLE_SIDE * strength, 1.0) * happens(HOLE)
     bars = draw(4) * min(FRAME_WIDTH * strength, 0.45) * happens(FRAME)
     grey = (torch.randn(batch, generator=generator) * FRAME_GREY).view(-1, 1, 1, 1).to(device)
-    hole = _between(at - size / 2, at + size / 2, side).to(device)
-    inside = _between(bars[:, :2], 1 - bars[:, 2:], side).to(device)
-    x = x * (1 - hole)
-    level = (x * inside).mean(dim=(2, 3), keepdim=True) / inside.mean(dim=(2, 3), keepdim=True)
-    x = torch.lerp(level + grey, x, inside)
-    x = x - x.mean(dim=(2, 3), keepdim=True)
-    return x / (x.square().mean(dim=(2, 3), keepdim=True).sqrt() + 1e-5)
+    down, across = _between(at - size / 2, at + size / 2, side, device)
+    x.addcmul_(x, down @ across, value=-1)
+    down, across = _between(bars[:, :2], 1 - bars[:, 2:], side, device)
+    level = down.mT @ x @ across.mT / (down.sum(dim=2, keepdim=True) * across.sum(dim=3, keepdim=True))
+    x = torch.lerp(level + grey, x, down @ across)
+    x.sub_(x.mean(dim=(2, 3), keepdim=True))
+    return x.div_(x.square().mean(dim=(2, 3), keepdim=True).sqrt() + 1e-5)
 
 
 def _local(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and deviation [B, CELLS, CELLS] around each cell of x, over three by three cells."""
-    cells = x.reshape(len(x), 1, CELLS, x.shape[2] // CELLS, CELLS, x.shape[3] // CELLS)
-    moments = torch.cat([cells.mean(dim=(3, 5)), cells.square().mean(dim=(3, 5))], dim=1)
+    side = x.shape[-1]
+    cell = torch.repeat_interleave(torch.eye(CELLS, device=x.device), side // CELLS, dim=1) * (CELLS / side)
+    moments = torch.cat([cell @ x @ cell.T, cell @ x.square() @ cell.T], dim=1)
     moments = functional.avg_pool2d(functional.pad(moments, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     mean, square = moments.unbind(1)
     return mean, (square - mean**2).clamp(min=0.02).sqrt()
@@ -74,8 +75,10 @@ def _spread(cells: Tensor, side: int) -> Tensor:
     return (weights @ cells @ weights.T).unsqueeze(1)
 
 
-def _between(low: Tensor, high: Tensor, side: int) -> Tensor:
-    """1 in the rectangle between low and high, [B, 2] as shares of the side (down, across), else 0: [B, 1, S, S]."""
+def _between(low: Tensor, high: Tensor, side: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """1 between low and high, [B, 2] as shares of the side (down, across), else 0: [B, 1, S, 1] and [B, 1, 1, S], whose
+    product is the rectangle.
+    """
     centres = (torch.arange(side) + 0.5) / side
-    down, across = ((centres > low[:, i, None]) & (centres < high[:, i, None]) for i in range(2))
-    return (down[:, None, :, None] & across[:, None, None, :]).float()
+    within = ((centres > low[:, :, None]) & (centres < high[:, :, None])).float().to(device)
+    return within[:, :1, :, None], within[:, 1:, None, :]
