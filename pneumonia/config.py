@@ -105,6 +105,9 @@ class SearchConfig:
         "halving: after a quarter of the epochs only the best third of the trials goes on; none: every trial does; "
         "auto: halving, and none for synthetic films",
     )
+    disturb: float | None = _setting(
+        None, "strength of what hides how a film was made, in every training; 0 turns it off [1; synthetic: 0]"
+    )
     timeout: float | None = _setting(None, "start no trial after so many seconds")
     keep_models: int | None = _setting(None, "keep the models of the N best trials only [all up to 20 trials, then 5]")
 
@@ -117,7 +120,8 @@ class SearchConfig:
             raise ValueError(f"workers must be at most 256, not {self.workers}")
         if self.pruner not in get_args(Pruner):
             raise ValueError(f"pruner must be one of {', '.join(get_args(Pruner))}, not {self.pruner!r}")
-        TrainConfig(size=TrainConfig.size if self.size is None else self.size, seed=self.seed)  # the same bounds
+        given = {name: getattr(self, name) for name in ("size", "disturb") if getattr(self, name) is not None}
+        TrainConfig(seed=self.seed, **given)  # the same bounds
 
     def for_data(self, *, cores: int) -> "SearchConfig":
         """This search with every open field decided: a two-minute start on synthetic films, the full one on others."""
@@ -131,6 +135,8 @@ class SearchConfig:
             workers=self.workers or min(cores, trials),
             size=self.size or (64 if demo else 96),
             pruner=self.pruner if self.pruner != "auto" else "none" if demo else "halving",
+            # drawn films were all made by one machine: there is nothing to hide, and eight epochs are few
+            disturb=self.disturb if self.disturb is not None else 0.0 if demo else TrainConfig.disturb,
             keep_models=self.keep_models if self.keep_models is not None else (trials if trials <= 20 else 5),
         )
 

@@ -55,6 +55,7 @@ def test_what_is_open_is_decided_by_the_films() -> None:
     assert real.decided().trials >= 8
     assert demo.decided().size < real.decided().size
     assert (real.pruner, demo.pruner) == ("halving", "none")
+    assert (real.disturb, demo.disturb) == (TrainConfig().disturb, 0.0)
     assert SearchConfig(pruner="halving").for_data(cores=2).pruner == "halving"
     assert SearchConfig(data="films", trials=3, size=64).for_data(cores=8).decided().trials == 3
     with pytest.raises(ValueError, match="trials, epochs, final_epochs"):
@@ -100,6 +101,8 @@ def test_the_bounds_themselves_are_allowed(name: str, values: list[Any]) -> None
         ("timeout", float("nan")),
         ("trials", 0),
         ("pruner", "median"),
+        ("disturb", 11.0),
+        ("disturb", float("nan")),
     ],
 )
 def test_a_search_is_refused_before_it_starts(name: str, value: Any) -> None:
@@ -121,7 +124,16 @@ def test_a_configuration_does_not_change(config: TrainConfig | SearchConfig) -> 
 
 def test_what_was_given_is_kept() -> None:
     given = SearchConfig(
-        trials=3, epochs=1, final_epochs=2, workers=5, size=32, keep_models=0, seed=7, timeout=60.0, pruner="none"
+        trials=3,
+        epochs=1,
+        final_epochs=2,
+        workers=5,
+        size=32,
+        keep_models=0,
+        seed=7,
+        timeout=60.0,
+        pruner="none",
+        disturb=0.5,
     )
     for data in ("synthetic", "films"):
         search = replace(given, data=data)
