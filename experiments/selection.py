@@ -28,7 +28,7 @@ import safetensors.torch
 import torch
 from scipy.stats import spearmanr
 
-from experiments.speedrun import RECIPE, best_accuracy, machine
+from experiments.speedrun import RECIPE, machine
 from pneumonia import cache, data, metrics, stress
 from pneumonia.calibration import choose_threshold, fit_calibration, objective
 from pneumonia.config import TrainConfig
@@ -140,7 +140,7 @@ def tested(index: data.Index, keep: Path) -> Iterator[dict[str, Any]]:
             test = cache.decode(index.keep("test"), size=row["size"], home=Path(home))
             y, x = test.index.table["label"].to_numpy(), predict(network, torch.from_numpy(np.array(test.films)))
         scores = {"test AUC": metrics.auc_components(y, x)[0], "test log loss": objective(y, x)}
-        scores["best accuracy"] = best_accuracy(y, x)
+        scores["best accuracy"] = metrics.best_accuracy(y, x)
         for kind, point in row["points"].items():
             p = 1 / (1 + np.exp(-(point["slope"] * x + point["intercept"])))
             figures = metrics.score(y, p, point["threshold"])

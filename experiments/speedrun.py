@@ -60,17 +60,8 @@ def run(films: Path, config: TrainConfig) -> dict[str, Any]:
             logits = predict(fitted.network, torch.from_numpy(np.array(test.films)))
             scores = metrics.score(test.index.table["label"], calibration.apply(logits), threshold)
             result |= {f"test_{name}": scores[name] for name in ("auc", "accuracy", "balanced_accuracy")}
-            result["test_best_accuracy"] = best_accuracy(test.index.table["label"].to_numpy(), logits)
+            result["test_best_accuracy"] = metrics.best_accuracy(test.index.table["label"].to_numpy(), logits)
     return result
-
-
-def best_accuracy(labels: np.ndarray, scores: np.ndarray) -> float:
-    """The accuracy that the best of all thresholds would have had on these very films."""
-    order = np.argsort(scores)
-    below = np.concatenate([[0], np.cumsum(labels[order] == 0)])  # negative films below each of N + 1 thresholds
-    above = np.concatenate([np.cumsum(labels[order][::-1] == 1)[::-1], [0]])
-    between = np.concatenate([[True], np.diff(scores[order]) > 0, [True]])  # none parts films of one score
-    return float((below + above)[between].max() / len(labels))
 
 
 def machine() -> dict[str, Any]:

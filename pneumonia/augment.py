@@ -60,7 +60,7 @@ def augment(films: Tensor, *, strength: float, disturbance: float = 0.0, generat
     noise for grain. All draws come from `generator`, on the CPU, so that the device does not change them.
 
     Args:
-        strength: scales every effect.
+        strength: scales every effect but mirroring, which 0 alone turns off.
         disturbance: strength of `disturb`; scale and gamma, which shortcuts hang on too, vary by that much more. 0 for
             both is `standardise` alone.
     """
@@ -74,7 +74,7 @@ def augment(films: Tensor, *, strength: float, disturbance: float = 0.0, generat
 
     both = strength + disturbance
     angle, scale, aspect = draw(ROTATION), torch.exp(draw(SCALE, both)), torch.exp(draw(ASPECT) / 2)
-    mirror = torch.where(torch.rand(batch, generator=generator) < 0.5, -1.0, 1.0)
+    mirror = torch.where(torch.rand(batch, generator=generator) < (0.5 if strength else 0.0), -1.0, 1.0)
     cos, sin = torch.cos(angle), torch.sin(angle)
     theta = torch.stack(
         [

@@ -24,20 +24,20 @@ RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What there is of a run whose model was not kept: its threshold, and its probability of each validation film.
-
-    `table` has the columns path, label (the class's name) and probability.
+class Logged:
+    """What there is of a run that kept no model: its classes, its threshold, the fingerprint of its films, and its
+    probability of each validation film by path.
     """
 
     run_id: str
+    classes: tuple[str, ...]
     threshold: float
-    table: pd.DataFrame
+    fingerprint: str | None
+    probabilities: pd.Series
 
     def scores(self, paths: pd.Series) -> pd.DataFrame:
         """A row a path with `probability` and `error`, as `predict.predict` gives them."""
-        of = self.table.set_index("path")["probability"]
-        found = of[~of.index.duplicated()].reindex(paths)
+        found = self.probabilities.reindex(paths)
         missing = f"the run {self.run_id} has no prediction of it"
         return pd.DataFrame({"probability": found.to_numpy(), "error": np.where(found.isna(), missing, "")})
 
@@ -70,27 +70,43 @@ def label(tracker: Tracker, name: str) -> str:
         return f"{tracker.client.get_run(name).info.run_name} {name[:8]}"
 
 
-def load(tracker: Tracker, name: str) -> predict.Model | Kept:
-    """The model of that name; for a run whose model was not kept, the predictions that it logged.
+def load(tracker: Tracker, name: str) -> predict.Model | Logged:
+    """The model of that name; for a run that kept no model, the predictions that it logged.
 
     Raises:
         ModelError: neither is there.
         TrackingError: the tracking store cannot be reached.
     """
-    try:
-        return predict.load(uri_of(name))
-    except predict.ModelError:
-        text = tracker.text_of(name, "predictions/val.csv") if RUN_ID.fullmatch(name) else None
-        if text is None:
-            raise
-        with tracker_errors(tracker.uri):
-            threshold = tracker.client.get_run(name).data.metrics["val/threshold"]
-        return Kept(name, threshold, pd.read_csv(io.StringIO(text), keep_default_na=False))
+    logged = None
+    if RUN_ID.fullmatch(name) and not tracker.has_model(name):
+        logged = logged_by(tracker, name)
+    return predict.load(uri_of(name)) if logged is None else logged
 
 
-def trained_from(tracker: Tracker, model: predict.Model | Kept) -> str | None:
+def logged_by(tracker: Tracker, run_id: str) -> Logged | None:
+    """The predictions of the validation films that a training logged; None where the run has none."""
+    text = tracker.text_of(run_id, "predictions/val.csv")
+    if text is None:
+        return None
+    with tracker_errors(tracker.uri):
+        data = tracker.client.get_run(run_id).data
+    table = pd.read_csv(io.StringIO(text), dtype={"path": str}, keep_default_na=False)
+    if "val/threshold" not in data.metrics or "probability" not in table:  # not a training, or not one that ended
+        return None
+    return Logged(
+        run_id=run_id,
+        classes=tuple(data.tags.get("data.classes", "").split("/")),
+        threshold=data.metrics["val/threshold"],
+        fingerprint=data.tags.get("data.fingerprint"),
+        probabilities=table.drop_duplicates("path").set_index("path")["probability"],
+    )
+
+
+def trained_from(tracker: Tracker, model: predict.Model | Logged) -> str | None:
     """The fingerprint of the films that a model was trained from; None where the store does not know its run."""
-    run_id = model.run_id if isinstance(model, Kept) else model.metadata.run_id
+    if isinstance(model, Logged):
+        return model.fingerprint
+    run_id = model.metadata.run_id
     if run_id is None:
         return None
     with tracker_errors(tracker.uri):
@@ -104,7 +120,7 @@ def trained_from(tracker: Tracker, model: predict.Model | Kept) -> str | None:
 
 
 def compare(
-    models: Sequence[predict.Model | Kept],
+    models: Sequence[predict.Model | Logged],
     index: Index,
     *,
     names: Sequence[str],
@@ -122,15 +138,15 @@ def compare(
             film that all models could score.
     """
     for model, name in zip(models, names, strict=True):
-        # of a table the names of the classes are known, and not which of them is the positive one
-        told = tuple(sorted(set(model.table["label"]))) if isinstance(model, Kept) else model.classes
-        if told != (tuple(sorted(index.classes)) if isinstance(model, Kept) else index.classes):
-            there = " and ".join(index.classes)
-            raise ValueError(f"the model {name} tells {' from '.join(told)}, but the films are {there}")
+        if model.classes != index.classes:
+            told, there = " from ".join(model.classes), " and ".join(index.classes)
+            raise ValueError(f"the model {name} tells {told}, but the films are {there}")
+        if isinstance(model, Logged) and model.fingerprint != index.fingerprint:
+            raise ValueError(f"the run {name} kept no model, and what it logged is of other films than {index.root}'s")
     rows = index.only("val")
     paths = [index.root / path for path in rows["path"]]
     tables = [
-        model.scores(rows["path"]) if isinstance(model, Kept) else predict.predict(model, paths, progress=progress)
+        model.scores(rows["path"]) if isinstance(model, Logged) else predict.predict(model, paths, progress=progress)
         for model in models
     ]
     errors = ["; ".join(filter(None, said)) for said in zip(*(table["error"] for table in tables), strict=True)]
@@ -142,6 +158,7 @@ def compare(
         thresholds=[model.threshold for model in models],
         classes=index.classes,
         strangers=strangers,
+        logged=[name for model, name in zip(models, names, strict=True) if isinstance(model, Logged)],
         failures=[(path, error) for path, error in zip(rows["path"], errors, strict=True) if error],
     )
 

@@ -18,6 +18,7 @@ NOTE = (
     "The validation films chose each model's epoch, calibration and threshold, and trained none of them: all the "
     "figures flatter a little, and the differences less."
 )
+LOGGED = "{} was not kept: its probabilities are those that its run logged when it was trained"
 STRANGER = "{} was not trained from these films as they are now: some of them may have trained it, and flatter it"
 
 
@@ -143,11 +144,13 @@ def assess(
     classes: tuple[str, str],
     failures: Sequence[tuple[str, str]] = (),
     strangers: Sequence[str] = (),
+    logged: Sequence[str] = (),
 ) -> Comparison:
     """The comparison of `probabilities` [M, N] for N `rows` of an index.
 
     Args:
         strangers: models that were trained from other films than the index's, or nobody knows from which.
+        logged: models that were not kept, whose probabilities are those that their runs logged.
 
     Raises:
         ValueError: the films are not of both classes.
@@ -182,7 +185,7 @@ def assess(
         intervals=[intervals(y, p, threshold, patients=patients) for p, threshold in each],
         pairs=pairs,
         failures=list(failures),
-        notes=[NOTE, *(STRANGER.format(name) for name in strangers)],
+        notes=[NOTE, *(STRANGER.format(name) for name in strangers), *(LOGGED.format(name) for name in logged)],
     )
 
 

@@ -41,11 +41,13 @@ class TrainConfig:
     dropout: float = _setting(0.3, "dropout before the last layer", Range(low=0.0, high=0.5))
     label_smoothing: float = _setting(0.05, "share of each label given to the other class")
     ema_decay: float = _setting(0.995, "decay a step of the averaged weights that are validated and kept")
-    augment: float = _setting(1.0, "strength of the augmentation; 0 turns it off", Range(low=1.0, high=1.5))
+    augment: float = _setting(
+        1.0, "strength of the augmentation; 0 turns it off, but not disturb", Range(low=1.0, high=1.5)
+    )
     disturb: float = _setting(
         1.0,
-        "strength of what hides how a film was made (borders, exposure, local contrast); 0 turns it off, and with it "
-        "the changed validation films",
+        "strength of what hides how a film was made: frames, holes, exposure, local contrast, more scale and gamma; 0 "
+        "turns it off, and val/objective is then of the films as they are alone",
     )
     half_size: float = _setting(
         0.0, "share of the epochs, the first ones, that train at half the size, in half the time"

@@ -75,6 +75,7 @@ def evaluate_and_record(
     """
     tracker.experiment_id(experiment)
     model = predict.load(uri)
+    whole, val = tracker.text_of(model.metadata.run_id, "model_card.md"), chosen_on(tracker, model)
     version = registry.version_of(tracker, uri, model.metadata.model_id)
     openings = registry.count_opening(tracker, version, model.metadata.model_id)
     named = {} if version is None else {registry.VERSION: f"{version.name}/{version.version}"}
@@ -109,15 +110,15 @@ def evaluate_and_record(
             model=uri,
             openings=openings,
             bands=both,
-            calibrations=calibrations(model, evaluation, chosen_on(tracker, model)),
+            calibrations=calibrations(model, evaluation, val),
             heatmaps=predict.heatmaps(model, [index.root / film.path for film in surest]),
         )
         (record.artifacts / "evaluation.html").write_text(page, encoding="utf-8")
         (record.artifacts / "evaluation.md").write_text(evaluation.text() + "\n", encoding="utf-8")
         record.summarise(evaluation.named(), step=0)
-        if (whole := tracker.text_of(model.metadata.run_id, "model_card.md")) is not None:
-            whole = card.with_test(whole, evaluation, folder=index.root.name, openings=openings)
-            (record.artifacts / "model_card.md").write_text(whole, encoding="utf-8")
+        if whole is not None:
+            told = card.with_test(whole, evaluation, folder=index.root.name, openings=openings)
+            (record.artifacts / "model_card.md").write_text(told, encoding="utf-8")
     if not unsent(record):
         with suppress(TrackingError):  # `sync` makes up for it
             registry.describe(tracker, record)
@@ -125,9 +126,12 @@ def evaluate_and_record(
 
 
 def chosen_on(tracker: Tracker, model: predict.Model) -> pd.DataFrame | None:
-    """predictions/val.csv of the run that trained the model: the films that calibration and threshold came from."""
+    """predictions/val.csv of the run that trained the model: the films that calibration and threshold came from, as
+    they are; changed copies may have judged beside them.
+    """
     text = tracker.text_of(model.metadata.run_id, "predictions/val.csv")
-    return None if text is None else pd.read_csv(io.StringIO(text), dtype={"patient": str}, keep_default_na=False)
+    words = {"path": str, "patient": str, "label": str}
+    return None if text is None else pd.read_csv(io.StringIO(text), dtype=words, keep_default_na=False)
 
 
 def calibrations(

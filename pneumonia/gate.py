@@ -27,7 +27,7 @@ from mlflow.exceptions import MlflowException
 
 from pneumonia import stress
 from pneumonia.record import Record
-from pneumonia.served import CANONICAL, read_film
+from pneumonia.served import CANONICAL, FilmError, decode, read_film
 from pneumonia.tracking import Tracker, reach
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -51,6 +51,10 @@ class Verdict:
         return f"{self.name} version {self.version} is {self.alias}: {self.reason}"
 
 
+class FilmGone(ValueError):
+    """A validation film that the gate needs is no longer there as it was; the sentence names it."""
+
+
 @dataclass(frozen=True)
 class Validation:
     """The films that the gate scores on, the changed ones after the others. `key` identifies them, whatever their order
@@ -65,25 +69,43 @@ class Validation:
 def validation(record: Record) -> Validation:
     """The validation films that the record's model was chosen on, as the served models take them.
 
+    The films are changed at 224 px, before any model's size is known; training changes them at its own.
+
     Raises:
-        FileNotFoundError: a film is no longer there.
+        FilmGone: a film is no longer there, or can no longer be read.
     """
     root = Path(record.run.dataset["source"])
     positive = record.run.dataset["classes"][1]
     rows = pd.read_csv(record.artifacts / "predictions" / "val.csv", dtype=str, keep_default_na=False)
-    there = [(root / path).read_bytes() for path in rows["path"]]
-    # in the order of their content, which decides what each film's change is
-    pairs = sorted(zip(there, (rows["label"] == positive).astype(int), strict=True), key=_line)
-    films, labels = [film for film, _ in pairs], np.array([label for _, label in pairs])
-    lines = [_line(pair) for pair in pairs]
-    key = hashlib.sha256("\n".join([*lines, *stress.CHANGES]).encode()).hexdigest()[:12]
-    changed = stress.change(np.array([read_film(film, CANONICAL) for film in films]))
-    every = [*films, *(cv2.imencode(".png", film)[1].tobytes() for film in changed)]
-    return Validation([base64.b64encode(film).decode() for film in every], np.tile(labels, 2), key)
+    found = []
+    for path, name in zip(rows["path"], rows["label"], strict=True):
+        try:
+            film = (root / path).read_bytes()
+        except FileNotFoundError as error:
+            raise FilmGone(f"the validation film {root / path} is no longer there") from error
+        found.append((f"{hashlib.sha256(film).hexdigest()} {int(name == positive)}", film, path))
+    found.sort()  # by content, which decides what each film's change is
+    plain, changed = [], []
+    for number, (_, film, path) in enumerate(found):
+        plain.append(base64.b64encode(film).decode())
+        try:
+            changed.append(base64.b64encode(_changed(film, number)).decode())
+        except FilmError as error:
+            raise FilmGone(f"the validation film {root / path} can no longer be read: {error}") from error
+    lines = [line for line, *_ in found]
+    labels = np.array([int(line[-1]) for line in lines])
+    key = hashlib.sha256("\n".join([*lines, f"changes {stress.VERSION}"]).encode()).hexdigest()[:12]
+    return Validation([*plain, *changed], np.tile(labels, 2), key)
 
 
-def _line(pair: tuple[bytes, int]) -> str:
-    return f"{hashlib.sha256(pair[0]).hexdigest()} {pair[1]}"
+def _changed(film: bytes, number: int) -> bytes:
+    """A film after its change, as PNG; as it is where the change leaves nothing that a model would take."""
+    png = cv2.imencode(".png", stress.change_one(read_film(film, CANONICAL), number))[1].tobytes()
+    try:
+        decode(png)
+    except FilmError:
+        return film
+    return png
 
 
 def losses(uri: str, films: Validation) -> np.ndarray:

@@ -135,6 +135,15 @@ def weighted_scores(y: Ints, p: Floats, threshold: float, weights: Floats) -> di
         }
 
 
+def best_accuracy(labels: np.ndarray, scores: np.ndarray) -> float:
+    """The accuracy that the best of all thresholds would have had on these very films."""
+    order = np.argsort(scores)
+    below = np.concatenate([[0], np.cumsum(labels[order] == 0)])  # negative films below each of N + 1 thresholds
+    above = np.concatenate([np.cumsum(labels[order][::-1] == 1)[::-1], [0]])
+    between = np.concatenate([[True], np.diff(scores[order]) > 0, [True]])  # none parts films of one score
+    return float((below + above)[between].max() / len(labels))
+
+
 def auc_components(y: Ints, p: Floats) -> tuple[float, Floats, Floats]:
     """AUC and DeLong's components of the positive [M] and the negative films [N], from midranks (Sun & Xu 2014)."""
     positive, negative = p[y == 1], p[y == 0]

@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from pneumonia import gate
-from pneumonia.gate import BY_HAND, CHAMPION, UNUSABLE, Verdict, champion_of, drop_challenger
+from pneumonia.gate import BY_HAND, CHAMPION, UNUSABLE, FilmGone, Verdict, champion_of, drop_challenger
 from pneumonia.record import Record, records, write_json
 from pneumonia.report import card
 from pneumonia.sending import masked, sent, sent_to, unsent
@@ -29,7 +29,7 @@ def enter(tracker: Tracker, record: Record) -> Verdict:
 
     Raises:
         TrackingError: the store did not answer; the same call goes on from where this one stopped.
-        FileNotFoundError: a validation film is no longer there; nothing was registered.
+        FilmGone: a validation film is no longer there or cannot be read; nothing was registered.
     """
     name, have = record.run.register, sent(record)
     assert name is not None
@@ -56,10 +56,12 @@ def catch_up(tracker: Tracker, home: Path) -> tuple[list[Verdict], list[str]]:
     for record in waiting:
         try:
             verdicts.append(enter(tracker, record))
-        except FileNotFoundError as error:  # its validation films were moved; the others can still be registered
+        except FilmGone as error:  # the others can still be registered
             missed.append(f"{record.folder}: {error}")
-    for record in here:
-        if record.run.role == "evaluate" and not unsent(record) and "described" not in sent(record):
+    ended = [r for r in here if r.run.role == "evaluate" and not unsent(r)]
+    newest = {record.run.tags.get(VERSION): record for record in ended}  # of each version
+    for record in newest.values():
+        if "described" not in sent(record):
             describe(tracker, record)
     return verdicts, missed
 
@@ -109,7 +111,11 @@ def describe(tracker: Tracker, record: Record) -> None:
     more = f"model_card.md among the artifacts of run {sent(record)['run_id']}"
     with tracker_errors(tracker.uri):
         summary = card.summary(whole.read_text(encoding="utf-8"), more=more)
-        tracker.client.update_model_version(name, number, summary)
+        try:
+            tracker.client.update_model_version(name, number, summary)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # the version was deleted
+                raise
     write_json(record.folder / "sent.json", {**sent(record), "described": True})
 
 

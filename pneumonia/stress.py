@@ -10,6 +10,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+VERSION = 1  # raise it when a change changes: scores of films changed otherwise do not compare
 Change = Callable[[np.ndarray], np.ndarray]  # a film uint8 [S, S] -> uint8 [S, S]
 
 
@@ -84,8 +85,12 @@ CHANGES: dict[str, Change] = {
 
 def change(films: np.ndarray) -> np.ndarray:
     """Films uint8 [N, S, S] -> uint8 [N, S, S], each with one change of `CHANGES`, by turns."""
-    every = list(CHANGES.values())
     changed = np.empty_like(films)
     for number, film in enumerate(films):
-        changed[number] = every[number % len(every)](np.asarray(film))
+        changed[number] = change_one(np.asarray(film), number)
     return changed
+
+
+def change_one(film: np.ndarray, number: int) -> np.ndarray:
+    """The film uint8 [S, S] with the change that is number `number`'s turn."""
+    return list(CHANGES.values())[number % len(CHANGES)](film)

@@ -14,6 +14,7 @@ import requests
 import sqlalchemy
 from filelock import FileLock
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
@@ -180,15 +181,40 @@ class Tracker:
                     raise
                 return None
 
+    def has_model(self, run_id: str) -> bool:
+        """Whether a run logged a model that is still there.
+
+        Raises:
+            TrackingError: the store cannot be reached.
+        """
+        with tracker_errors(self.uri):
+            try:
+                experiment_id = self.client.get_run(run_id).info.experiment_id
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                return False
+            models = self.client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
+            return any(model.status == LoggedModelStatus.READY for model in models)
+
     def text_of(self, run_id: str | None, path: str) -> str | None:
-        """A run's artifact that is text; None where the store has no such run or file."""
+        """A run's artifact that is text; None where the store has no such run or file.
+
+        Raises:
+            TrackingError: the store cannot be reached.
+        """
         if run_id is None:
             return None
-        with tempfile.TemporaryDirectory(prefix="pneumonia-artifact-") as scratch:
+        with tracker_errors(self.uri), tempfile.TemporaryDirectory(prefix="pneumonia-artifact-") as scratch:
             try:
-                return Path(self.client.download_artifacts(run_id, path, scratch)).read_text(encoding="utf-8")
-            except (MlflowException, OSError):
+                there = self.client.list_artifacts(run_id, path.rpartition("/")[0] or None)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
                 return None
+            if path not in {artifact.path for artifact in there}:
+                return None
+            return Path(self.client.download_artifacts(run_id, path, scratch)).read_text(encoding="utf-8")
 
     def drop_model(self, record: Record) -> None:
         """Deletes the record's logged model with its files, so that the disk gets smaller (MLflow only hides it)."""

@@ -299,7 +299,7 @@ def _val_metrics(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
     `logits` are of the films as they are, and perhaps once more of the changed ones, [N] or [2 N].
     """
     if not np.isfinite(logits).all():
-        return dict.fromkeys(("val/loss", "val/log_loss", "val/objective"), math.nan)
+        return {"val/loss": math.nan, "val/objective": math.nan}
     every, plain = np.resize(labels, len(logits)), logits[: len(labels)]
     line = calibration.fit_calibration(every, logits)
     both = 0 < labels.sum() < len(labels)
@@ -308,6 +308,5 @@ def _val_metrics(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
     return {
         **scores,
         "val/loss": float(np.logaddexp(0, np.where(labels == 1, -plain, plain)).mean()),
-        "val/log_loss": calibration.objective(labels, plain),
         "val/objective": calibration.objective(every, logits),
     }

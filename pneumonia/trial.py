@@ -91,7 +91,9 @@ def fit_data(data: Decoded) -> FitData:
 
 
 def conclude(record: Record, fitted: Fitted, data: Decoded, *, keep_model: bool) -> None:
-    """Calibration and threshold from the validation films, then metrics, figures, predictions and the model."""
+    """Calibration and threshold from the validation films, as they are and changed, then metrics, figures, predictions
+    and the model, of the films as they are.
+    """
     began = time.monotonic()
     val = data.index.only("val")
     labels, classes = val["label"].to_numpy(), data.index.classes
@@ -133,7 +135,8 @@ def conclude(record: Record, fitted: Fitted, data: Decoded, *, keep_model: bool)
     record.summarise(
         {
             **{f"val/{name}": value for name, value in scores.items()},
-            **{name: best[name] for name in (OBJECTIVE, "val/log_loss", "val/loss")},
+            OBJECTIVE: best[OBJECTIVE],
+            "val/loss": best["val/loss"],
             "val/threshold": threshold,
             "train/images_per_second": last["train/images_per_second"],
             "train/seconds": fitted.seconds,
@@ -145,7 +148,7 @@ def conclude(record: Record, fitted: Fitted, data: Decoded, *, keep_model: bool)
     )
     record.update(
         description=f"{record.run.description}\n\nOn {len(labels)} validation films: "
-        f"log loss {best['val/log_loss']:.4f}, AUC {scores['auc']:.4f}, "
+        f"log loss {scores['log_loss']:.4f}, AUC {scores['auc']:.4f}, "
         f"sensitivity {scores['sensitivity']:.3f} and specificity {scores['specificity']:.3f} "
         f"at the threshold {threshold:.3f}; epoch {fitted.best_epoch} of {len(fitted.history)} was the best."
     )

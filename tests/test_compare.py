@@ -174,7 +174,8 @@ def test_a_run_that_kept_no_model_is_compared_by_what_it_predicted(
     assert part.models == whole.models
     np.testing.assert_allclose(part.probabilities, whole.probabilities, atol=1e-4)
     np.testing.assert_allclose(part.thresholds, whole.thresholds)
-    assert part.notes == whole.notes
+    (note,) = set(part.notes) - set(whole.notes)
+    assert note.startswith(f"copy {runs[1][:8]} was not kept")
 
     newer = index.table["path"].where(index.table["path"] != index.only("val")["path"].iloc[0], "another.png")
     (failure,) = compare_and_record(
@@ -184,13 +185,28 @@ def test_a_run_that_kept_no_model_is_compared_by_what_it_predicted(
     assert f"the run {runs[1]} has no prediction of it" in failure[1]
 
 
-def test_predictions_of_other_classes_are_not_compared(
+def test_what_a_run_logged_is_compared_on_its_own_films_alone(
     tracker: Tracker, runs: list[str], index: Index, home: Path
 ) -> None:
     for run_id in runs:
         drop(tracker, run_id)
-    with pytest.raises(ValueError, match=r"one .* tells NORMAL from PNEUMONIA, but the films are DOG and CAT"):
-        compare_and_record(runs, replace(index, classes=("DOG", "CAT")), home=home, tracker=tracker)
+    with pytest.raises(ValueError, match=r"one .* tells NORMAL from PNEUMONIA, but the films are PNEUMONIA and NORMAL"):
+        compare_and_record(runs, replace(index, classes=("PNEUMONIA", "NORMAL")), home=home, tracker=tracker)
+    tracker.client.set_tag(runs[1], "data.fingerprint", "another")
+    with pytest.raises(ValueError, match=r"copy .* kept no model, and what it logged is of other films"):
+        compare_and_record(runs, index, home=home, tracker=tracker)
+
+
+def test_a_comparison_is_no_model_and_a_broken_model_is_no_missing_one(
+    tracker: Tracker, runs: list[str], index: Index, home: Path
+) -> None:
+    record, _ = compare_and_record(runs, index, home=home, tracker=tracker)
+    with pytest.raises(ModelError):
+        compare_and_record([runs[0], sent(record)["run_id"]], index, home=home, tracker=tracker)
+    (model,) = tracker.client.search_logged_models(["1"], f"source_run_id = '{runs[1]}'")
+    next(Path(model.artifact_location).rglob("*.onnx")).write_bytes(b"broken")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        compare_and_record(runs, index, home=home, tracker=tracker)
 
 
 def drop(tracker: Tracker, run_id: str) -> None:

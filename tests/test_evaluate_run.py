@@ -106,6 +106,22 @@ def test_a_description_that_the_store_did_not_take_is_made_up_for(
     catch_up(tracker, home)
     assert tracker.client.get_model_version("pneumonia", "1").description == "by hand"
 
+    with monkeypatch.context() as broken:
+        broken.setattr(type(tracker.client), "update_model_version", away)
+        evaluate_and_record(CHAMPION, index, home=home, tracker=tracker)
+    last, _ = evaluate_and_record(CHAMPION, index, home=home, tracker=tracker)
+    told = tracker.client.get_model_version("pneumonia", "1").description
+    catch_up(tracker, home)  # what is owed of the second is older than what the third said
+    assert tracker.client.get_model_version("pneumonia", "1").description == told
+    assert sent(last)["run_id"] in told
+
+    with monkeypatch.context() as broken:
+        broken.setattr(type(tracker.client), "update_model_version", away)
+        evaluate_and_record(CHAMPION, index, home=home, tracker=tracker)
+    tracker.client.delete_registered_model_alias("pneumonia", "champion")
+    tracker.client.delete_model_version("pneumonia", "1")
+    assert catch_up(tracker, home) == ([], [])
+
 
 def test_each_opening_counts_whatever_the_model_is_called(
     tracker: Tracker, registered: Record, index: Index, home: Path

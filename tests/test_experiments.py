@@ -70,17 +70,6 @@ def test_the_speedrun_does_without_a_test_split(films: Path, tmp_path: Path) -> 
     assert set(result) == {"seed", "val_auc"} | TIMES
 
 
-@pytest.mark.parametrize("ties", [False, True])
-def test_the_best_accuracy_is_that_of_the_best_threshold(ties: bool) -> None:
-    rng = np.random.default_rng(0)
-    for films in (1, 2, 50):
-        labels = rng.integers(0, 2, films)
-        scores = rng.normal(size=films) + labels
-        scores = scores.round() if ties else scores
-        best = max(((scores >= at) == labels).mean() for at in [*scores, np.inf])
-        assert speedrun.best_accuracy(labels, scores) == pytest.approx(best)
-
-
 def test_the_quality_recipe_is_what_the_search_trains_in_full() -> None:
     plan = SearchConfig(data="a/folder").for_data(cores=8)
     assert replace(TrainConfig(), size=plan.size, epochs=plan.final_epochs) == quality.RECIPE

@@ -102,3 +102,14 @@ def test_a_small_class_is_warned_of() -> None:
 def test_arrays_that_make_no_sense_are_refused(labels: list[int], probabilities: list[float], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         metrics.score(labels, probabilities, 0.5)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_best_accuracy_is_that_of_the_best_threshold(ties: bool) -> None:
+    rng = np.random.default_rng(0)
+    for films in (1, 2, 50):
+        labels = rng.integers(0, 2, films)
+        scores = rng.normal(size=films) + labels
+        scores = scores.round() if ties else scores
+        best = max(((scores >= at) == labels).mean() for at in [*scores, np.inf])
+        assert metrics.best_accuracy(labels, scores) == pytest.approx(best)

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -141,6 +143,37 @@ def test_the_films_of_the_gate_are_known_by_their_content(copy_trained: Callable
     assert gate.validation(record).key != films.key
 
 
+def test_a_film_that_its_change_would_empty_is_scored_as_it_is(copy_trained: Callable[..., Record]) -> None:
+    record = copy_trained("one")
+    root = shutil.copytree(record.run.dataset["source"], record.folder / "films")
+    record.update(dataset={**record.run.dataset, "source": str(root)})
+    rows = pd.read_csv(record.artifacts / "predictions" / "val.csv", dtype=str)
+    dark = np.random.default_rng(0).integers(0, 12, (64, 64)).astype(np.uint8)
+    for path in rows["path"]:
+        cv2.imwrite(str(root / path), dark)
+    films = gate.validation(record)
+    for image in films.images:
+        served.decode(base64.b64decode(image))  # what a model would refuse ends a registration
+    assert films.images[11] == films.images[0]  # the first change darkens
+
+
+def test_a_film_that_can_no_longer_be_read_is_named_and_stops_no_other(
+    tracker: Tracker, copy_trained: Callable[..., Record], home: Path
+) -> None:
+    for name in ("one", "two"):
+        record = copy_trained(name, register=NAME, role="final")
+        record.finish("COMPLETE")
+        tracker.send(record)
+    moved = shutil.copytree(record.run.dataset["source"], record.folder / "films")
+    record.update(dataset={**record.run.dataset, "source": str(moved)})
+    path = moved / pd.read_csv(record.artifacts / "predictions" / "val.csv", dtype=str)["path"][3]
+    path.write_bytes(path.read_bytes()[:200])
+    verdicts, missed = catch_up(tracker, home)
+    assert [verdict.alias for verdict in verdicts] == [CHAMPION]
+    assert len(missed) == 1
+    assert f"{path} can no longer be read" in missed[0]
+
+
 def test_a_champion_without_its_files_is_named_and_replaced(tracker: Tracker, register: Register) -> None:
     register("good", bias=0.0)
     shutil.rmtree(tracker.client.get_model_version_download_uri(NAME, "1"))
@@ -175,7 +208,7 @@ def test_films_that_are_gone_are_no_fault_of_the_store(tracker: Tracker, copy_tr
     record.update(dataset={**record.run.dataset, "source": "/nonexistent"})
     record.finish("COMPLETE")
     tracker.send(record)
-    with pytest.raises(FileNotFoundError, match="/nonexistent"):
+    with pytest.raises(gate.FilmGone, match=r"/nonexistent.* is no longer there"):
         enter(tracker, record)
 
 

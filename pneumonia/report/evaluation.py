@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from pneumonia import plots
+from pneumonia import metrics, plots
 from pneumonia.bands import Band
 from pneumonia.data import Index
 from pneumonia.evaluation import NAMES, Evaluation
@@ -141,7 +141,8 @@ def _calibration(e: Evaluation, calibrations: Sequence[tuple[str, Reliability, R
         table(
             ["films", "calibration", "n", "Brier", "ECE", "log loss", "slope", "intercept"],
             rows,
-            caption="Before and after the calibration; on val it was fitted, so that line is no test of it",
+            caption="Before and after the calibration. It was fitted on val, and where training disturbs on changed "
+            "copies of those films too: that line is no test of it",
         ),
         row(
             figure(
@@ -152,7 +153,7 @@ def _calibration(e: Evaluation, calibrations: Sequence[tuple[str, Reliability, R
 
 
 def _operating_point(e: Evaluation) -> list[Markup]:
-    best = best_accuracy(e)
+    best = metrics.best_accuracy(e.rows["label"].to_numpy(), e.probabilities)
     parts = [
         text(
             f"At the threshold {e.threshold:.3f} the accuracy is {e.scores['accuracy']:.3f}. The best one that any "
@@ -244,13 +245,6 @@ def _wrong(e: Evaluation, heatmaps: Sequence[bytes]) -> list[Markup]:
             caption=f"The first {len(rows)} of {len(wrong)}" if len(wrong) > len(rows) else "",
         ),
     ]
-
-
-def best_accuracy(e: Evaluation) -> float:
-    """The accuracy of the threshold that would have been best on the evaluated films."""
-    labels, p = e.rows["label"].to_numpy(), e.probabilities
-    thresholds = [*sorted(set(p.tolist())), math.inf]
-    return max(float(((p >= threshold) == (labels == 1)).mean()) for threshold in thresholds)
 
 
 def _value(value: float, digits: int = 3) -> str:
