@@ -7,8 +7,10 @@ train   Trains every recipe below with each seed, at 64 px, and keeps the networ
         validation films as they are (`val`), on them and their changed copies by turns (`objective`, what the search
         minimises), the mean over every change of its own log loss (`every change`), and AUC. No test film is opened.
 rank    Opens the test films once for all that was kept: Spearman's correlation, over recipes, of each of those figures
-        with the AUC and the log loss on test films; and how far accuracy at the frozen threshold stays behind the best
-        threshold's, with calibration and threshold from the films as they are, and from both kinds.
+        with the AUC, the balanced log loss (after the line that suits the test films best, so of separation alone) and
+        the best threshold's accuracy on test films; and how far accuracy at the frozen threshold stays behind that, and
+        the log loss of the served probabilities, with calibration and threshold from the films as they are, and from
+        both kinds.
 
 Recipes are chosen by `train`; `rank` comes when the choice is made. Cost: half a minute a training on 2 cores.
 Result: see LOG.md.
@@ -30,7 +32,7 @@ from scipy.stats import spearmanr
 
 from experiments.speedrun import RECIPE, machine
 from pneumonia import cache, data, metrics, stress
-from pneumonia.calibration import choose_threshold, fit_calibration, objective
+from pneumonia.calibration import Calibration, choose_threshold, fit_calibration, objective
 from pneumonia.config import TrainConfig
 from pneumonia.model import build
 from pneumonia.train import FitData, fit, predict
@@ -132,20 +134,24 @@ def correlation(one: pd.Series, other: pd.Series) -> float | None:
 
 
 def tested(index: data.Index, keep: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted(keep.glob("*.json")):
-        row = json.loads(path.read_text())
+    """Of each network that was kept, the figures of `train` and those of the test films."""
+    kept = [json.loads(path.read_text()) | {"path": path} for path in sorted(keep.glob("*.json"))]
+    shown = {}
+    with tempfile.TemporaryDirectory(prefix="selection-") as home:
+        for size in {row["size"] for row in kept}:
+            test = cache.decode(index.keep("test"), size=size, home=Path(home))
+            shown[size] = test.index.table["label"].to_numpy(), torch.from_numpy(np.array(test.films))
+    for row in kept:
         network = build(row["width"], row["dropout"], seed=0).eval()
-        network.load_state_dict(safetensors.torch.load_file(path.with_suffix(".safetensors")))
-        with tempfile.TemporaryDirectory(prefix="selection-") as home:
-            test = cache.decode(index.keep("test"), size=row["size"], home=Path(home))
-            y, x = test.index.table["label"].to_numpy(), predict(network, torch.from_numpy(np.array(test.films)))
+        network.load_state_dict(safetensors.torch.load_file(row["path"].with_suffix(".safetensors")))
+        y, films = shown[row["size"]]
+        x = predict(network, films)
         scores = {"test AUC": metrics.auc_components(y, x)[0], "test log loss": objective(y, x)}
         scores["best accuracy"] = metrics.best_accuracy(y, x)
         for kind, point in row["points"].items():
-            p = 1 / (1 + np.exp(-(point["slope"] * x + point["intercept"])))
+            p = Calibration(point["slope"], point["intercept"]).apply(x)
             figures = metrics.score(y, p, point["threshold"])
-            scores[f"accuracy, {kind}"] = figures["accuracy"]
-            scores[f"log loss, {kind}"] = float(-np.log(np.where(y == 1, p, 1 - p)).mean())
+            scores |= {f"accuracy, {kind}": figures["accuracy"], f"log loss, {kind}": figures["log_loss"]}
         yield {**{key: row[key] for key in ("recipe", *VAL)}, **scores}
 
 
