@@ -34,7 +34,7 @@ class TrainConfig:
     width: int = _setting(
         24, "channels of the first stage; later stages have 2, 4 and 8 times as many", Range(choices=(8, 12, 16, 24))
     )
-    epochs: int = _setting(24, "passes over the training films")
+    epochs: int = _setting(36, "passes over the training films")
     batch_size: int = _setting(64, "films in a step")
     lr: float = _setting(2e-3, "peak learning rate of the one-cycle schedule", Range(low=5e-4, high=1e-2, log=True))
     weight_decay: float = _setting(0.05, "AdamW's decoupled weight decay", Range(low=5e-3, high=0.5, log=True))
@@ -96,7 +96,7 @@ class SearchConfig:
     data: str = _setting("synthetic", "'synthetic', a folder of films, or a CSV/Parquet manifest")
     trials: int | None = _setting(None, "trials to bring to an end, pruned ones included [8; synthetic: 4]")
     epochs: int | None = _setting(None, "epochs of a trial [4]")
-    final_epochs: int | None = _setting(None, "epochs of the final training [24; synthetic: 8]")
+    final_epochs: int | None = _setting(None, "epochs of the final training [36; synthetic: 8]")
     workers: int | None = _setting(None, "processes that run trials, one thread each [one a core]")
     size: int | None = _setting(None, "side of the square that films are resized to, pixels [96; synthetic: 64]")
     seed: int = _setting(0, "seed of the search and of every training in it")
@@ -133,7 +133,7 @@ class SearchConfig:
             self,
             trials=trials,
             epochs=self.epochs or 4,
-            final_epochs=self.final_epochs or (8 if demo else 24),
+            final_epochs=self.final_epochs or (8 if demo else TrainConfig.epochs),
             workers=self.workers or min(cores, trials),
             size=self.size or (64 if demo else 96),
             pruner=self.pruner if self.pruner != "auto" else "none" if demo else "halving",
