@@ -1,6 +1,6 @@
 """Where does the time of a training step go, and how near is it to what the cores can do?
 
-    python -m experiments.step_profile [--size 64] [--width 16] [--threads 1 2] [--json FILE]
+    python -m experiments.step_profile [--size 64] [--width 16] [--disturb 0] [--threads 1 2] [--json FILE]
 
 Trains on random films and times the parts of a step from inside: waiting for the next batch (the sampler's draws),
 augmentation, forward and backward pass, putting the replicas together, optimizer and averaged weights. Then measures
@@ -129,15 +129,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--disturb", type=float, default=0.0, help="as in training; 0, the default, is the speedrun's")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    config = TrainConfig(size=arguments.size, width=arguments.width, epochs=EPOCHS, patience=EPOCHS, device="cpu")
+    config = TrainConfig(
+        size=arguments.size,
+        width=arguments.width,
+        epochs=EPOCHS,
+        patience=EPOCHS,
+        disturb=arguments.disturb,
+        device="cpu",
+    )
     half = train.half_precision(torch.device("cpu"))
     a_film, a_core = flops_a_film(config), limit(half)
     report: dict[str, Any] = {
         "size": config.size,
         "width": config.width,
+        "disturb": config.disturb,
         "megaflops_a_film": a_film / 1e6,
         "limit_gigaflops_a_core": a_core / 1e9,
         "threads": {},
