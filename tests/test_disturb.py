@@ -107,15 +107,21 @@ def test_local_contrast_tends_to_evenness(x: torch.Tensor, alone) -> None:  # ty
     assert float((spread[1] < 0.98 * spread[0]).float().mean()) == pytest.approx(module.LOCAL, abs=0.15)
 
 
-def test_augmentation_takes_it_in_and_varies_scale_and_gamma_by_more() -> None:
-    films = torch.zeros(512, 64, 64, dtype=torch.uint8)
-    films[:, 22:42, 22:42] = 200
+def test_augmentation_varies_scale_and_gamma_by_that_much_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pneumonia.augment.disturb", lambda x, **_: x)
 
-    def sizes(disturbance: float, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
-        with monkeypatch.context() as without:
-            without.setattr("pneumonia.augment.disturb", lambda x, **_: x)
-            x = augment(films, strength=1.0, disturbance=disturbance, generator=torch.Generator().manual_seed(0))
-        return (x.squeeze(1) > 1.0).float().mean(dim=(1, 2)).log()
+    def drawn(films: torch.Tensor, disturbance: float) -> torch.Tensor:
+        return augment(films, strength=0.5, disturbance=disturbance, generator=torch.Generator().manual_seed(0))
 
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        assert sizes(1.0, monkeypatch).std() > 1.6 * sizes(0.0, monkeypatch).std()
+    square = torch.zeros(512, 64, 64, dtype=torch.uint8)
+    square[:, 22:42, 22:42] = 200
+    less, more = ((drawn(square, at) > 1.0).float().mean(dim=(1, 2, 3)).log().std() for at in (0.0, 0.5))
+    assert more > 1.6 * less
+
+    stripes = torch.full((512, 96, 96), 128, dtype=torch.uint8)  # the middle one's place between the others
+    stripes[:, :32], stripes[:, 64:] = 50, 220
+    dark, middle, bright = (
+        torch.stack([drawn(stripes, at).flatten(1).quantile(q, dim=1) for at in (0.0, 0.5)]) for q in (0.1, 0.5, 0.9)
+    )
+    less, more = ((middle - dark) / (bright - dark)).std(dim=1)
+    assert more > 1.6 * less

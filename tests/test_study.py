@@ -113,6 +113,14 @@ def test_processes_reach_the_goal_exactly(study: optuna.Study, url: str) -> None
     assert_exact(study, 8)
 
 
+def test_a_study_of_another_objective_is_not_taken_up(study: optuna.Study, url: str) -> None:
+    claim(study)
+    assert studies.create_or_resume(studies.connect(url), "films", BASE).study_name == "films"
+    study.set_user_attr("objective", "val/log_loss")
+    with pytest.raises(studies.StudyError, match="the trials of study films were judged by something else"):
+        studies.create_or_resume(studies.connect(url), "films", BASE)
+
+
 def test_no_worker_proposes_what_another_did(study: optuna.Study, url: str) -> None:
     """Whether they work at the same time or one comes after the other was killed, all of one seed."""
 

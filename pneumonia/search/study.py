@@ -25,6 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pneumonia.config import Pruner, TrainConfig, search_space
 from pneumonia.search.sampler import Sampler
 from pneumonia.stop import held, is_gone
+from pneumonia.trial import OBJECTIVE
 
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60  # silence after which a worker on another machine counts as dead
@@ -169,7 +170,11 @@ def default_name(fingerprint: str, base: TrainConfig) -> str:
 
 
 def create_or_resume(storage: RDBStorage, name: str, base: TrainConfig) -> optuna.Study:
-    """The first of `name`, `name-2`, `name-3`... that is not finished; the first trial of a new one is `base`."""
+    """The first of `name`, `name-2`, `name-3`... that is not finished; the first trial of a new one is `base`.
+
+    Raises:
+        StudyError: its trials were judged by another objective.
+    """
     number = 1
     while True:
         full = name if number == 1 else f"{name}-{number}"
@@ -178,7 +183,10 @@ def create_or_resume(storage: RDBStorage, name: str, base: TrainConfig) -> optun
             break
         number += 1
     if not study.get_trials(deepcopy=False):
+        study.set_user_attr("objective", OBJECTIVE)
         study.enqueue_trial({name: getattr(base, name) for name in search_space()}, skip_if_exists=True)
+    elif study.user_attrs.get("objective") != OBJECTIVE:
+        raise StudyError(f"the trials of study {full} were judged by something else than {OBJECTIVE}: name another")
     return study
 
 
