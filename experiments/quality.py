@@ -5,7 +5,7 @@
 Flags, clock and JSON are the speedrun's; the recipe is what the search trains in full by default on real films, without
 the search before it. It was chosen by training and validation films; the test films only report.
 
-Cost: four minutes a seed on 2 cores. Result: see LOG.md.
+Cost: under five minutes a seed on 2 cores. Result: AUC .984, accuracy .948 on a third of the test films; see LOG.md.
 """
 
 from experiments import speedrun
