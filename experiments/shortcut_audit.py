@@ -39,11 +39,10 @@ from scipy.stats import spearmanr
 from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import nn
 
-from experiments.speedrun import machine, summary
+from experiments.speedrun import RECIPE, machine, summary
 from pneumonia import cache, data, metrics, predict
 from pneumonia.augment import standardise
 from pneumonia.boundary import mlflow_defaults
-from pneumonia.config import TrainConfig
 from pneumonia.intervals import intervals
 from pneumonia.model import Network, build
 from pneumonia.served import decode
@@ -53,7 +52,6 @@ from pneumonia.trial import fit_data
 QUALITY = 60  # of the one JPEG quality: below that of nearly all films, so that none keeps more than another
 BORDER = 0.1  # of each side that is painted over
 DRAWS = 10  # of random weights
-SHUFFLED = TrainConfig(size=64, width=16, epochs=6, lr=6e-3, disturb=0.0, half_size=0.34)  # the speedrun's recipe
 
 
 def file_features(path: Path) -> list[float]:
@@ -147,7 +145,7 @@ def shuffled_labels(films: FitData, shuffles: int) -> list[dict[str, float]]:
             val_films=films.val_films,
             val_labels=films.val_labels,
         )
-        fitted = fit(replace(SHUFFLED, seed=seed), given)
+        fitted = fit(replace(RECIPE, seed=seed), given)
         # The last epoch: the best one would be chosen by the true labels.
         found.append({"auc": fitted.history[-1]["val/auc"]})
     return found
@@ -211,7 +209,7 @@ def main() -> None:
     model = predict.load(arguments.model)
     index = data.scan(arguments.data)
     with tempfile.TemporaryDirectory(prefix="audit-") as home:
-        small = cache.decode(index.keep("train", "val"), size=SHUFFLED.size, home=Path(home))
+        small = cache.decode(index.keep("train", "val"), size=RECIPE.size, home=Path(home))
         own = cache.decode(index.keep("val"), size=model.size, home=Path(home))
         report = {
             "files": files(index),

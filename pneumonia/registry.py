@@ -104,15 +104,13 @@ def _describe(record: Record) -> str:
 
 def describe(tracker: Tracker, record: Record) -> None:
     """Gives the version that an evaluation was of, if it was of one, the description with the test figures in it."""
-    version, whole = record.run.tags.get(VERSION), record.artifacts / "model_card.md"
-    if version is None or not whole.exists():
+    version = record.run.tags.get(VERSION)
+    if version is None or not (record.artifacts / "model_card.md").exists():
         return
     name, _, number = version.rpartition("/")
-    more = f"model_card.md among the artifacts of run {sent(record)['run_id']}"
     with tracker_errors(tracker.uri):
-        summary = card.summary(whole.read_text(encoding="utf-8"), more=more)
         try:
-            tracker.client.update_model_version(name, number, summary)
+            tracker.client.update_model_version(name, number, _describe(record))
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # the version was deleted
                 raise

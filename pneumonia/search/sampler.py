@@ -19,9 +19,10 @@ class Sampler(BaseSampler):
     search that is resumed: a seed for each worker would be used again by the workers that come after a killed one.
     """
 
+    _tpe: TPESampler  # of the trial at hand: Optuna calls `before_trial` before anything else
+
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self._tpe = TPESampler(n_startup_trials=STARTUP_TRIALS)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         seed = np.random.SeedSequence([self.seed, trial.number]).generate_state(1)[0]
