@@ -32,7 +32,7 @@ from scipy.stats import spearmanr
 
 from experiments.speedrun import RECIPE, machine
 from pneumonia import cache, data, metrics, stress
-from pneumonia.calibration import Calibration, choose_threshold, fit_calibration, objective
+from pneumonia.calibration import Calibration, objective, operating_point
 from pneumonia.config import TrainConfig
 from pneumonia.model import build
 from pneumonia.train import FitData, fit, predict
@@ -71,8 +71,8 @@ def validated(network: torch.nn.Module, films: FitData) -> dict[str, Any]:
     each = [logits(np.stack([change(film) for film in plain])) for change in stress.CHANGES.values()]
     points = {}
     for name, y, x in (("plain", labels, alone), ("both", twice, both)):
-        line = fit_calibration(y, x)
-        points[name] = {**asdict(line), "threshold": choose_threshold(y, line.apply(x))}
+        line, threshold = operating_point(y, x)
+        points[name] = {**asdict(line), "threshold": threshold}
     return {
         "val": objective(labels, alone),
         "objective": objective(twice, both),

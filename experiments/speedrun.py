@@ -25,7 +25,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from pneumonia import cache, data, metrics  # noqa: E402
-from pneumonia.calibration import choose_threshold, fit_calibration  # noqa: E402
+from pneumonia.calibration import operating_point  # noqa: E402
 from pneumonia.config import TrainConfig  # noqa: E402
 from pneumonia.tracking import source_tags  # noqa: E402
 from pneumonia.train import fit, predict  # noqa: E402
@@ -44,9 +44,7 @@ def run(films: Path, config: TrainConfig) -> dict[str, Any]:
         read = time.perf_counter()
         given = fit_data(decoded)
         fitted = fit(config, given)
-        labels, logits = fitted.judged(given.val_labels)
-        calibration = fit_calibration(labels, logits)
-        threshold = choose_threshold(labels, calibration.apply(logits))
+        calibration, threshold = operating_point(*fitted.judged(given.val_labels))
         ended = time.perf_counter()
         result = {
             "seed": config.seed,

@@ -46,6 +46,16 @@ def fit_calibration(labels: ArrayLike, logits: ArrayLike) -> Calibration:
     return Calibration(slope, intercept)
 
 
+def operating_point(labels: ArrayLike, logits: ArrayLike) -> tuple[Calibration, float]:
+    """The calibration, and the threshold for its probabilities: what a served model calls films by.
+
+    Raises:
+        ValueError: as `fit_calibration`, or a class is missing.
+    """
+    line = fit_calibration(labels, logits)
+    return line, choose_threshold(labels, line.apply(logits))
+
+
 def objective(labels: ArrayLike, logits: ArrayLike) -> float:
     """The search's objective, lower is better: class-balanced log loss after the best line in the logit, nats.
 

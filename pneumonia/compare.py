@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from mlflow.exceptions import MlflowException
 
 from pneumonia import plots, predict
 from pneumonia.comparison import SCORES, Comparison, assess
 from pneumonia.data import Index
 from pneumonia.record import Record, Run
 from pneumonia.report.comparison import html
-from pneumonia.tracking import Tracker, finished, tracker_errors
+from pneumonia.tracking import Tracker, finished, if_there, tracker_errors
 from pneumonia.trial import data_tags, dataset_of
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -110,13 +109,8 @@ def trained_from(tracker: Tracker, model: predict.Model | Logged) -> str | None:
     if run_id is None:
         return None
     with tracker_errors(tracker.uri):
-        try:
-            tag: str | None = tracker.client.get_run(run_id).data.tags.get("data.fingerprint")
-            return tag
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return None
+        run = if_there(lambda: tracker.client.get_run(run_id))
+    return None if run is None else run.data.tags.get("data.fingerprint")
 
 
 def compare(

@@ -15,7 +15,7 @@ from pneumonia.gate import BY_HAND, CHAMPION, UNUSABLE, FilmGone, Verdict, champ
 from pneumonia.record import Record, records, write_json
 from pneumonia.report import card
 from pneumonia.sending import masked, sent, sent_to, unsent
-from pneumonia.tracking import Tracker, tracker_errors
+from pneumonia.tracking import Tracker, if_there, tracker_errors
 
 VERSION = "model.version"  # tag of an evaluation: name/number of the version that it was of
 
@@ -109,11 +109,7 @@ def describe(tracker: Tracker, record: Record) -> None:
         return
     name, _, number = version.rpartition("/")
     with tracker_errors(tracker.uri):
-        try:
-            tracker.client.update_model_version(name, number, _describe(record))
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # the version was deleted
-                raise
+        if_there(lambda: tracker.client.update_model_version(name, number, _describe(record)))  # it may be deleted
     write_json(record.folder / "sent.json", {**sent(record), "described": True})
 
 

@@ -4,10 +4,11 @@ import errno
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import mlflow
 import requests
@@ -27,9 +28,21 @@ from pneumonia.stop import held
 LOCK_SECONDS = 60.0  # another process that sends the same record is waited for so long
 RETRY_SECONDS = 20.0  # a tracker that did not answer is left alone for so long
 
+T = TypeVar("T")
+
 
 class TrackingError(RuntimeError):
     """The tracking store cannot be reached or refuses what it was sent."""
+
+
+def if_there(call: Callable[[], T]) -> T | None:
+    """What `call` returns; None where the store has no such run, model, version or file."""
+    try:
+        return call()
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
 
 
 @contextmanager
@@ -154,13 +167,8 @@ class Tracker:
             )
             for child in children:
                 self.client.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, new)
-            try:
-                there = self.client.get_run(old).info.lifecycle_stage == "active"
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-                there = False
-            if there:  # else somebody deleted it
+            run = if_there(lambda: self.client.get_run(old))
+            if run is not None and run.info.lifecycle_stage == "active":  # else somebody deleted it
                 self.client.set_tag(old, "resumed_by", new)
                 self.client.set_terminated(old, "KILLED")
             return {child.info.run_id for child in children if child.info.status == "RUNNING"}
@@ -174,12 +182,7 @@ class Tracker:
         if model_id is None:
             return None
         with tracker_errors(self.uri):
-            try:
-                return str(self.client.get_logged_model(model_id).model_id)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-                return None
+            return None if if_there(lambda: self.client.get_logged_model(model_id)) is None else model_id
 
     def has_model(self, run_id: str) -> bool:
         """Whether a run logged a model that is still there.
@@ -188,13 +191,10 @@ class Tracker:
             TrackingError: the store cannot be reached.
         """
         with tracker_errors(self.uri):
-            try:
-                experiment_id = self.client.get_run(run_id).info.experiment_id
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
+            run = if_there(lambda: self.client.get_run(run_id))
+            if run is None:
                 return False
-            models = self.client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
+            models = self.client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
             return any(model.status == LoggedModelStatus.READY for model in models)
 
     def text_of(self, run_id: str | None, path: str) -> str | None:
@@ -206,13 +206,8 @@ class Tracker:
         if run_id is None:
             return None
         with tracker_errors(self.uri), tempfile.TemporaryDirectory(prefix="pneumonia-artifact-") as scratch:
-            try:
-                there = self.client.list_artifacts(run_id, path.rpartition("/")[0] or None)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-                return None
-            if path not in {artifact.path for artifact in there}:
+            there = if_there(lambda: self.client.list_artifacts(run_id, path.rpartition("/")[0] or None))
+            if path not in {artifact.path for artifact in there or ()}:
                 return None
             return Path(self.client.download_artifacts(run_id, path, scratch)).read_text(encoding="utf-8")
 

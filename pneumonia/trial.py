@@ -14,7 +14,7 @@ import pandas as pd
 from pneumonia import gallery, metrics, package, plots
 from pneumonia.bands import Band
 from pneumonia.cache import Decoded, room
-from pneumonia.calibration import choose_threshold, fit_calibration
+from pneumonia.calibration import operating_point
 from pneumonia.config import TrainConfig
 from pneumonia.data import Index
 from pneumonia.evaluation import assess
@@ -97,9 +97,7 @@ def conclude(record: Record, fitted: Fitted, data: Decoded, *, keep_model: bool)
     began = time.monotonic()
     val = data.index.only("val")
     labels, classes = val["label"].to_numpy(), data.index.classes
-    judged, logits = fitted.judged(labels)
-    calibration = fit_calibration(judged, logits)
-    threshold = choose_threshold(judged, calibration.apply(logits))
+    calibration, threshold = operating_point(*fitted.judged(labels))
     probabilities = calibration.apply(fitted.val_logits)
     write_scores(record, labels, probabilities, threshold, classes)
     write_predictions(record.artifacts / "predictions" / "val.csv", val, probabilities, classes)
