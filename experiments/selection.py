@@ -1,19 +1,22 @@
 """Which figure of the validation films ranks recipes as the test films will?
 
     python -m experiments.selection train --data DIR --keep FOLDER [--seeds 2]
+    python -m experiments.selection folds --data DIR --keep FOLDER [--folds 3]
     python -m experiments.selection rank --data DIR --keep FOLDER [--json FILE]
 
 train   Trains every recipe below with each seed, at 64 px, and keeps the networks. Prints the objective on the
         validation films as they are (`val`), on them and their changed copies by turns (`objective`, what the search
         minimises), the mean over every change of its own log loss (`every change`), and AUC. No test film is opened.
+folds   Trains every recipe once a fold, the training films being divided by patient, and keeps the mean over the folds
+        of that objective on the films that were left out (`folds`). Neither validation nor test film is opened.
 rank    Opens the test films once for all that was kept: Spearman's correlation, over recipes, of each of those figures
         with the AUC, the balanced log loss (after the line that suits the test films best, so of separation alone) and
         the best threshold's accuracy on test films; and how far accuracy at the frozen threshold stays behind that, and
         the log loss of the served probabilities, with calibration and threshold from the films as they are, and from
         both kinds.
 
-Recipes are chosen by `train`; `rank` comes when the choice is made. Cost: half a minute a training on 2 cores.
-Result: see LOG.md.
+Recipes are chosen by `train` and `folds`; `rank` comes when the choice is made. Cost: half a minute a training on 2
+cores. Result: see LOG.md.
 """
 
 import argparse
@@ -29,6 +32,7 @@ import pandas as pd
 import safetensors.torch
 import torch
 from scipy.stats import spearmanr
+from sklearn.model_selection import StratifiedGroupKFold
 
 from experiments.speedrun import RECIPE, machine
 from pneumonia import cache, data, metrics, stress
@@ -56,6 +60,7 @@ RECIPES: dict[str, TrainConfig] = {
     "batches of 32": replace(BASE, batch_size=32, lr=4e-3),
 }
 VAL = ("val", "objective", "every change", "AUC")
+FOLDS = "folds.json"  # by recipe, what `folds` found
 TEST = ("test AUC", "test log loss")
 
 
@@ -100,6 +105,26 @@ def train(index: data.Index, keep: Path, seeds: int) -> None:
         print(f"{name:22}" + "".join(f"  {key} {spread([row[key] for row in rows])}" for key in VAL), flush=True)
 
 
+def folds(index: data.Index, keep: Path, count: int) -> None:
+    keep.mkdir(parents=True, exist_ok=True)
+    table = index.only("train")
+    labels = table["label"].to_numpy()
+    parts = list(StratifiedGroupKFold(count).split(labels, labels, table["patient"]))
+    found: dict[str, float] = {}
+    for name, recipe in RECIPES.items():
+        with tempfile.TemporaryDirectory(prefix="selection-") as home:
+            films = np.asarray(cache.decode(index.keep("train"), size=recipe.size, home=Path(home)).films)
+            values = []
+            for seed, (kept, out) in enumerate(parts):
+                given = FitData(
+                    train_films=films[kept], train_labels=labels[kept], val_films=films[out], val_labels=labels[out]
+                )
+                values.append(validated(fit(replace(recipe, seed=seed), given).network, given)["objective"])
+        found[name] = float(np.mean(values))
+        print(f"{name:22}  folds {spread(values)}", flush=True)
+        (keep / FOLDS).write_text(json.dumps(found, indent=1) + "\n")
+
+
 def spread(values: list[float]) -> str:
     return f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else "")
 
@@ -108,7 +133,11 @@ def rank(index: data.Index, keep: Path) -> dict[str, Any]:
     """Correlations over recipes, each the mean of its seeds, and what is lost at the frozen thresholds."""
     frame = pd.DataFrame(tested(index, keep))
     numbers = frame.groupby("recipe", sort=False).mean(numeric_only=True)
-    found = {of: {name: correlation(numbers[name], numbers[of]) for name in VAL} for of in (*TEST, "best accuracy")}
+    by = list(VAL)
+    if (keep / FOLDS).exists():
+        numbers["folds"] = pd.Series(json.loads((keep / FOLDS).read_text()))
+        by.append("folds")
+    found = {of: {name: correlation(numbers[name], numbers[of]) for name in by} for of in (*TEST, "best accuracy")}
     lost = {
         kind: {
             "accuracy": float(frame[f"accuracy, {kind}"].mean()),
@@ -117,17 +146,19 @@ def rank(index: data.Index, keep: Path) -> dict[str, Any]:
         }
         for kind in ("plain", "both")
     }
-    table = numbers[[*VAL, *TEST, "best accuracy", "accuracy, plain", "accuracy, both"]]
+    table = numbers[[*by, *TEST, "best accuracy", "accuracy, plain", "accuracy, both"]]
     print(table.round(4).to_string())
-    for of, by in found.items():
-        print(f"{of}: " + ", ".join(f"{name} {'-' if v is None else f'{v:.2f}'}" for name, v in by.items()))
+    for of, values in found.items():
+        print(f"{of}: " + ", ".join(f"{name} {'-' if v is None else f'{v:.2f}'}" for name, v in values.items()))
     for kind, figures in lost.items():
         print(f"threshold from {kind}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
     return {"correlations": found, "thresholds": lost, "recipes": table.to_dict("index"), "machine": machine()}
 
 
 def correlation(one: pd.Series, other: pd.Series) -> float | None:
-    """Spearman's; None where one of them is the same for all recipes."""
+    """Spearman's, over the recipes that have both; None where one of them is the same for all."""
+    both = one.notna() & other.notna()
+    one, other = one[both], other[both]
     if one.nunique() < 2 or other.nunique() < 2:
         return None
     return float(spearmanr(one, other).statistic)
@@ -135,7 +166,8 @@ def correlation(one: pd.Series, other: pd.Series) -> float | None:
 
 def tested(index: data.Index, keep: Path) -> Iterator[dict[str, Any]]:
     """Of each network that was kept, the figures of `train` and those of the test films."""
-    kept = [json.loads(path.read_text()) | {"path": path} for path in sorted(keep.glob("*.json"))]
+    paths = (path for path in sorted(keep.glob("*.json")) if path.name != FOLDS)
+    kept = [json.loads(path.read_text()) | {"path": path} for path in paths]
     shown = {}
     with tempfile.TemporaryDirectory(prefix="selection-") as home:
         for size in {row["size"] for row in kept}:
@@ -157,15 +189,18 @@ def tested(index: data.Index, keep: Path) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("train", "rank"))
+    parser.add_argument("step", choices=("train", "folds", "rank"))
     parser.add_argument("--data", type=Path, required=True, help="folder of films with train and, for rank, test")
     parser.add_argument("--keep", type=Path, required=True, help="where the networks are kept")
     parser.add_argument("--seeds", type=int, default=2, help="how many for each recipe, from 0 [2]")
+    parser.add_argument("--folds", type=int, default=3, help="parts of the training films [3]")
     parser.add_argument("--json", type=Path, help="write what rank finds here")
     arguments = parser.parse_args()
     index = data.scan(arguments.data)
     if arguments.step == "train":
         train(index, arguments.keep, arguments.seeds)
+    elif arguments.step == "folds":
+        folds(index, arguments.keep, arguments.folds)
     else:
         found = rank(index, arguments.keep)
         if arguments.json:

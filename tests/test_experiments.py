@@ -90,12 +90,16 @@ def test_the_selection_ranks_what_it_trained_and_opens_test_films_last(
     selection.main()
     assert len(list((tmp_path / "kept").glob("*.safetensors"))) == 3
     assert splits == {"train", "val"}
+    splits.clear()
+    monkeypatch.setattr("sys.argv", ["selection", "folds", *words, "--folds", "2"])
+    selection.main()
+    assert splits == {"train"}
     monkeypatch.setattr("sys.argv", ["selection", "rank", *words, "--json", str(tmp_path / "found.json")])
     selection.main()
     found = strict(tmp_path / "found.json")
     assert list(found["recipes"]) == ["a", "b", "c"]
     for by in found["correlations"].values():
-        assert set(by) == set(selection.VAL)
+        assert set(by) == {*selection.VAL, "folds"}
         assert all(value is None or -1 <= value <= 1 for value in by.values())
     for kind, figures in found["thresholds"].items():
         assert 0 <= figures["behind the best threshold"] < 1, kind
