@@ -5,7 +5,7 @@
 Checks, each with its figure and its bound:
 
 1. search    `mlflow run` on the films with no other parameter: at most 20 minutes, at least 8 trials, a champion. Once
-             for each seed; the champions' AUC on the test films at hand, mean and spread.
+             for each seed; the champions' AUC on the test films at hand, mean (at least .975) and spread.
 2. server    `mlflow models serve` of the champion gives for each film of originals/ what `pneumonia predict` gives.
 3. skew      films of full_size/ against the same films of the 224 px set: the median difference in probability is at
              most .03, and a label flips only within .1 of the threshold.

@@ -4,9 +4,10 @@
     python -m experiments.selection folds --data DIR --keep FOLDER [--folds 3]
     python -m experiments.selection rank --data DIR --keep FOLDER [--json FILE]
 
-train   Trains every recipe below with each seed, at 64 px, and keeps the networks. Prints the objective on the
-        validation films as they are (`val`), on them and their changed copies by turns (`objective`, what the search
-        minimises), the mean over every change of its own log loss (`every change`), and AUC. No test film is opened.
+train   Trains every recipe below with each seed, at 64 px unless it says otherwise, and keeps the networks. Prints the
+        objective on the validation films as they are (`val`), on them and their changed copies by turns (`objective`,
+        what the search minimises), the mean over every change of its own log loss (`every change`), and AUC. No test
+        film is opened.
 folds   Trains every recipe once a fold, the training films being divided by patient, and keeps the mean over the folds
         of that objective on the films that were left out (`folds`). Neither validation nor test film is opened.
 rank    Opens the test films once for all that was kept: Spearman's correlation, over recipes, of each of those figures

@@ -39,15 +39,18 @@ class TrainConfig:
     lr: float = _setting(2e-3, "peak learning rate of the one-cycle schedule", Range(low=5e-4, high=1e-2, log=True))
     weight_decay: float = _setting(0.05, "AdamW's decoupled weight decay", Range(low=5e-3, high=0.5, log=True))
     dropout: float = _setting(0.3, "dropout before the last layer", Range(low=0.0, high=0.5))
-    label_smoothing: float = _setting(0.05, "share of each label given to the other class")
-    ema_decay: float = _setting(0.995, "decay a step of the averaged weights that are validated and kept")
+    label_smoothing: float = _setting(0.05, "share of each label spread evenly over both classes")
+    ema_decay: float = _setting(
+        0.995, "decay a step of the averaged weights that are validated and kept, once there were steps enough for it"
+    )
     augment: float = _setting(
         1.0, "strength of the augmentation; 0 turns it off, but not disturb", Range(low=1.0, high=1.5)
     )
     disturb: float = _setting(
         1.0,
         "strength of what hides how a film was made: frames, holes, exposure, local contrast, more scale and gamma; 0 "
-        "turns it off, and val/objective is then of the films as they are alone",
+        "turns it off, and then val/objective, calibration and threshold are of the films as they are alone, so that "
+        "such runs do not compare with others by val/objective",
     )
     half_size: float = _setting(
         0.0, "share of the epochs, the first ones, that train at half the size, in half the time"
@@ -100,11 +103,14 @@ class SearchConfig:
     workers: int | None = _setting(None, "processes that run trials, one thread each [one a core]")
     size: int | None = _setting(None, "side of the square that films are resized to, pixels [96; synthetic: 64]")
     seed: int = _setting(0, "seed of the search and of every training in it")
-    study: str | None = _setting(None, "name of the study [from the films and the search space]")
+    study: str | None = _setting(
+        None, "name of the study [from the films, the search space and what is fixed, such as size, epochs, seed]"
+    )
     storage: str | None = _setting(None, "SQLAlchemy URL of the study's database, without a password [a sqlite file]")
     pruner: Pruner = _setting(
         "auto",
-        "halving: after a quarter of the epochs only the best third of the trials goes on; none: every trial does; "
+        "halving: after a quarter and three quarters of the epochs only the best third of the trials goes on, and "
+        "always the recipe as it stands; none: every trial does; "
         "auto: halving, and none for synthetic films",
     )
     disturb: float | None = _setting(

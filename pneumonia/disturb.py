@@ -25,7 +25,8 @@ def disturb(x: Tensor, *, strength: float, generator: torch.Generator) -> Tensor
     come from `generator`, on the CPU.
 
     Args:
-        strength: of every effect, and up to 1 its frequency too; 0 returns x.
+        strength: of the exposure, and of the sides of holes and frames; up to 1 also how often all but the exposure
+            happen. 0 returns x.
     """
     if strength == 0:
         return x

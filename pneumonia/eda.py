@@ -1,7 +1,8 @@
 """What the films are like before any model: who is in them, how their files were made, what a batch would hold.
 
 Test films are described by their files alone: path, bytes, hash, and the size and compression that the header tells.
-Grey levels, mean films and samples come from train and val; no pixel of a test film is looked at.
+Grey levels, mean films and samples come from train and val; no pixel of a test film is looked at (it is decoded only
+where its header does not say its size).
 """
 
 import struct

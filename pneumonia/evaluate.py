@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pneumonia import plots, predict, registry
+from pneumonia import metrics, plots, predict, registry
 from pneumonia.calibration import sigmoid
 from pneumonia.data import Index, Split
 from pneumonia.evaluation import PREVALENCES, Evaluation, assess
@@ -115,7 +115,8 @@ def evaluate_and_record(
         )
         (record.artifacts / "evaluation.html").write_text(page, encoding="utf-8")
         (record.artifacts / "evaluation.md").write_text(evaluation.text() + "\n", encoding="utf-8")
-        record.summarise(evaluation.named(), step=0)
+        raw = metrics.raw_loss(labels, model.calibration.undo(evaluation.probabilities))
+        record.summarise({**evaluation.named(), "test/loss": raw}, step=0)
         if whole is not None:
             told = card.with_test(whole, evaluation, folder=index.root.name, openings=openings)
             (record.artifacts / "model_card.md").write_text(told, encoding="utf-8")

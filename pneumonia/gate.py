@@ -61,8 +61,8 @@ class Validation:
     or place.
     """
 
-    images: list[str]  # base64
-    labels: np.ndarray
+    images: list[str]  # base64, twice as many as films
+    labels: np.ndarray  # of the images, 0 and 1
     key: str
 
 
@@ -109,7 +109,7 @@ def _changed(film: bytes, number: int) -> bytes:
 
 
 def losses(uri: str, films: Validation) -> np.ndarray:
-    """Log loss of each film, by the model's own code. Float64 [N]."""
+    """Log loss of each image, by the model's own code. Float64 [2 N]: of the films, then of the changed ones."""
     with tempfile.TemporaryDirectory(prefix="pneumonia-gate-") as scratch:
         folder = mlflow.artifacts.download_artifacts(uri, dst_path=scratch)
         model = mlflow.pyfunc.load_model(folder)

@@ -135,6 +135,11 @@ def weighted_scores(y: Ints, p: Floats, threshold: float, weights: Floats) -> di
         }
 
 
+def raw_loss(labels: np.ndarray, logits: np.ndarray) -> float:
+    """The mean log loss of logits as a network gives them, before any calibration, nats; films count alike."""
+    return float(np.logaddexp(0, np.where(labels == 1, -logits, logits)).mean())
+
+
 def best_accuracy(labels: np.ndarray, scores: np.ndarray) -> float:
     """The accuracy that the best of all thresholds would have had on these very films."""
     order = np.argsort(scores)

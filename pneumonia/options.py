@@ -51,9 +51,10 @@ def settings(config: type[TrainConfig] | type[SearchConfig], *names: str) -> Cal
                 "" if field.default is None else f" [{field.default:g}]" if _number(field) else f" [{field.default}]"
             )
             text = field.metadata["help"] + shown
-            function = click.option(f"--{name.replace('_', '-')}", name, type=open_type, default=None, help=text)(
-                function
-            )
+            flags = dict.fromkeys(
+                (f"--{name.replace('_', '-')}", f"--{name}")
+            )  # as words are written, as MLproject does
+            function = click.option(*flags, name, type=open_type, default=None, help=text)(function)
         return function
 
     return decorate

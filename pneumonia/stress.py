@@ -1,7 +1,7 @@
 """Validation films as another hospital might make them: stand-ins for the shift to come, the same ones every time.
 
 They judge epochs, trials, calibration and threshold beside the films as they are. On films like those it was trained
-on, a network's AUC saturates near .995, and its threshold lies where such films part, which harder normal films do not
+on, a network's AUC saturates above .99, and its threshold lies where such films part, which harder normal films do not
 respect.
 """
 

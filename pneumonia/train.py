@@ -131,7 +131,7 @@ def fit(
 
     Args:
         on_epoch: told after each epoch; what it raises ends the training.
-        on_step: told after each step; likewise.
+        on_step: told after each step, on CUDA after every tenth; likewise.
 
     Raises:
         Diverged: the loss or the gradient is not a finite number; names the step and the learning rate.
@@ -307,6 +307,6 @@ def _val_metrics(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
     scores = {f"val/{name}": value for name, value in metrics.score(labels, line.apply(plain), threshold).items()}
     return {
         **scores,
-        "val/loss": float(np.logaddexp(0, np.where(labels == 1, -plain, plain)).mean()),
+        "val/loss": metrics.raw_loss(labels, plain),
         "val/objective": calibration.objective(every, logits),
     }

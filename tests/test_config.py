@@ -3,9 +3,12 @@
 from dataclasses import FrozenInstanceError, asdict, fields, replace
 from typing import Any
 
+import click
 import pytest
+from click.testing import CliRunner
 
 from pneumonia.config import Plan, SearchConfig, TrainConfig, search_space
+from pneumonia.options import settings
 
 BAD: dict[str, list[Any]] = {
     "size": [0, 31, 100, 2048],
@@ -156,3 +159,13 @@ def test_one_open_field_is_refused_by_name(name: str) -> None:
     whole = SearchConfig().for_data(cores=2)
     with pytest.raises(ValueError, match=rf"^{name} must be given"):
         replace(whole, **{name: None}).decided()
+
+
+@pytest.mark.parametrize("flag", ["--final-epochs", "--final_epochs"])
+def test_a_flag_is_taken_as_words_are_written_and_as_mlproject_names_it(flag: str) -> None:
+    @click.command()
+    @settings(SearchConfig, "final_epochs", "seed")
+    def echo(final_epochs: int | None, seed: int | None) -> None:
+        click.echo(f"{final_epochs} {seed}")
+
+    assert CliRunner().invoke(echo, [flag, "7", "--seed", "3"]).output == "7 3\n"

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import log_loss
 
+from pneumonia import predict
 from pneumonia.data import Index
 from pneumonia.evaluate import evaluate_and_record
 from pneumonia.predict import ModelError
@@ -48,6 +50,9 @@ def test_the_test_films_are_scored_in_a_run_of_their_own(
         assert run.data.metrics[f"test/{name}"] == pytest.approx(evaluation.scores[name])
     assert run.data.metrics["test/auc_low"] <= run.data.metrics["test/auc"] <= run.data.metrics["test/auc_high"]
     assert all(name.startswith("test/") for name in run.data.metrics)
+    labels, p = evaluation.rows["label"].to_numpy(), evaluation.probabilities
+    logits = predict.load(CHAMPION).calibration.undo(p)
+    assert run.data.metrics["test/loss"] == pytest.approx(log_loss(labels, 1 / (1 + np.exp(-logits))))
 
     model = client.get_logged_model(model_id)
     tied = {metric.key: metric for metric in model.metrics if metric.key.startswith("test/")}

@@ -116,6 +116,8 @@ def test_processes_reach_the_goal_exactly(study: optuna.Study, url: str) -> None
 def test_a_study_of_another_objective_is_not_taken_up(study: optuna.Study, url: str) -> None:
     claim(study)
     assert studies.create_or_resume(studies.connect(url), "films", BASE).study_name == "films"
+    with pytest.raises(studies.StudyError, match=r"judged by something else than .* as they are: name another"):
+        studies.create_or_resume(studies.connect(url), "films", replace(BASE, disturb=0.0))
     study.set_user_attr("objective", "val/log_loss")
     with pytest.raises(studies.StudyError, match="the trials of study films were judged by something else"):
         studies.create_or_resume(studies.connect(url), "films", BASE)

@@ -14,7 +14,7 @@ from pneumonia.stop import leave_quickly
 def cli() -> None:
     """Chest X-rays to a pneumonia classifier: searched for, tracked, evaluated, registered, served.
 
-    Runs, models and films are looked for where MLFLOW_TRACKING_URI says (default: mlflow.db in this folder).
+    Runs and models are looked for where MLFLOW_TRACKING_URI says (default: mlflow.db in this folder).
     What the program keeps, such as decoded films and unfinished searches, stands in .pneumonia
     (PNEUMONIA_HOME moves it). For research and teaching; not a medical device.
     """

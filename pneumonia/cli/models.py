@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--model", type=Open(click.STRING), help="a model URI or folder [the champion for such films]")
+@click.option(
+    "--model",
+    type=Open(click.STRING),
+    help="a model URI or folder [pneumonia-demo@champion for synthetic films, else pneumonia@champion]",
+)
 @data_option
 @click.option(
     "--prevalences",

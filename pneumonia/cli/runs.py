@@ -152,7 +152,7 @@ def len_val(index: "Index") -> int:
 
 def next_commands(name: str, demo: bool) -> None:
     say("\nNext:")
-    say("  uv run mlflow ui                       # compare the runs at http://127.0.0.1:5000")
+    say("  MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false uv run mlflow ui -w 1     # compare runs at http://127.0.0.1:5000")
     say(f"  uv run mlflow models serve -m models:/{name}@champion --env-manager local -p 5001")
     if demo:
         say("  uv run mlflow run . --env-manager local --experiment-name pneumonia -P data=PATH/TO/chest_xray")

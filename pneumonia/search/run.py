@@ -81,7 +81,7 @@ def search(
         home: folder for records, caches and the default study.
         run_id: an MLflow run to adopt as the parent, as `mlflow run` makes it.
         base: what is not searched over; its size, epochs, seed and, if given, disturb are taken from `config`.
-        on_progress: told about four times a second while trials run.
+        on_progress: told once a second while trials run.
         on_step, on_epoch: told about the final training.
         say: told in words what happens.
 

@@ -175,6 +175,7 @@ def create_or_resume(storage: RDBStorage, name: str, base: TrainConfig) -> optun
     Raises:
         StudyError: its trials were judged by another objective.
     """
+    judged = f"{OBJECTIVE} of the films as they are{' and changed' if base.disturb else ''}"
     number = 1
     while True:
         full = name if number == 1 else f"{name}-{number}"
@@ -183,10 +184,10 @@ def create_or_resume(storage: RDBStorage, name: str, base: TrainConfig) -> optun
             break
         number += 1
     if not study.get_trials(deepcopy=False):
-        study.set_user_attr("objective", OBJECTIVE)
+        study.set_user_attr("objective", judged)
         study.enqueue_trial({name: getattr(base, name) for name in search_space()}, skip_if_exists=True)
-    elif study.user_attrs.get("objective") != OBJECTIVE:
-        raise StudyError(f"the trials of study {full} were judged by something else than {OBJECTIVE}: name another")
+    elif study.user_attrs.get("objective") != judged:
+        raise StudyError(f"the trials of study {full} were judged by something else than {judged}: name another")
     return study
 
 
