@@ -167,7 +167,9 @@ def _run(stripes: list[list[Job]], films: Path, offset: int, size: int) -> Itera
                 raise OSError(status, os.strerror(status), str(films))
             if -child.pid not in answered:
                 raise RuntimeError(f"a process that should decode films did not start: {said}")
-            at = next(row for row in rows if row not in answered)
+            at = next((row for row in rows if row not in answered), None)
+            if at is None:
+                continue  # it died when its work was done
             yield at, f"the decoder died of it: {f'signal {-status}' if status < 0 else said[:200]}", True
 
 

@@ -20,6 +20,7 @@ from mlflow.entities import (
     Param,
     RunTag,
 )
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.mlflow_tags import (
@@ -57,15 +58,35 @@ def sent_to(record: Record) -> str | None:
 
 
 def unsent(record: Record) -> bool:
-    """Whether an ended record has something that the store has not."""
-    return record.status is not None and not sent(record).get("closed", False)
+    """Whether an ended record has something that the store has not, and would take."""
+    have = sent(record)
+    return record.status is not None and not have.get("closed", False) and not have.get("deleted", False)
 
 
 def send(record: Record, client: MlflowClient, uri: str) -> str:
     """Makes the MLflow run say what the record says, and returns the run's id.
 
-    Each step is remembered when the store has taken it, so that the next call goes on from there.
+    Each step is remembered when the store has taken it, so that the next call goes on from there. A run that somebody
+    deleted is left alone.
     """
+    try:
+        return _send(record, client, uri)
+    except MlflowException:
+        have = sent(record)
+        if "run_id" not in have or not _deleted(have["run_id"], client):
+            raise
+        write_json(record.folder / "sent.json", {**have, "deleted": True})
+        return str(have["run_id"])
+
+
+def _deleted(run_id: str, client: MlflowClient) -> bool:
+    try:
+        return str(client.get_run(run_id).info.lifecycle_stage) != "active"
+    except MlflowException as error:
+        return bool(error.error_code == "RESOURCE_DOES_NOT_EXIST")
+
+
+def _send(record: Record, client: MlflowClient, uri: str) -> str:
     run = record.run
     have = sent(record)
 

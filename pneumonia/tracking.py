@@ -156,10 +156,10 @@ class Tracker:
                 done.append(record)
         return done, [record for record in waiting if record not in done]
 
-    def hand_over(self, experiment_id: str, old: str, new: str) -> set[str]:
+    def hand_over(self, experiment_id: str, old: str, new: str) -> dict[str, str]:
         """Makes the run `new` the parent of the runs under `old`, and says on `old` by whom it was resumed.
 
-        Returns the ids of those under it that have not ended.
+        Returns the ids of those under it that have not ended, with their roles.
         """
         with tracker_errors(self.uri):
             children = self.client.search_runs(
@@ -171,7 +171,8 @@ class Tracker:
             if run is not None and run.info.lifecycle_stage == "active":  # else somebody deleted it
                 self.client.set_tag(old, "resumed_by", new)
                 self.client.set_terminated(old, "KILLED")
-            return {child.info.run_id for child in children if child.info.status == "RUNNING"}
+            still_open = (child for child in children if child.info.status == "RUNNING")
+            return {child.info.run_id: child.data.tags.get("role", "") for child in still_open}
 
     def known_model(self, model_id: str | None) -> str | None:
         """`model_id`, if this store has such a logged model: metrics can be tied to no other.

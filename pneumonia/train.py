@@ -22,6 +22,7 @@ from pneumonia.replicas import PART, Replicas, team
 
 CLIP_NORM = 5.0  # of the gradient; far above a healthy step's, so it only tames outliers
 VAL_BATCH = 128
+SMALLEST_SCALE = 1.0  # of the loss, in float16; a healthy training's lies in the thousands
 CUDA_LOOK = 10  # on CUDA the loss is read every so many steps, since reading waits for the device
 
 
@@ -204,7 +205,7 @@ def _fit(
             norm = nn.utils.clip_grad_norm_(network.parameters(), CLIP_NORM)
             step += 1
             if not cuda or step % CUDA_LOOK == 0:
-                _check(loss, norm, cuda, step, optimizer.lr)
+                _check(loss, norm, scaler, step, optimizer.lr)
             scaler.step(optimizer)  # type: ignore[arg-type]
             scaler.update()
             optimizer.at(step)
@@ -254,10 +255,13 @@ def _fit(
     )
 
 
-def _check(loss: Tensor, norm: Tensor, cuda: bool, step: int, lr: float) -> None:
-    """With float16 on CUDA an infinite gradient is a step that the scaler skips; elsewhere it is the end."""
+def _check(loss: Tensor, norm: Tensor, scaler: torch.amp.GradScaler, step: int, lr: float) -> None:
+    """With float16 on CUDA an infinite gradient is a step that the scaler skips, halving its scale, and the end if that
+    does not help; elsewhere it is the end at once.
+    """
     what = None if math.isfinite(float(loss)) else "loss"
-    if what is None and not cuda and not math.isfinite(float(norm)):
+    stuck = scaler.get_scale() < SMALLEST_SCALE if scaler.is_enabled() else not math.isfinite(float(norm))
+    if what is None and stuck:
         what = "gradient"
     if what is not None:
         raise Diverged(f"the {what} is not finite at step {step}, learning rate {lr:.3g}: lower the peak learning rate")
@@ -286,11 +290,11 @@ def predict(
         x = standardise(chunk).contiguous(memory_format=torch.channels_last)
         with torch.autocast(chunk.device.type, half, enabled=half is not None):
             plain: Tensor = network(x)
-            return ((plain + network(x.flip(3))) / 2 if mirror else plain).double()
+            return ((plain + network(x.flip(3))) / 2 if mirror else plain).float()  # MPS has no float64
 
     chunks = torch.split(films, VAL_BATCH)
     parts = each(logits, chunks) if each else [logits(chunk) for chunk in chunks]
-    return np.asarray(torch.cat(parts).cpu().numpy())
+    return np.asarray(torch.cat(parts).cpu().double().numpy())
 
 
 def _val_metrics(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:

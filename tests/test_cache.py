@@ -296,6 +296,20 @@ def test_no_child_is_left_and_nothing_torn(folder: Path, tmp_path: Path, how: si
 
 
 @pytest.mark.slow
+def test_a_decoder_that_dies_when_its_work_is_done_loses_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch = tmp_path / "patch/sitecustomize.py"
+    patch.parent.mkdir()
+    patch.write_text("import atexit, os\natexit.register(os.abort)\n")
+    monkeypatch.setenv("PYTHONPATH", str(patch.parent))
+    index = scan(folder)
+    decoded = decode(index, size=SIZE, home=tmp_path / "home", workers=1)
+    assert decoded.failures == []
+    np.testing.assert_array_equal(decoded.films, expected(index))
+
+
+@pytest.mark.slow
 def test_a_film_that_kills_the_decoder_is_listed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A decoder that dies of one film, as a bug in a C library would make it."""
     victim = (folder / "train/NORMAL/04.jpeg").read_bytes()

@@ -240,10 +240,24 @@ def test_a_child_names_its_parent(tracker: Tracker, new_record: NewRecord) -> No
 def test_hand_over(tracker: Tracker, new_record: NewRecord) -> None:
     old, new = (tracker.send(new_record(name, role="search")) for name in ("old", "new"))
     child = tracker.send(new_record("child", role="trial", parent=old))
-    tracker.hand_over("1", old, new)
+    (ended := new_record("ended", role="final", parent=old)).finish("COMPLETE")
+    tracker.send(ended)
+    assert tracker.hand_over("1", old, new) == {child: "trial"}  # what is still open
     assert tracker.client.get_run(child).data.tags["mlflow.parentRunId"] == new
     run = tracker.client.get_run(old)
     assert (run.info.status, run.data.tags["resumed_by"]) == ("KILLED", new)
+
+
+def test_a_run_that_was_deleted_waits_for_nothing(tracker: Tracker, new_record: NewRecord, home: Path) -> None:
+    record = new_record()
+    run_id = tracker.send(record)
+    tracker.client.delete_run(run_id)
+    record.finish("FAIL", "its process was killed")
+    assert unsent(record)
+    tracker.sync(home)
+    assert not unsent(record)
+    assert tracker.client.get_run(run_id).info.lifecycle_stage == "deleted"
+    assert tracker.sync(home)[1] == []
 
 
 def test_a_record_goes_to_one_store(tracker: Tracker, new_record: NewRecord, empty_database: Path) -> None:

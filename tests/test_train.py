@@ -1,6 +1,7 @@
 """Training: repeatable, honest about divergence, and the best epoch is what comes out."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -285,6 +286,15 @@ def test_an_infinite_gradient_is_named(data: FitData, monkeypatch: pytest.Monkey
     rate = f"{TINY.lr / 25:.3g}"  # OneCycleLR's first
     with pytest.raises(Diverged, match=f"the gradient is not finite at step 1, learning rate {rate}"):
         fit(TINY, data)
+
+
+@pytest.mark.parametrize("scale", [2.0**16, 2.0**-3])
+def test_a_gradient_that_stays_infinite_in_float16_is_named(scale: float) -> None:
+    """On CUDA the scaler skips the step and halves its scale, which is to help."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    scaler.scale(torch.zeros(1))
+    with pytest.raises(Diverged, match="the gradient is not finite at step 10") if scale < 1 else nullcontext():
+        train._check(torch.tensor(0.5), torch.tensor(torch.inf), scaler, 10, 1e-3)
 
 
 def test_a_validation_loss_that_is_no_number_is_named(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:

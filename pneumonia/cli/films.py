@@ -2,15 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from pneumonia.boundary import boundary, films, home, report_run, say, tracking
 from pneumonia.options import as_json, data_option
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command()

@@ -3,15 +3,11 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from pneumonia.boundary import FAILED, boundary, films, home, report_run, say, tracking
 from pneumonia.options import Open, Shares, as_json, data_option, given
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command()

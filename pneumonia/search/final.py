@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -12,7 +12,7 @@ from pneumonia.gate import Verdict
 from pneumonia.record import Record, Run, records
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task, describe
-from pneumonia.sending import unsent
+from pneumonia.sending import sent
 from pneumonia.tracking import Tracker, finished
 from pneumonia.train import Epoch, Step
 from pneumonia.trial import dataset_of, run_training
@@ -47,11 +47,16 @@ def train_in_full(
     on_epoch: Callable[[Epoch], None],
     say: Callable[[str], None],
 ) -> tuple[Record, Verdict | None]:
-    """Trains the best configuration in full, and takes the model through the gate."""
-    for record in records(task.home / "records" / task.study):
-        if record.run.role == "final" and record.run.register == model_name and registry.is_waiting(record):
-            return record, registry.enter(tracker, record)
+    """Trains the best configuration in full, and takes the model through the gate; what a killed search had done of
+    that is not done again.
+    """
     full = replace(task.base, **best.params, epochs=epochs)
+    for record in records(task.home / "records" / task.study):
+        if record.run.role == "final" and record.run.register == model_name and record.params == asdict(full):
+            if (verdict := sent(record).get("verdict")) is not None:
+                return record, Verdict(**verdict)
+            if registry.is_waiting(record):
+                return record, registry.enter(tracker, record)
     say(f"final training: {describe(full, task.base)} {full.epochs} epochs")
     record = Record.create(
         task.home / "records" / task.study / f"final-{time.time_ns()}",
@@ -68,4 +73,4 @@ def train_in_full(
     )
     with finished(record, tracker):
         run_training(full, data, record, tracker=tracker, on_step=on_step, on_epoch=on_epoch)
-    return record, None if unsent(record) else registry.enter(tracker, record)
+    return record, registry.enter(tracker, record) if registry.is_waiting(record) else None

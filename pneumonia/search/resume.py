@@ -48,9 +48,12 @@ def take_over(
     for record in records(task.home / "records"):
         if record.run.parent == old:
             record.update(parent=parent_id)
-    still_open = tracker.hand_over(experiment_id, old, parent_id) if old != parent_id else set()
+    still_open = tracker.hand_over(experiment_id, old, parent_id) if old != parent_id else {}
     studies.patiently(lambda: study.set_user_attr("parent", parent_id))
-    for trial in studies.trials(study, *studies.DONE):
-        if trial.user_attrs.get("run_id") in still_open:  # its machine died before it could send; it may still do so
-            with suppress(TrackingError), tracker_errors(tracker.uri):
-                close_run(tracker.client, trial.user_attrs["run_id"], *_end(trial))
+    # Their machine died before it could send; it may still do so.
+    ends = {trial.user_attrs.get("run_id"): _end(trial) for trial in studies.trials(study, *studies.DONE)}
+    gone: tuple[State, str] = ("INTERRUPTED", "the search that trained it died")
+    ends |= {run_id: gone for run_id, role in still_open.items() if role == "final"}
+    for run_id in still_open.keys() & ends.keys():
+        with suppress(TrackingError), tracker_errors(tracker.uri):
+            close_run(tracker.client, run_id, *ends[run_id])

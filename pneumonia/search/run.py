@@ -122,17 +122,16 @@ def search(
     resume.settle(study, home)
     close_dead(home)
     tracker.sync(home)
-    holder = lease.holder(study)
-    if holder is None and not lease.claim(study):
-        holder = lease.holder(study)
-    if holder is not None:
+    while (holder := lease.holder(study)) is not None or not lease.claim(study):
+        if holder is None:
+            continue  # another claimed at the same time: it is the next holder
         outcome = _join(study, replace(task, parent=holder["run_id"]), plan.workers, on_progress, say, tracker, run_id)
         if "finished" in studies.patiently(lambda: study.user_attrs) or lease.holder(study) is not None:
             with tracker_errors(tracker.uri):
                 if run_id is not None:
                     tracker.client.set_terminated(run_id)
             return outcome
-        say("the search that this one joined is gone: this one leads on")
+        say("the search that this one joined is gone: one of those that joined leads on")
 
     parent = Record.create(
         home / "records" / study.study_name / f"search-{time.time_ns()}",

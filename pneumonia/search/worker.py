@@ -116,6 +116,7 @@ def run_trial(
 ) -> None:
     """One trial from its parameters to its end in the study, in its record and in MLflow."""
     config = replace(task.base, **trial.params)
+    parent = studies.patiently(lambda: study.user_attrs).get("parent", task.parent)  # another may lead by now
     folder = task.home / "records" / task.study / f"trial-{trial.number:04d}-{uuid.uuid4().hex[:8]}"
     note(trial, {"worker": identity(), "folder": str(folder)})
     record = Record.create(
@@ -124,7 +125,7 @@ def run_trial(
             name=f"trial {trial.number}",
             role="trial",
             experiment=task.experiment,
-            parent=task.parent,
+            parent=parent,
             tags={**task.tags, "study": task.study, "trial.number": str(trial.number)},
             description=describe(config, task.base),
             dataset=dataset_of(task.index),

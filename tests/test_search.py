@@ -1,0 +1,111 @@
+"""Who leads a search, and what of its end is done once only, without a training."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import FrozenTrial
+
+from pneumonia import cache, data
+from pneumonia.config import SearchConfig
+from pneumonia.record import Record
+from pneumonia.registry import enter
+from pneumonia.search import final, lease, run
+from pneumonia.search.worker import Task
+from pneumonia.sending import sent
+from pneumonia.tracking import Tracker
+from tests.conftest import TINY
+
+
+class Trained(Exception):
+    """A final training began."""
+
+
+@pytest.fixture
+def in_full(
+    index: data.Index, decoded: cache.Decoded, home: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
+    """Ends a search whose best trial has TINY's configuration: `in_full(lr=1e-3)`, or another."""
+
+    def train(*arguments: Any, **more: Any) -> None:
+        raise Trained
+
+    monkeypatch.setattr(final, "run_training", train)
+
+    def end(**changes: Any) -> Any:
+        task = Task(
+            index=index,
+            base=replace(TINY, epochs=1),
+            home=home,
+            storage="",
+            study="study",
+            goal=1,
+            keep_models=1,
+            experiment="pneumonia",
+            tracking_uri=tracker.uri,
+            parent="",
+            tags={},
+            pruner="none",
+        )
+        params = {"lr": TINY.lr, **changes}
+        best = optuna.trial.create_trial(
+            params=params, distributions={name: FloatDistribution(0, 1) for name in params}, value=0.1
+        )
+        assert isinstance(best, FrozenTrial)
+        quiet = [lambda news: None] * 3
+        return final.train_in_full(best, task, TINY.epochs, decoded, tracker, "pneumonia", *quiet)
+
+    return end
+
+
+@pytest.fixture
+def waiting(copy_trained: Callable[..., Record], tracker: Tracker) -> Record:
+    """A final training that ended and was sent, but not registered, before its search died."""
+    record = copy_trained("final", register="pneumonia", role="final")
+    assert record.params == asdict(TINY)
+    record.finish("COMPLETE")
+    tracker.send(record)
+    return record
+
+
+def test_a_final_training_that_waits_is_registered(in_full: Callable[..., Any], waiting: Record) -> None:
+    record, verdict = in_full()
+    assert (record.folder, verdict.version, verdict.alias) == (waiting.folder, "1", "champion")
+
+
+def test_what_is_registered_is_not_trained_again(
+    in_full: Callable[..., Any], waiting: Record, tracker: Tracker
+) -> None:
+    before = enter(tracker, waiting)
+    record, verdict = in_full()
+    assert (record.folder, verdict) == (waiting.folder, before)
+    assert len(tracker.client.search_model_versions("name = 'pneumonia'")) == 1
+
+
+def test_another_best_trial_is_trained(in_full: Callable[..., Any], waiting: Record) -> None:
+    with pytest.raises(Trained):
+        in_full(lr=TINY.lr / 2)
+    assert "verdict" not in sent(waiting)
+
+
+def test_of_those_who_joined_only_who_claims_the_lead_has_it(
+    index: data.Index, home: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first leader dies; another of those who joined is quicker, and this one joins that."""
+    joined = []
+    leaders = iter([{"run_id": "first"}, None, None, {"run_id": "second"}, {"run_id": "second"}])
+
+    def join(study: optuna.Study, task: Task, *rest: Any) -> run.Outcome:
+        joined.append(task.parent)
+        return run.Outcome(study=study.study_name, run_id=task.parent, table=study.trials_dataframe(), best_params={})
+
+    monkeypatch.setattr(run, "_join", join)
+    monkeypatch.setattr(lease, "holder", lambda study: next(leaders))
+    monkeypatch.setattr(lease, "claim", lambda study: False)
+    outcome = run.search(SearchConfig(data="films").for_data(cores=1), index, home=home, tracker=tracker)
+    assert joined == ["first", "second"]
+    assert outcome.run_id == "second"
