@@ -122,7 +122,7 @@ def _delong(y: Ints, p: Floats, patient: Ints) -> tuple[float, float]:
 def auc_error(y: Ints, p: Floats, patient: Ints) -> tuple[float, float, float]:
     """AUC, its standard error, and the error's degrees of freedom; NaN where a class is missing or of one patient.
 
-    The error is DeLong's (1988) with the components summed by patient (Obuchowski 1997). Near an AUC of 1 it rests on
+    The error is DeLong's (1988). Near an AUC of 1 it rests on
     the few patients whose films lie among those of the other class, however many films there are, so the normal
     quantile is too small for it. The degrees of freedom are Satterthwaite's (1946): twice the squared variance over
     the variance of its estimate, here from the patients' fourth moments. They are a guide, not a law: what they are
@@ -133,20 +133,27 @@ def auc_error(y: Ints, p: Floats, patient: Ints) -> tuple[float, float, float]:
     auc, of_positive, of_negative = auc_components(y, p)
     if not of_positive.size:
         return auc, np.nan, np.nan
+    return auc, *components_error(y, of_positive - auc, of_negative - auc, patient)
+
+
+def components_error(y: Ints, of_positive: Floats, of_negative: Floats, patient: Ints) -> tuple[float, float]:
+    """Standard error of the mean of centred components over the positive films [M] plus that over the negative ones
+    [N], and its degrees of freedom, by patient (Obuchowski 1997); NaN where a class is of one patient.
+    """
     size = int(patient.max()) + 1
     sums, held = [], []
     for label, values in ((1, of_positive), (0, of_negative)):
-        sums.append(np.bincount(patient[y == label], weights=values - auc, minlength=size) / values.size)
+        sums.append(np.bincount(patient[y == label], weights=values, minlength=size) / values.size)
         held.append(np.unique(patient[y == label]).size)
     if min(held) < 2:
-        return auc, np.nan, np.nan
+        return np.nan, np.nan
     squares = [float(part @ part) for part in sums]
     within = sum(k / (k - 1) * square for k, square in zip(held, squares, strict=True))
     variance = max(0.0, within + 2 * size / (size - 1) * float(sums[0] @ sums[1]))
     spread = sum(float((part**4).sum()) - square**2 / k for part, square, k in zip(sums, squares, held, strict=True))
     # Patients who all count alike leave no spread.
     freedom = min(2 * sum(squares) ** 2 / spread, 1e6) if spread > 1e-6 * sum(squares) ** 2 else 1e6
-    return auc, float(np.sqrt(variance)), freedom
+    return float(np.sqrt(variance)), freedom
 
 
 def proportion(successes: NDArray[np.bool_], patient: Ints) -> tuple[float, float]:

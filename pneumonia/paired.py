@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
-from pneumonia.intervals import Z95, resampled
+from pneumonia.intervals import Z95, components_error, resampled
 from pneumonia.metrics import Floats, Ints, auc_components, checked, score, weighted_scores
 
 
@@ -30,6 +30,9 @@ def auc_difference(labels: ArrayLike, first: ArrayLike, second: ArrayLike, *, pa
     """DeLong's paired test (1988), with the components summed by patient (Obuchowski 1997); the plain test where each
     film is its own patient. NaN if a class is missing.
 
+    By the normal quantile, unlike the interval of one AUC: between two models that are alike it found a difference in 2
+    to 6 of 100 simulations (AUC .95 to .998, films of one patient alike or not), where t found one in 1 to 5.
+
     Raises:
         ValueError: as `metrics.score`.
     """
@@ -41,24 +44,11 @@ def auc_difference(labels: ArrayLike, first: ArrayLike, second: ArrayLike, *, pa
     if not positive_a.size:
         return Difference(np.nan, (np.nan, np.nan))
     value = auc_b - auc_a
-    spread = np.sqrt(_variance(y, positive_b - positive_a - value, negative_b - negative_a - value, patient))
+    spread, _ = components_error(y, positive_b - positive_a - value, negative_b - negative_a - value, patient)
     if not spread > 0:  # the same order of films, or too few patients to tell
         return Difference(value, (value, value), 1.0 if value == 0 else float("nan"))
     p = 2 * float(ndtr(-abs(value) / spread))
     return Difference(value, (value - Z95 * spread, value + Z95 * spread), p)
-
-
-def _variance(y: Ints, of_positive: Floats, of_negative: Floats, patient: Ints) -> float:
-    """Of the mean of centred components over positive films [M] plus that over negative ones [N], by patient."""
-    size = int(patient.max()) + 1
-    parts = []
-    for label, values in ((1, of_positive), (0, of_negative)):
-        sums = np.bincount(patient[y == label], weights=values, minlength=size) / values.size
-        parts.append((sums, np.unique(patient[y == label]).size))
-    if min(held for _, held in parts) < 2:
-        return float("nan")
-    within = sum(held / (held - 1) * float(sums @ sums) for sums, held in parts)
-    return max(0.0, within + 2 * size / (size - 1) * float(parts[0][0] @ parts[1][0]))
 
 
 def sign_test(right_first: NDArray[np.bool_], right_second: NDArray[np.bool_], *, patients: ArrayLike) -> float:
