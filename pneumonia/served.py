@@ -48,7 +48,7 @@ from pydicom.uid import (  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
-DECODE_VERSION = 2  # raise it when the same bytes come to give other grey values: caches and packages are keyed by it
+DECODE_VERSION = 3  # raise it when the same bytes come to give other grey values: caches and packages are keyed by it
 FORMAT = 1  # of package.json
 MIN_SIDE = 16  # pixels
 MAX_BYTES = 128 * 2**20  # of one film as it is sent
@@ -264,7 +264,7 @@ def _decode_png(data: bytes) -> np.ndarray:
     return film if film.dtype == np.uint8 else _to_8_bit(film, np.arange(2**16))
 
 
-def _to_8_bit(codes_hw: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _to_8_bit(codes_hw: np.ndarray, values: np.ndarray, padding: np.ndarray | None = None) -> np.ndarray:
     """Stretches a film's own grey values over 0 to 255.
 
     12-bit data in a 16-bit file would otherwise be nearly black. `TAIL` keeps a hot pixel from deciding the contrast.
@@ -272,14 +272,19 @@ def _to_8_bit(codes_hw: np.ndarray, values: np.ndarray) -> np.ndarray:
     Args:
         codes_hw: uint8 or uint16 [H, W], as stored.
         values: [256 or 65536], the grey value that each code stands for, in any unit.
+        padding: bool, likewise, whether a code stands for no picture: black, whatever its value.
     """
     counts = cv2.calcHist([codes_hw], [0], None, [len(values)], [0, len(values)]).ravel()
+    if padding is not None:
+        counts[padding] = 0
     order = np.argsort(values, kind="stable")
-    share = np.cumsum(counts[order], dtype=np.float64) / codes_hw.size
-    low, high = values[order[np.searchsorted(share, (TAIL, 1 - TAIL))]]
-    if not low < high:
+    upto = np.cumsum(counts[order], dtype=np.float64)
+    low, high = values[order[np.searchsorted(upto, (TAIL * upto[-1], (1 - TAIL) * upto[-1]))]]
+    if not (low < high and upto[-1]):
         raise FilmError("the film holds no picture: it is one even grey")
     greys = np.rint((np.clip(values, low, high) - low) * (255 / (high - low))).astype(np.uint8)
+    if padding is not None:
+        greys[padding] = 0
     return cv2.LUT(codes_hw, greys)
 
 
@@ -294,6 +299,7 @@ _TAGS: list[Any] = [
     *("Modality", "BodyPartExamined", "NumberOfFrames", "Rows", "Columns", "SamplesPerPixel"),
     *("PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit"),
     *("PixelRepresentation", "RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
+    *("PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "PixelData"),
 ]
 
@@ -373,11 +379,15 @@ def _read_dicom(data: bytes) -> np.ndarray:
     values = np.arange(2 ** (8 * codes.dtype.itemsize)) & (2**film.BitsStored - 1)  # without overlays in the high bits
     if film.PixelRepresentation == 1:  # two's complement
         values = np.where(values < 2 ** (film.BitsStored - 1), values, values - 2**film.BitsStored)
+    padding = None
+    if (first := film.get("PixelPaddingValue")) is not None:
+        last = film.get("PixelPaddingRangeLimit", first)
+        padding = (min(first, last) <= values) & (values <= max(first, last))
     values = apply_modality_lut(values, film)
     if "VOILUTSequence" in film:
         values = np.rint(values).astype(np.int64)
     values = apply_voi_lut(values, film)
-    return _to_8_bit(codes, -values.astype(np.float64) if photometric == "MONOCHROME1" else values)
+    return _to_8_bit(codes, -values.astype(np.float64) if photometric == "MONOCHROME1" else values, padding)
 
 
 def _jpeg_2000_shape(frame: bytes, samples: int) -> tuple[int, int]:

@@ -394,6 +394,24 @@ def test_the_window_is_applied_in_rescaled_units(slope, intercept):
     assert np.abs(found - expected).max() <= 1
 
 
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
+@pytest.mark.parametrize(("padding", "limit"), [(-32768, None), (-32768, -32000), (-32000, -32768)])
+def test_padding_is_black_and_does_not_decide_the_contrast(photometric, padding, limit):
+    stored, rest = deep().astype(np.int16), film()[:, 12:].astype(float)
+    expected = np.zeros(stored.shape)
+    expected[:, 12:] = (rest - rest.min()) * 255 / (rest.max() - rest.min())
+    if photometric == "MONOCHROME1":
+        stored = np.int16(4095) - stored
+    stored[:, :12] = -32768
+    elements = {} if limit is None else {"PixelPaddingRangeLimit": limit}
+    kind = {"BitsStored": 16, "PixelRepresentation": 1, "PhotometricInterpretation": photometric}
+    assert_same(
+        dicom(stored.view(np.uint16), PixelPaddingValue=padding, **kind, **elements), expected, within=4
+    )  # the tails
+    stored[:] = -32768
+    assert "no picture" in refusal(dicom(stored.view(np.uint16), PixelPaddingValue=padding, **kind, **elements))
+
+
 def test_a_window_that_leaves_one_grey_is_refused():
     assert "no picture" in refusal(dicom(deep(), BitsStored=12, WindowCenter=60_000, WindowWidth=10))
 
