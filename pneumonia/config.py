@@ -34,7 +34,7 @@ class TrainConfig:
     width: int = _setting(
         24, "channels of the first stage; later stages have 2, 4 and 8 times as many", Range(choices=(8, 12, 16, 24))
     )
-    epochs: int = _setting(36, "passes over the training films")
+    epochs: int = _setting(40, "passes over the training films")
     batch_size: int = _setting(64, "films in a step")
     lr: float = _setting(2e-3, "peak learning rate of the one-cycle schedule", Range(low=5e-4, high=1e-2, log=True))
     weight_decay: float = _setting(0.05, "AdamW's decoupled weight decay", Range(low=5e-3, high=0.5, log=True))
@@ -47,7 +47,7 @@ class TrainConfig:
         1.0, "strength of the augmentation; 0 turns it off, but not disturb", Range(low=1.0, high=1.5)
     )
     disturb: float = _setting(
-        1.0,
+        0.5,
         "strength of what hides how a film was made: frames, holes, exposure, local contrast, more scale and gamma; 0 "
         "turns it off, and then val/objective, calibration and threshold are of the films as they are alone, so that "
         "such runs do not compare with others by val/objective",
@@ -99,7 +99,7 @@ class SearchConfig:
     data: str = _setting("synthetic", "'synthetic', a folder of films, or a CSV/Parquet manifest")
     trials: int | None = _setting(None, "trials to bring to an end, pruned ones included [8; synthetic: 4]")
     epochs: int | None = _setting(None, "epochs of a trial [4]")
-    final_epochs: int | None = _setting(None, "epochs of the final training [36; synthetic: 8]")
+    final_epochs: int | None = _setting(None, "epochs of the final training [40; synthetic: 8]")
     workers: int | None = _setting(None, "processes that run trials, one thread each [one a core]")
     size: int | None = _setting(None, "side of the square that films are resized to, pixels [96; synthetic: 64]")
     seed: int = _setting(0, "seed of the search and of every training in it")
@@ -114,7 +114,7 @@ class SearchConfig:
         "auto: halving, and none for synthetic films",
     )
     disturb: float | None = _setting(
-        None, "strength of what hides how a film was made, in every training; 0 turns it off [1; synthetic: 0]"
+        None, "strength of what hides how a film was made, in every training; 0 turns it off [0.5; synthetic: 0]"
     )
     timeout: float | None = _setting(None, "start no trial after so many seconds")
     keep_models: int | None = _setting(None, "keep the models of the N best trials only [all up to 20 trials, then 5]")
