@@ -26,6 +26,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from pneumonia import stress
+from pneumonia.intervals import mean_error
 from pneumonia.record import Record
 from pneumonia.served import CANONICAL, FilmError, decode, read_film
 from pneumonia.tracking import Tracker, reach
@@ -63,6 +64,7 @@ class Validation:
 
     images: list[str]  # base64, twice as many as films
     labels: np.ndarray  # of the images, 0 and 1
+    patients: list[str]  # of the films
     key: str
 
 
@@ -78,15 +80,15 @@ def validation(record: Record) -> Validation:
     positive = record.run.dataset["classes"][1]
     rows = pd.read_csv(record.artifacts / "predictions" / "val.csv", dtype=str, keep_default_na=False)
     found = []
-    for path, name in zip(rows["path"], rows["label"], strict=True):
+    for path, name, patient in zip(rows["path"], rows["label"], rows["patient"], strict=True):
         try:
             film = (root / path).read_bytes()
         except FileNotFoundError as error:
             raise FilmGone(f"the validation film {root / path} is no longer there") from error
-        found.append((f"{hashlib.sha256(film).hexdigest()} {int(name == positive)}", film, path))
+        found.append((f"{hashlib.sha256(film).hexdigest()} {int(name == positive)}", film, path, patient))
     found.sort()  # by content, which decides what each film's change is
     plain, changed = [], []
-    for number, (_, film, path) in enumerate(found):
+    for number, (_, film, path, _) in enumerate(found):
         plain.append(base64.b64encode(film).decode())
         try:
             changed.append(base64.b64encode(_changed(film, number)).decode())
@@ -95,7 +97,7 @@ def validation(record: Record) -> Validation:
     lines = [line for line, *_ in found]
     labels = np.array([int(line[-1]) for line in lines])
     key = hashlib.sha256("\n".join([*lines, f"changes {stress.VERSION}"]).encode()).hexdigest()[:12]
-    return Validation([*plain, *changed], np.tile(labels, 2), key)
+    return Validation([*plain, *changed], np.tile(labels, 2), [patient for *_, patient in found], key)
 
 
 def _changed(film: bytes, number: int) -> bytes:
@@ -159,7 +161,7 @@ def decide(tracker: Tracker, name: str, version: str, films: Validation) -> Verd
             continue
         if best == (_best(client, name, tag) or version):
             break
-    reason = "; ".join([_reason(own, rival, champion, version, best), *notes])
+    reason = "; ".join([_reason(own, rival, films.patients, champion, version, best), *notes])
     if best == version:
         drop_challenger(client, name, version)
         return Verdict(name=name, version=version, alias=CHAMPION, reason=reason)
@@ -174,13 +176,15 @@ def drop_challenger(client: MlflowClient, name: str, version: str) -> None:
         client.delete_registered_model_alias(name, CHALLENGER)
 
 
-def _reason(own: np.ndarray, rival: np.ndarray | None, champion: str | None, version: str, best: str) -> str:
+def _reason(
+    own: np.ndarray, rival: np.ndarray | None, patients: list[str], champion: str | None, version: str, best: str
+) -> str:
     score = f"log loss {own.mean():.4f} on {len(own) // 2} validation films, as they are and changed"
     if rival is None or champion is None:
         other = "" if best == version else f"; version {best} is better"
         return f"{score}, no champion to beat{other}" if best == version else f"{score}{other}"
     difference = (own - rival).reshape(2, -1).mean(axis=0)  # of a film as it is and changed
-    spread = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
+    spread = mean_error(difference, patients)
     return (
         f"{score} against {rival.mean():.4f} of version {champion} (difference {difference.mean():+.4f} ± {spread:.4f})"
     )

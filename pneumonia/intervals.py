@@ -156,6 +156,14 @@ def components_error(y: Ints, of_positive: Floats, of_negative: Floats, patient:
     return float(np.sqrt(variance)), freedom
 
 
+def mean_error(values: Floats, patients: ArrayLike) -> float:
+    """Standard error of the mean of `values` [N], which go together within a patient; NaN for a single patient."""
+    _, patient = np.unique(np.asarray(patients).astype(str), return_inverse=True)
+    k = int(patient.max()) + 1
+    sums = np.bincount(patient, weights=values - values.mean())
+    return float(np.sqrt(k / (k - 1) * (sums @ sums))) / len(values) if k > 1 else float("nan")
+
+
 def proportion(successes: NDArray[np.bool_], patient: Ints) -> tuple[float, float]:
     """Wilson's interval for the share of `successes` [n], with n divided by the design effect of `patient` [n].
 

@@ -10,7 +10,7 @@ from statsmodels.stats.proportion import proportion_confint
 from experiments.interval_coverage import SCORES, coverage, sample, served, truth
 from pneumonia import metrics
 from pneumonia.calibration import fit_calibration
-from pneumonia.intervals import auc_error, intervals, proportion, wilson
+from pneumonia.intervals import auc_error, intervals, mean_error, proportion, wilson
 
 # DeLong et al. 1988: K-G score, from 0 to 10, and albumin, g/l, by outcome.
 KG_ZERO = [0, 1, 2, 2, 2, 3, 4, 4, 4, 5, 6, 6]
@@ -270,3 +270,11 @@ def test_intervals_are_repeatable_hold_the_score_and_are_fast() -> None:
 def test_a_missing_class_leaves_only_intervals_that_have_a_meaning(label: int, kept: str) -> None:
     found = intervals([label] * 40, np.linspace(0.1, 0.9, 40), 0.5, patients=range(40), draws=50)
     assert {name for name, (low, high) in found.items() if low <= high} == {"accuracy", "brier", "ece", kept}
+
+
+def test_a_mean_s_error_counts_patients() -> None:
+    values, patients = np.random.default_rng(0).normal(size=60), np.arange(60)
+    alone = mean_error(values, patients)
+    assert alone == pytest.approx(values.std(ddof=1) / math.sqrt(60))
+    assert mean_error(np.tile(values, 4), np.tile(patients, 4)) == pytest.approx(alone)  # copies tell nothing new
+    assert math.isnan(mean_error(values, np.zeros(60)))

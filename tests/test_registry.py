@@ -23,7 +23,7 @@ from pneumonia.tracking import Tracker, TrackingError
 from tests.conftest import NO_SERVER, TrackingServer
 
 NAME = "pneumonia"
-FILMS = Validation(images=[], labels=np.array([]), key="films")
+FILMS = Validation(images=[], labels=np.array([]), patients=list("ab"), key="films")
 
 Register = Callable[..., Verdict]
 
@@ -299,7 +299,7 @@ def test_a_champion_that_was_deleted_is_no_obstacle(tracker: Tracker, stand_ins:
 def test_other_films_are_another_contest(tracker: Tracker, stand_ins: Callable[[float], str]) -> None:
     first, second = stand_ins(0.2), stand_ins(0.3)
     gate.decide(tracker, NAME, first, FILMS)
-    others = Validation(images=[], labels=np.array([]), key="others")
+    others = Validation(images=[], labels=np.array([]), patients=list("ab"), key="others")
     assert gate.decide(tracker, NAME, second, others).alias == CHALLENGER  # the champion is scored on those too
     assert f"gate.log_loss.{others.key}" in tracker.client.get_model_version(NAME, first).tags
 
