@@ -71,8 +71,9 @@ def _local(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _spread(cells: Tensor, side: int) -> Tensor:
     """Values on the grid of cells, [B, CELLS, CELLS] -> a smooth map [B, 1, S, S]: bilinear, by two matrix products."""
-    at = ((torch.arange(side) + 0.5) / side * CELLS - 0.5).clamp(0, CELLS - 1)
-    weights = (1 - (at[:, None] - torch.arange(CELLS)).abs()).clamp(min=0).to(cells)  # [S, CELLS]
+    device = cells.device
+    at = ((torch.arange(side, device=device) + 0.5) / side * CELLS - 0.5).clamp(0, CELLS - 1)
+    weights = (1 - (at[:, None] - torch.arange(CELLS, device=device)).abs()).clamp(min=0)  # [S, CELLS]
     return (weights @ cells @ weights.T).unsqueeze(1)
 
 

@@ -36,8 +36,13 @@ class AdamW:
     """AdamW (Loshchilov and Hutter 2019) by torch's fused kernel, over the parameters that have a gradient.
 
     It decays kernels alone: a norm's scale or a bias pulled to 0 only loses range. `param_groups` and `step` are what
-    torch's GradScaler asks of an optimizer.
+    torch's GradScaler asks of an optimizer. It leaves `found_inf` here for the kernel, which then moves nothing: nobody
+    has to wait for the device to hear of it.
     """
+
+    _step_supports_amp_scaling = True
+    grad_scale: Tensor | None = None
+    found_inf: Tensor | None = None
 
     def __init__(self, network: nn.Module, *, lr: float, weight_decay: float, steps: int) -> None:
         self.lr, self.beta1 = 0.0, CALM
@@ -67,5 +72,5 @@ class AdamW:
             adamw(
                 moved, [p.grad for p in moved], list(means), list(squares), [], list(counts), fused=True,
                 amsgrad=False, maximize=False, lr=self.lr, beta1=self.beta1, beta2=BETA2,
-                weight_decay=group["weight_decay"], eps=EPSILON,
+                weight_decay=group["weight_decay"], eps=EPSILON, grad_scale=self.grad_scale, found_inf=self.found_inf,
             )  # fmt: skip
