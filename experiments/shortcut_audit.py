@@ -8,14 +8,15 @@ Four looks, all at validation films; no test film is opened:
 files        What the files alone tell, without a look at a lung: bytes a pixel, shape, JPEG quantisation, colour, and
              the grey of the border, to a boosted forest that is fitted to the training films.
 model        What the model's AUC and log loss do when every film is saved again as a JPEG of one quality, when the
-             outer tenth of each side is cut off, or painted in the film's mean grey, and when both happen.
+             outer tenth of each side is cut off, or painted in the mean grey of what is left, and when both happen.
 labels       Trainings on labels that were shuffled among the training films. Their AUC must be .5 in the mean over
              shuffles, within its spread; one by itself may lie far from .5, since any function of a film, a random one
              too, goes with its class or against it.
 heatmaps     The rank correlation of the model's class-activation maps with those of the same network whose layers are
              made random from the head downwards, which must vanish in the mean over draws (Adebayo et al. 2018).
 
-Cost: a minute and a half on 2 cores. Result: the model leans on the films' borders; see LOG.md.
+Cost: two minutes on 2 cores. Result: the files alone reach AUC .91; without the films' borders a
+champion's specificity falls from .98 to .97 (trained without `disturb`: to .03); see LOG.md.
 """
 
 import argparse
