@@ -48,7 +48,9 @@ def test_one_batch_is_overfitted() -> None:
     rng = np.random.default_rng(0)
     films, labels = rng.integers(0, 255, (16, 32, 32), dtype=np.uint8), np.arange(16) % 2  # nothing but noise to learn
     same = FitData(train_films=films, train_labels=labels, val_films=films, val_labels=labels)
-    config = replace(TINY, epochs=60, patience=60, augment=0, dropout=0, label_smoothing=0, weight_decay=0, width=8)
+    config = replace(
+        TINY, epochs=60, patience=60, augment=0, disturb=0, dropout=0, label_smoothing=0, weight_decay=0, width=8
+    )
     fitted = fit(config, same)
     assert min(epoch["train/loss"] for epoch in fitted.history) < 0.05
     assert ((fitted.val_logits > 0) == labels).all()
