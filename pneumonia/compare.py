@@ -16,7 +16,8 @@ from pneumonia.comparison import SCORES, Comparison, assess
 from pneumonia.data import Index
 from pneumonia.record import Record, Run
 from pneumonia.report.comparison import html
-from pneumonia.tracking import Tracker, finished, if_there, tracker_errors
+from pneumonia.sending import if_there
+from pneumonia.tracking import Tracker, finished, tracker_errors
 from pneumonia.trial import data_tags, dataset_of
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")

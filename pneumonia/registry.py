@@ -14,8 +14,8 @@ from pneumonia import gate
 from pneumonia.gate import BY_HAND, CHAMPION, UNUSABLE, FilmGone, Verdict, champion_of, drop_challenger
 from pneumonia.record import Record, records, write_json
 from pneumonia.report import card
-from pneumonia.sending import masked, sent, sent_to, unsent
-from pneumonia.tracking import Tracker, if_there, tracker_errors
+from pneumonia.sending import if_there, masked, sent, sent_to, unsent
+from pneumonia.tracking import Tracker, tracker_errors
 
 VERSION = "model.version"  # tag of an evaluation: name/number of the version that it was of
 

@@ -5,8 +5,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from mlflow import MlflowClient
 from mlflow.entities import (
@@ -38,6 +38,18 @@ from pneumonia.record import Record, Run, read_json, write_json
 OPEN = ("auto", "none", "")  # words for "decide it yourself" in an MLproject parameter
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "INTERRUPTED": "KILLED"}
 DIGEST_LENGTH = 36  # MLflow's bound on a dataset's digest
+
+T = TypeVar("T")
+
+
+def if_there(call: Callable[[], T]) -> T | None:
+    """What `call` returns; None where the store has no such run, model, version or file."""
+    try:
+        return call()
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
 
 
 def masked(text: str) -> str:
@@ -73,17 +85,13 @@ def send(record: Record, client: MlflowClient, uri: str) -> str:
         return _send(record, client, uri)
     except MlflowException:
         have = sent(record)
-        if "run_id" not in have or not _deleted(have["run_id"], client):
+        if "run_id" not in have:
+            raise
+        there = if_there(lambda: client.get_run(have["run_id"]))
+        if there is not None and there.info.lifecycle_stage == "active":
             raise
         write_json(record.folder / "sent.json", {**have, "deleted": True})
         return str(have["run_id"])
-
-
-def _deleted(run_id: str, client: MlflowClient) -> bool:
-    try:
-        return str(client.get_run(run_id).info.lifecycle_stage) != "active"
-    except MlflowException as error:
-        return bool(error.error_code == "RESOURCE_DOES_NOT_EXIST")
 
 
 def _send(record: Record, client: MlflowClient, uri: str) -> str:

@@ -4,11 +4,10 @@ import errno
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import mlflow
 import requests
@@ -22,27 +21,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pneumonia import sending
 from pneumonia.record import Record, records, write_json
-from pneumonia.sending import masked, sent, sent_to, unsent
+from pneumonia.sending import if_there, masked, sent, sent_to, unsent
 from pneumonia.stop import held
 
 LOCK_SECONDS = 60.0  # another process that sends the same record is waited for so long
 RETRY_SECONDS = 20.0  # a tracker that did not answer is left alone for so long
 
-T = TypeVar("T")
-
 
 class TrackingError(RuntimeError):
     """The tracking store cannot be reached or refuses what it was sent."""
-
-
-def if_there(call: Callable[[], T]) -> T | None:
-    """What `call` returns; None where the store has no such run, model, version or file."""
-    try:
-        return call()
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
 
 
 @contextmanager
