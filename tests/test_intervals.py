@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from scipy import special, stats
 from sklearn import metrics as sk
-from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from experiments.interval_coverage import SCORES, coverage, sample, served, truth
 from pneumonia import metrics
 from pneumonia.calibration import fit_calibration
-from pneumonia.intervals import auc_error, intervals, mean_error, proportion, wilson
+from pneumonia.intervals import auc_error, combined, intervals, mean_error, proportion, wilson
 
 # DeLong et al. 1988: K-G score, from 0 to 10, and albumin, g/l, by outcome.
 KG_ZERO = [0, 1, 2, 2, 2, 3, 4, 4, 4, 5, 6, 6]
@@ -43,7 +43,6 @@ def test_plain_intervals_where_each_film_is_its_own_patient() -> None:
     assert found["sensitivity"] == pytest.approx(wilson(tp, tp + fn))
     assert found["specificity"] == pytest.approx(wilson(tn, tn + fp))
     assert found["precision"] == pytest.approx(wilson(tp, tp + fp))
-    assert found["accuracy"] == pytest.approx(wilson(tn + tp, y.size))
 
     # DeLong 1988 from its definition: the variance of each film's share of pairs won.
     won = np.sign(p[y == 1][:, None] - p[y == 0]) / 2 + 0.5
@@ -61,10 +60,42 @@ def test_wilson_where_each_film_is_its_own_patient_is_statsmodels() -> None:
         "specificity": ~called[y == 0],
         "precision": y[called] == 1,
         "npv": y[~called] == 0,
-        "accuracy": called == (y == 1),
     }.items():
         theirs = proportion_confint(right.sum(), right.size, alpha=0.05, method="wilson")
         assert found[name] == pytest.approx(theirs, abs=1e-12), name
+
+
+def test_balanced_accuracy_where_each_film_is_its_own_patient_is_newcombe_s() -> None:
+    """It is half of one and Youden's J, the difference of sensitivity and the false positive rate."""
+    y, x = draw(3)
+    p = special.expit(x)
+    (tn, fp), (fn, tp) = metrics.confusion(y, p, 0.7)
+    theirs = confint_proportions_2indep(tp, tp + fn, fp, tn + fp, method="newcomb")
+    found = intervals(y, p, 0.7, patients=np.arange(y.size), draws=2)
+    assert found["balanced_accuracy"] == pytest.approx((1 + np.array(theirs)) / 2, abs=1e-12)
+
+
+def test_accuracy_is_squared_and_added_by_the_classes_shares() -> None:
+    y, x = draw(5, negative=50, positive=150)
+    p = special.expit(x)
+    found, score = (f(y, p, 0.5, **k) for f, k in ((intervals, {"patients": np.arange(200)}), (metrics.score, {})))
+    for side, sign in ((0, -1), (1, 1)):
+        quarter, three = (abs(found[name][side] - score[name]) for name in ("specificity", "sensitivity"))
+        theirs = score["accuracy"] + sign * math.hypot(0.25 * quarter, 0.75 * three)
+        assert found["accuracy"][side] == pytest.approx(theirs, abs=1e-12)
+
+
+def test_scores_of_both_classes_allow_for_patients_who_have_both() -> None:
+    """Against draws of patients, where a patient who is called wrong in one class is right or wrong in the other."""
+    rng = np.random.default_rng(0)
+    patient, y = np.repeat(np.arange(400), 2), np.tile([0, 1], 400)
+    hard = rng.random(400) < 0.3
+    for sign in (-1, 1):
+        other = hard if sign == 1 else ~hard
+        right = rng.random(800) > np.where(np.column_stack([hard, other]).ravel(), 0.35, 0.02)
+        low, high = combined(right, y, patient)[1]
+        draws = [right.reshape(400, 2)[rng.integers(0, 400, 400)].mean() for _ in range(1000)]
+        assert high - low == pytest.approx(2 * 1.96 * np.std(draws), rel=0.08)
 
 
 def psi(positive: float, negative: float) -> float:

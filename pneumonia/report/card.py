@@ -14,7 +14,16 @@ from pneumonia.evaluation import Evaluation
 DESCRIPTION_LENGTH = 5000  # PostgreSQL refuses a longer one, sqlite keeps it silently
 TEST = "Test films"
 # What a description keeps, the first ones first where not all have room.
-KEPT = ("Intended use", "Validation films", TEST, "Known failures", "Threshold", "How to make it again")
+KEPT = (
+    "Intended use",
+    "Validation films",
+    TEST,
+    "Known failures",
+    "Threshold",
+    "How to make it again",
+    "Data",
+    "Protocol",
+)
 
 Origin = Literal["synthetic", "kermany", "other"]
 
