@@ -223,6 +223,5 @@ def _metrics(found: Comparison) -> dict[str, float]:
         for name, difference in pair.differences.items():
             parts = {"": difference.value, "_low": difference.interval[0], "_high": difference.interval[1]}
             values |= {f"compare/{number}/{name}_difference{part}": value for part, value in parts.items()}
-            if math.isfinite(difference.p):
-                values[f"compare/{number}/{name}_p"] = difference.p
-    return values
+            values[f"compare/{number}/{name}_p"] = difference.p
+    return {name: value for name, value in values.items() if math.isfinite(value)}

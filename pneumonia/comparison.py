@@ -15,8 +15,8 @@ from pneumonia.paired import Difference, auc_difference, holm, score_differences
 SCORES = ("auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "log_loss", "brier")
 LEVEL = 0.05
 NOTE = (
-    "The validation films chose each model's epoch, calibration and threshold, and trained none of them: all the "
-    "figures flatter a little, and the differences less."
+    "The validation films chose each model's epoch, calibration and threshold: all the figures flatter a little, and "
+    "the differences less."
 )
 LOGGED = "{} was not kept: its probabilities are those that its run logged when it was trained"
 STRANGER = "{} was not trained from these films as they are now: some of them may have trained it, and flatter it"
@@ -199,15 +199,19 @@ def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def _with(value: float, interval: tuple[float, float]) -> str:
-    return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})" if math.isfinite(value) else "none"
+    if not math.isfinite(value):
+        return "none"
+    return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})" if math.isfinite(interval[0]) else f"{value:.3f}"
 
 
 def _difference(difference: Difference) -> str:
     if not math.isfinite(difference.value):
         return "none"
     low, high = difference.interval
-    p = f", p {difference.p:.2g}" if math.isfinite(difference.p) else ""
-    return f"{difference.value:+.3f} ({low:+.3f} to {high:+.3f}{p})"
+    known = [f"{low:+.3f} to {high:+.3f}"] * math.isfinite(low) + [f"p {difference.p:.2g}"] * math.isfinite(
+        difference.p
+    )
+    return f"{difference.value:+.3f}" + f" ({', '.join(known)})" * bool(known)
 
 
 def _number(value: float) -> float | None:

@@ -1,8 +1,9 @@
 """Opens the test films for a model, once: counts that, scores, and logs a run with the report."""
 
 import io
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -102,7 +103,16 @@ def evaluate_and_record(
         write_predictions(
             record.artifacts / "predictions" / "test.csv", evaluation.rows, evaluation.probabilities, model.classes
         )
-        record.add_json("evaluation.json", evaluation.as_dict())
+        reliabilities = calibrations(model, evaluation, val)
+        told = {
+            **evaluation.as_dict(),
+            "before_and_after_calibration": {
+                name: {"before": finite(before.named()), "after": finite(after.named())}
+                for name, before, after in reliabilities
+            },
+            "report": index.report.as_dict(),
+        }
+        record.add_json("evaluation.json", told)
         surest = evaluation.wrong()[:SHOWN]
         page = html(
             evaluation,
@@ -110,16 +120,18 @@ def evaluate_and_record(
             model=uri,
             openings=openings,
             bands=both,
-            calibrations=calibrations(model, evaluation, val),
+            calibrations=reliabilities,
             heatmaps=predict.heatmaps(model, [index.root / film.path for film in surest]),
         )
         (record.artifacts / "evaluation.html").write_text(page, encoding="utf-8")
         (record.artifacts / "evaluation.md").write_text(evaluation.text() + "\n", encoding="utf-8")
         raw = metrics.raw_loss(labels, model.calibration.undo(evaluation.probabilities))
-        record.summarise({**evaluation.named(), "test/loss": raw}, step=0)
+        before = {f"test/uncalibrated_{name}": value for name, value in reliabilities[-1][1].named().items()}
+        record.summarise(finite({**evaluation.named(), **before, "test/loss": raw}), step=0)
+        record.add_metrics(index.report.named(), step=0)
         if whole is not None:
-            told = card.with_test(whole, evaluation, folder=index.root.name, openings=openings)
-            (record.artifacts / "model_card.md").write_text(told, encoding="utf-8")
+            tested = card.with_test(whole, evaluation, folder=index.root.name, openings=openings)
+            (record.artifacts / "model_card.md").write_text(tested, encoding="utf-8")
     if not unsent(record):
         with suppress(TrackingError):  # `sync` makes up for it
             registry.describe(tracker, record)
@@ -133,6 +145,11 @@ def chosen_on(tracker: Tracker, model: predict.Model) -> pd.DataFrame | None:
     text = tracker.text_of(model.metadata.run_id, "predictions/val.csv")
     words = {"path": str, "patient": str, "label": str}
     return None if text is None else pd.read_csv(io.StringIO(text), dtype=words, keep_default_na=False)
+
+
+def finite(named: Mapping[str, float]) -> dict[str, float]:
+    """What has a value, for MLflow and JSON, which know no NaN."""
+    return {name: value for name, value in named.items() if math.isfinite(value)}
 
 
 def calibrations(

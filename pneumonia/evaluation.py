@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from pneumonia.subgroups import Predictive, Subgroup, by_subtype, predictive_val
 
 NAMES = {"auc": "AUC", "npv": "NPV", "f1": "F1", "mcc": "MCC", "ece": "ECE", "brier": "Brier"}
 PREVALENCES = (0.01, 0.05, 0.2, 0.5)
+UNIQUE = ("auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity")  # of the films without copies
+FAILURES = 5  # named where people read; evaluation.json has all
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Evaluation:
         """bool [N], whether a film is called positive."""
         return np.asarray(self.probabilities >= self.threshold)
 
+    @cached_property
     def unique(self) -> "Evaluation | None":
         """The same for the films that are no copy of an earlier one; None where there is no copy."""
         first = ~self.rows.duplicated("sha256").to_numpy()
@@ -62,6 +66,11 @@ class Evaluation:
             return None
         scored = pd.DataFrame({"probability": self.probabilities[first], "error": ""})
         return assess(self.rows[first], scored, split=self.split, classes=self.classes, threshold=self.threshold)
+
+    @property
+    def best_accuracy(self) -> float:
+        """What no threshold chosen beforehand can be sure of: see `metrics.best_accuracy`."""
+        return metrics.best_accuracy(self.rows["label"].to_numpy(), self.probabilities)
 
     def by_group(self) -> dict[str, np.ndarray]:
         """The probabilities of each class and subtype."""
@@ -102,15 +111,22 @@ class Evaluation:
         for group in self.subgroups:
             if group.label == 1 and group.subtype:
                 named |= self._named(f"sensitivity_{_metric_name(group.subtype)}", group.right, group.interval)
-        return named
+        for at in self.predictive:
+            named |= self._named(f"ppv_at_{at.prevalence:g}", at.ppv, at.ppv_interval)
+            named |= self._named(f"npv_at_{at.prevalence:g}", at.npv, at.npv_interval)
+        if self.unique:
+            for name in UNIQUE:
+                named |= self._named(f"unique_{name}", self.unique.scores[name], self.unique.intervals[name])
+        counts = {"films": len(self.rows), "patients": self.rows["patient"].nunique(), "not_scored": len(self.failures)}
+        return named | {f"{self.split}/{name}": float(count) for name, count in counts.items()}
 
     def _named(self, name: str, value: float, interval: tuple[float, float]) -> dict[str, float]:
         parts = {"": value, "_low": interval[0], "_high": interval[1]}
         return {f"{self.split}/{name}{part}": number for part, number in parts.items() if math.isfinite(number)}
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: counts, each score with its interval (null without a meaning), subgroups, predictive values,
-        warnings and failures.
+        """For JSON: counts, each score with its interval (null without a meaning), subgroups, predictive values, the
+        films without copies, warnings and failures.
         """
         return {
             "split": self.split,
@@ -143,6 +159,12 @@ class Evaluation:
                 }
                 for at in self.predictive
             ],
+            "best_accuracy": self.best_accuracy,
+            "unique": self.unique
+            and {
+                "films": len(self.unique.rows),
+                **{name: _valued(self.unique.scores[name], self.unique.intervals[name]) for name in UNIQUE},
+            },
             "warnings": self.warnings,
             "failures": [{"path": path, "error": error} for path, error in self.failures],
         }
@@ -162,7 +184,9 @@ class Evaluation:
             low, high = self.intervals[name]
             interval = f"{low:.3f} to {high:.3f}" if math.isfinite(low) else "none"
             lines.append(f"| {NAMES.get(name, name.replace('_', ' ')):<17} | {shown:>6} | {interval:<14} |")
-        notes = [*self.warnings, *(f"not scored: {path}: {reason}" for path, reason in self.failures)]
+        notes = [*self.warnings, *(f"not scored: {path}: {reason}" for path, reason in self.failures[:FAILURES])]
+        if len(self.failures) > FAILURES:
+            notes.append(f"not scored: {len(self.failures) - FAILURES:,} more, see evaluation.json")
         return "\n".join(lines + [""] * bool(notes) + [f"- {note}" for note in notes])
 
 

@@ -77,13 +77,10 @@ class Exploration:
 
     def named(self) -> dict[str, float]:
         """The counts and AUCs as metrics of a run; NaN where there is no value."""
-        report = self.index.report
-        named: dict[str, float] = {
+        named = {
+            **self.index.report.named(),
             "data/films": len(self.films),
             "data/patients": self.films["patient"].nunique(),
-            "data/corrupt": len(report.corrupt),
-            "data/duplicates_left_out": sum(len(group.left_out) for group in report.duplicates),
-            "data/leaks_left_out": sum(len(group.left_out) for group in report.leaks),
             "data/eda_seconds": self.seconds,
         }
         for split, aucs in self.aucs().items():

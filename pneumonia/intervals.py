@@ -37,7 +37,7 @@ def intervals(
     accuracy 94.2 to 95.4. Of the others, precision and F1 are held up to always where sensitivity and specificity lie
     far apart, since the simulation keeps the classes' shares; ECE 91 to 92 times, none less than 91 times.
 
-    A score that is NaN has the interval (NaN, NaN).
+    A score that is NaN has the interval (NaN, NaN), and so has one of which a bootstrap tells nothing: `percentiles`.
 
     Raises:
         ValueError: as `score`, or `patients` is of another length.
@@ -62,7 +62,7 @@ def intervals(
     found |= bootstrap(y, p, threshold, patient, BOOTSTRAPPED, draws=draws, seed=seed)
     # Resampling adds noise to every bin, so the draws lie above the ECE as it lies above the truth: reflect them.
     low, high = found["ece"]
-    found["ece"] = (max(0.0, 2 * points["ece"] - high), max(0.0, 2 * points["ece"] - low))
+    found["ece"] = (float(np.fmax(0, 2 * points["ece"] - high)), float(np.fmax(0, 2 * points["ece"] - low)))
     return {name: found[name] if np.isfinite(points[name]) else (np.nan, np.nan) for name in points}
 
 
@@ -70,7 +70,7 @@ def bootstrap(
     y: Ints, p: Floats, threshold: float, patient: Ints, names: Sequence[str], *, draws: int = 2000, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """The 2.5th and 97.5th percentile of scores of `metrics.weighted_scores` over samples of patients; NaN if no
-    sample has a score.
+    sample has a score, or all have the same one: see `percentiles`.
     """
     drawn: dict[str, list[Floats]] = {name: [] for name in names}
     for weights in resampled(patient, draws=draws, seed=seed):
@@ -79,11 +79,19 @@ def bootstrap(
             drawn[name].append(scores[name])
     found = {}
     for name, parts in drawn.items():
-        values = np.concatenate(parts)
-        values = values[np.isfinite(values)]
-        low, high = np.percentile(values, [2.5, 97.5]) if values.size else (np.nan, np.nan)
-        found[name] = (float(low), float(high))
+        found[name] = percentiles(np.concatenate(parts))
     return found
+
+
+def percentiles(drawn: Floats) -> tuple[float, float]:
+    """The 2.5th and 97.5th percentile of the finite draws. NaN where all are the same, as where no film is called
+    wrong: that none was seen makes no certainty, and a bootstrap cannot say how many there may be.
+    """
+    values = drawn[np.isfinite(drawn)]
+    if not values.size or np.ptp(values) < 1e-12:
+        return np.nan, np.nan
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def resampled(patients: ArrayLike, *, draws: int, seed: int = 0) -> Iterator[Floats]:

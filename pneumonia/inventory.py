@@ -33,6 +33,16 @@ class Report:
         """JSON-ready."""
         return asdict(self)
 
+    def named(self) -> dict[str, float]:
+        """The counts as metrics of a run."""
+        return {
+            "data/found": self.found,
+            "data/used": self.used,
+            "data/corrupt": len(self.corrupt),
+            "data/duplicates_left_out": sum(len(group.left_out) for group in self.duplicates),
+            "data/leaks_left_out": sum(len(group.left_out) for group in self.leaks),
+        }
+
     def lines(self, most: int = 5) -> list[str]:
         """For people: at most `most` examples of each trouble."""
         lines = [f"{self.used:,} of {self.found:,} films used"]

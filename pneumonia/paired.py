@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
-from pneumonia.intervals import Z95, components_error, resampled
+from pneumonia.intervals import Z95, components_error, percentiles, resampled
 from pneumonia.metrics import Floats, Ints, auc_components, checked, score, weighted_scores
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The second model's score minus the first's, its 95% interval, and the p-value of no difference (NaN where none
-    is computed).
+    """The second model's score minus the first's, its 95% interval (NaN where the films cannot say), and the p-value
+    of no difference (NaN where none is computed).
     """
 
     value: float
@@ -46,7 +46,7 @@ def auc_difference(labels: ArrayLike, first: ArrayLike, second: ArrayLike, *, pa
     value = auc_b - auc_a
     spread, _ = components_error(y, positive_b - positive_a - value, negative_b - negative_a - value, patient)
     if not spread > 0:  # the same order of films, or too few patients to tell
-        return Difference(value, (value, value), 1.0 if value == 0 else float("nan"))
+        return Difference(value, (np.nan, np.nan), 1.0 if value == 0 else np.nan)
     p = 2 * float(ndtr(-abs(value) / spread))
     return Difference(value, (value - Z95 * spread, value + Z95 * spread), p)
 
@@ -97,11 +97,9 @@ def score_differences(
     points = [score(y, p, threshold) for p, threshold in zip((a, b), thresholds, strict=True)]
     found = {}
     for name in drawn[0]:
-        values = np.concatenate([part[name] for part in drawn])
-        values = values[np.isfinite(values)]
         value = points[1][name] - points[0][name]
-        low, high = np.percentile(values, [2.5, 97.5]) if values.size and np.isfinite(value) else (np.nan, np.nan)
-        found[name] = Difference(value, (float(low), float(high)))
+        drawn_ones = np.concatenate([part[name] for part in drawn])
+        found[name] = Difference(value, percentiles(drawn_ones) if np.isfinite(value) else (np.nan, np.nan))
     return found
 
 

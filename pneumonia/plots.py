@@ -34,7 +34,9 @@ def confusion_matrix(matrix: ArrayLike, classes: Sequence[str]) -> Figure:
     cells = np.array(
         [[f"{n:,}\n{p:.1f} %" for n, p in zip(*row, strict=True)] for row in zip(counts, percent, strict=True)]
     )
-    names = ["\n".join(textwrap.wrap(name, 12)[:3]) for name in classes]  # the margin holds three lines of 12 letters
+    names = [
+        "\n".join(plain(line) for line in textwrap.wrap(name, 12)[:3]) for name in classes
+    ]  # the margin holds three lines of 12 letters
     figure, axes = _figure(f"How {counts.sum():,} films were called")
     seaborn.heatmap(
         percent,
@@ -94,7 +96,7 @@ def rocs(labels: ArrayLike, models: Mapping[str, ArrayLike]) -> Figure:
     for (name, probabilities), (style, colour) in zip(models.items(), styles, strict=False):
         fpr, tpr = metrics.roc_curve(labels, probabilities)
         auc = metrics.score(labels, probabilities, 0.5)["auc"]
-        label = f"{textwrap.shorten(name, 40)}, AUC {auc:.3f}"
+        label = f"{plain(textwrap.shorten(name, 40))}, AUC {auc:.3f}"
         for where in (axes, corner):
             where.plot(fpr, tpr, linestyle=style, color=colour, linewidth=1.5, label=label)
     _unit_axes(axes, "false positive rate (1 - specificity)", "true positive rate (sensitivity)")
@@ -129,14 +131,19 @@ def precision_recall(labels: ArrayLike, probabilities: ArrayLike, threshold: flo
     return figure
 
 
-def reliability(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> Figure:
-    """Observed share of positives against the mean probability of each of 15 bins, over the histogram of films."""
+def reliability(labels: ArrayLike, probabilities: ArrayLike, threshold: float | None, *, of: str = "") -> Figure:
+    """Observed share of positives against the mean probability of each of 15 bins, over the histogram of films.
+
+    Args:
+        threshold: None where the probabilities are not those that films are called by.
+        of: which films and probabilities these are, for the title.
+    """
     y, p = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     mean, observed, count = metrics.reliability_bins(y, p)
-    ece = metrics.score(y, p, threshold)["ece"]
+    ece = metrics.score(y, p, 0.5)["ece"]
     figure = _canvas()
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    axes.set_title(f"Can the probability be taken at its word?\n{_films(y)}")
+    axes.set_title(f"Can the probability be taken at its word?\n{of}{', ' * bool(of)}{_films(y)}")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1, label="perfect calibration")
     filled = count > 0
     spread = np.array([wilson(o * n, n) for o, n in zip(observed[filled], count[filled], strict=True)]).T
@@ -148,9 +155,10 @@ def reliability(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -
         color=BLUE,
         ecolor="#9CC4DD",
         markersize=5,
-        label=f"films in {metrics.BINS} bins, 95% intervals; ECE {ece:.3f}",
+        label=f"films in {metrics.BINS} bins, 95% by film (Wilson); ECE {ece:.3f}",
     )
-    axes.axvline(threshold, color=ORANGE, linestyle="--", linewidth=1, label=f"threshold {threshold:.2f}")
+    if threshold is not None:
+        axes.axvline(threshold, color=ORANGE, linestyle="--", linewidth=1, label=f"threshold {threshold:.2f}")
     _unit_axes(axes, "", "observed share of positives")
     axes.legend(loc="lower right", fontsize="small")
     edges = np.linspace(0, 1, metrics.BINS + 1)
@@ -160,7 +168,8 @@ def reliability(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -
     below.set_ylim(0.7, max(10, 2 * y.size))  # a bin with one film shows
     below.yaxis.set_major_formatter(EngFormatter(sep=""))
     below.yaxis.set_minor_formatter(NullFormatter())
-    below.axvline(threshold, color=ORANGE, linestyle="--", linewidth=1)
+    if threshold is not None:
+        below.axvline(threshold, color=ORANGE, linestyle="--", linewidth=1)
     below.set(xlabel="predicted probability of the positive class", ylabel="films (log)")
     below.legend(loc="upper center", ncols=2, fontsize="small")
     return figure
@@ -170,16 +179,19 @@ def histograms(groups: Mapping[str, ArrayLike], threshold: float) -> Figure:
     """How the probabilities of each group of films are spread: a histogram over the other, with a common scale.
 
     Args:
-        groups: name of the group to the probabilities of its films, each [N]; four at most look well.
+        groups: name of the group to the probabilities of its films, each [N]; the largest six are drawn.
     """
+    largest = sorted(groups, key=lambda name: -len(np.asarray(groups[name])))[:6]
+    shown = {name: np.asarray(p, dtype=np.float64) for name, p in groups.items() if name in largest}
     figure = _canvas()
-    every = figure.subplots(len(groups), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    every[0].set_title("Which probabilities the films are given")
+    every = figure.subplots(len(shown), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    left = f"\nthe largest {len(shown)} of {len(groups)} groups" if len(groups) > len(shown) else ""
+    every[0].set_title(f"Which probabilities the films are given{left}")
     edges = np.linspace(0, 1, 31)
-    most = max(np.histogram(np.asarray(p), edges)[0].max() for p in groups.values())
-    for axes, (name, probabilities), colour in zip(every, groups.items(), (GREY, BLUE, GREEN, BLACK), strict=False):
-        p = np.asarray(probabilities, dtype=np.float64)
-        axes.stairs(np.histogram(p, edges)[0], edges, color=colour, fill=True, label=f"{name}, n = {p.size:,}")
+    most = max(np.histogram(p, edges)[0].max() for p in shown.values())
+    colours = itertools.cycle((GREY, BLUE, GREEN, BLACK))
+    for axes, (name, p), colour in zip(every, shown.items(), colours, strict=False):
+        axes.stairs(np.histogram(p, edges)[0], edges, color=colour, fill=True, label=f"{plain(name)}, n = {p.size:,}")
         axes.axvline(threshold, color=ORANGE, linestyle="--", linewidth=1.5)
         axes.set_yscale("log")
         axes.set_ylim(0.7, max(10, 3 * most))  # a bin with one film shows
@@ -215,6 +227,11 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
     below.set_ylim(0.5, 1.005)
     below.xaxis.get_major_locator().set_params(integer=True)
     return figure
+
+
+def plain(name: str) -> str:
+    """A user's name as matplotlib must have it: no formula between dollars, and no leading _, which hides a legend."""
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -4,7 +4,7 @@
 patient of each film.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,15 +32,28 @@ class Line:
     intercept_interval: Interval
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reliability:
-    """What says how good `films` probabilities are as probabilities; see `metrics.score` for the first three."""
+    """How good `probabilities` [N] of films with `labels` [N] are as probabilities; see `metrics.score` for the first
+    three figures.
+    """
 
-    films: int
+    labels: Ints = field(repr=False)
+    probabilities: Floats = field(repr=False)
     brier: float
     ece: float
     log_loss: float
     line: Line
+
+    def named(self) -> dict[str, float]:
+        """The figures by name; NaN where there is none."""
+        return {
+            "brier": self.brier,
+            "ece": self.ece,
+            "log_loss": self.log_loss,
+            "calibration_slope": self.line.slope,
+            "calibration_intercept": self.line.intercept,
+        }
 
 
 def reliability(labels: ArrayLike, probabilities: ArrayLike, *, patients: ArrayLike) -> Reliability:
@@ -52,7 +65,7 @@ def reliability(labels: ArrayLike, probabilities: ArrayLike, *, patients: ArrayL
     y, p = checked(labels, probabilities)
     scores = score(y, p, 0.5)
     line = calibration_line(y, p, patients=patients)
-    return Reliability(y.size, scores["brier"], scores["ece"], scores["log_loss"], line)
+    return Reliability(y, p, scores["brier"], scores["ece"], scores["log_loss"], line)
 
 
 def calibration_line(labels: ArrayLike, probabilities: ArrayLike, *, patients: ArrayLike) -> Line:

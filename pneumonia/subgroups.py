@@ -1,5 +1,6 @@
 """What one score over all films hides: each subtype by itself, and what a call means where the disease is rarer."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from pneumonia.intervals import proportion, resampled
+from pneumonia.intervals import proportion
 from pneumonia.metrics import checked
 
 Interval = tuple[float, float]
@@ -56,20 +57,15 @@ def by_subtype(rows: pd.DataFrame, right: NDArray[np.bool_]) -> list[Subgroup]:
 
 
 def predictive_values(
-    labels: ArrayLike,
-    probabilities: ArrayLike,
-    threshold: float,
-    prevalences: Sequence[float],
-    *,
-    patients: ArrayLike,
-    draws: int = 2000,
-    seed: int = 0,
+    labels: ArrayLike, probabilities: ArrayLike, threshold: float, prevalences: Sequence[float], *, patients: ArrayLike
 ) -> list[Predictive]:
-    """Bayes' rule on sensitivity and specificity, with percentiles of a bootstrap over patients. None if a class is
-    missing.
+    """Bayes' rule on sensitivity and specificity, with the limits of their ratios. None if a class is missing.
 
-    Where all films of a class are called alike, no draw has another rate: the end of the rate's Wilson interval then
-    stands in for what the bootstrap cannot know.
+    PPV is 1 / (1 + odds of the well * (1 - specificity) / sensitivity), NPV the same with the classes' roles changed.
+    The ratio's limits come from those of its parts (`intervals.proportion`) by `ratio_limits`, so that a rate of 1, or
+    one that few films decide, makes no certainty, as it does with a bootstrap's percentiles. For 624 films these hold
+    the truth 94 to 97 times in 100 (experiments/interval_coverage.py). The rates are taken for independent, as they are
+    where no patient has films of both classes.
 
     Raises:
         ValueError: as `metrics.score`, or a prevalence does not lie between 0 and 1.
@@ -81,24 +77,45 @@ def predictive_values(
     if not 0 < y.sum() < y.size:
         return []
     called = p >= threshold
-    weights = np.concatenate([np.ones((1, y.size)), *resampled(patients, draws=draws, seed=seed)])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        sensitivity = weights @ ((y == 1) & called) / (weights @ (y == 1))
-        specificity = weights @ ((y == 0) & ~called) / (weights @ (y == 0))
     _, patient = np.unique(np.asarray(patients).astype(str), return_inverse=True)
-    for rates, right, of in ((sensitivity, called, y == 1), (specificity, ~called, y == 0)):
-        if rates[0] in (0.0, 1.0):
-            rates[1:] = proportion(right[of], patient[of])[int(rates[0] == 0)]
 
-    def split(values: NDArray[np.float64]) -> tuple[float, Interval]:
-        drawn = values[1:][np.isfinite(values[1:])]
-        low, high = np.percentile(drawn, [2.5, 97.5]) if drawn.size else (np.nan, np.nan)
-        return float(values[0]), (min(float(values[0]), float(low)), max(float(values[0]), float(high)))
+    def rate(of: int, calls: NDArray[np.bool_]) -> Rate:
+        return Rate(float(calls[y == of].mean()), proportion(calls[y == of], patient[y == of]))
 
+    false_alarms = rate(0, called), rate(1, called)  # their ratio is 1 / LR+
+    misses = rate(1, ~called), rate(0, ~called)  # LR-
     found = []
     for share in prevalences:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            ill, well = share * sensitivity, (1 - share) * specificity
-            ppv, npv = ill / (ill + (1 - share) * (1 - specificity)), well / (well + share * (1 - sensitivity))
-        found.append(Predictive(share, *split(ppv), *split(npv)))
+        odds = share / (1 - share)
+        found.append(Predictive(share, *_bayes(1 / odds, *false_alarms), *_bayes(odds, *misses)))
     return found
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share and its limits."""
+
+    value: float
+    limits: Interval
+
+
+def ratio_limits(above: Rate, below: Rate) -> Interval:
+    """Limits of the ratio of two independent shares from their own: MOVER-R (Donner and Zou 2012, Newcombe 2016)."""
+    a, b = above.value, below.value
+
+    def parts(limit_a: float, limit_b: float) -> tuple[float, float, float]:
+        x, z = limit_a * (2 * a - limit_a), limit_b * (2 * b - limit_b)
+        return x, z, a * b + math.sqrt(max(0.0, (a * b) ** 2 - x * z))
+
+    x, _, root = parts(above.limits[0], below.limits[1])
+    low = x / root if root else 0.0
+    _, z, root = parts(above.limits[1], below.limits[0])
+    return low, root / z if z > 0 else math.inf
+
+
+def _bayes(odds: float, wrong: Rate, right: Rate) -> tuple[float, Interval]:
+    """1 / (1 + odds * wrong / right), with its limits; NaN where nobody is called so."""
+    if wrong.value == right.value == 0:
+        return math.nan, (math.nan, math.nan)
+    low, high = ratio_limits(wrong, right)
+    return right.value / (right.value + odds * wrong.value), (1 / (1 + odds * high), 1 / (1 + odds * low))

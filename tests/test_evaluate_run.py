@@ -49,7 +49,7 @@ def test_the_test_films_are_scored_in_a_run_of_their_own(
     for name in (*names, "npv", "f1", "mcc", "brier", "ece"):
         assert run.data.metrics[f"test/{name}"] == pytest.approx(evaluation.scores[name])
     assert run.data.metrics["test/auc_low"] <= run.data.metrics["test/auc"] <= run.data.metrics["test/auc_high"]
-    assert all(name.startswith("test/") for name in run.data.metrics)
+    assert all(name.startswith(("test/", "data/")) for name in run.data.metrics)
     labels, p = evaluation.rows["label"].to_numpy(), evaluation.probabilities
     logits = predict.load(CHAMPION).calibration.undo(p)
     assert run.data.metrics["test/loss"] == pytest.approx(log_loss(labels, 1 / (1 + np.exp(-logits))))
@@ -78,7 +78,13 @@ def test_the_test_films_are_scored_in_a_run_of_their_own(
         assert (root / "figures" / f"{name}.png").stat().st_size > 5000
     assert np.sum(json.loads((root / "confusion_matrix.json").read_text())) == len(rows)
     assert json.loads((root / "evaluation.json").read_text())["films"] == len(rows)
+    told = json.loads((root / "evaluation.json").read_text())
+    before, after = (told["before_and_after_calibration"]["test"][when] for when in ("before", "after"))
+    assert after["brier"] == evaluation.scores["brier"] != before["brier"]
+    assert run.data.metrics["test/uncalibrated_brier"] == before["brier"]
+    assert run.data.metrics["data/found"] == told["report"]["found"] == index.report.found
     page = (root / "evaluation.html").read_text()
+    assert page.count("reliability diagram of") == 4
     assert f"{evaluation.scores['auc']:.3f}" in page
     assert page.count("heatmap over") == min(12, len(evaluation.wrong()))
     for name, films in (("val", "before"), ("val", "after"), ("test", "before"), ("test", "after")):

@@ -58,6 +58,9 @@ def test_the_text_holds_every_score_and_every_film_that_failed() -> None:
     for value in result.scores.values():
         assert f"{value:.3f}" in text
     assert text.count("not scored: test/") == 2
+    many = assess(*tables(failed=30)).text()
+    assert many.count("not scored: test/") == 5
+    assert "not scored: 25 more, see evaluation.json" in many
     assert len({len(line) for line in text.splitlines() if line.startswith("|")}) == 1
 
 
@@ -87,12 +90,28 @@ def test_wrong_films_are_those_called_what_they_are_not_the_surest_first() -> No
 
 def test_copies_are_counted_once_among_the_unique_films() -> None:
     rows, predictions = tables(failed=0)
-    assert assess(rows, predictions).unique() is None
+    assert assess(rows, predictions).unique is None
     twice = assess(pd.concat([rows, rows.head(10)]), pd.concat([predictions, predictions.head(10)]))
-    unique = twice.unique()
+    unique = twice.unique
     assert unique is not None
     assert (len(twice.rows), len(unique.rows)) == (110, 100)
     assert unique.scores == assess(rows, predictions).scores
+
+
+def test_what_the_page_shows_is_among_the_metrics() -> None:
+    rows, predictions = tables()
+    twice = [pd.concat([table, table[2:12]], ignore_index=True) for table in (rows, predictions)]
+    result = assess(*twice)
+    named, as_dict = result.named(), json.loads(json.dumps(result.as_dict(), allow_nan=False))
+    assert (named["test/films"], named["test/not_scored"]) == (108, 2)
+    assert named["test/patients"] == result.rows["patient"].nunique()
+    for at, told in zip(result.predictive, as_dict["predictive_values"], strict=True):
+        assert named[f"test/ppv_at_{at.prevalence:g}"] == at.ppv == told["ppv"]["value"]
+        assert named[f"test/npv_at_{at.prevalence:g}_low"] == at.npv_interval[0]
+    assert result.unique is not None
+    assert named["test/unique_auc"] == result.unique.scores["auc"] == as_dict["unique"]["auc"]["value"]
+    assert as_dict["unique"]["films"] == 98
+    assert as_dict["best_accuracy"] == result.best_accuracy >= result.scores["accuracy"]
 
 
 def test_subgroups_make_up_the_whole() -> None:

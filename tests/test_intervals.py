@@ -7,10 +7,11 @@ from scipy import special, stats
 from sklearn import metrics as sk
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
-from experiments.interval_coverage import SCORES, coverage, sample, served, truth
+from experiments.interval_coverage import PREVALENCE, SCORES, coverage, sample, served, truth
 from pneumonia import metrics
 from pneumonia.calibration import fit_calibration
 from pneumonia.intervals import auc_error, combined, intervals, mean_error, proportion, wilson
+from pneumonia.subgroups import predictive_values
 
 # DeLong et al. 1988: K-G score, from 0 to 10, and albumin, g/l, by outcome.
 KG_ZERO = [0, 1, 2, 2, 2, 3, 4, 4, 4, 5, 6, 6]
@@ -224,6 +225,8 @@ def test_intervals_of_perfect_scores_have_a_width() -> None:
         assert 0.8 < low < 1, name
         assert high == pytest.approx(1), name
     assert found["auc"] == pytest.approx(wilson(20, 20))
+    for name in ("average_precision", "f1", "mcc"):  # of a bootstrap in which nothing goes wrong
+        assert np.isnan(found[name]).all(), name
 
 
 def test_one_mistake_among_patients_of_many_films_is_near_to_none() -> None:
@@ -243,7 +246,9 @@ def test_the_simulation_s_truth_is_what_its_films_have_in_the_mean() -> None:
     for _ in range(300):
         y, noise, patient = sample(rng, 0.5)
         assert np.unique(patient, return_counts=True)[1].max() <= 4
-        score = metrics.score(y, *served(0.97, "sensitive", y, noise))
+        p, at = served(0.97, "sensitive", y, noise)
+        (elsewhere,) = predictive_values(y, p, at, [PREVALENCE], patients=patient)
+        score = metrics.score(y, p, at) | {"ppv": elsewhere.ppv, "npv": elsewhere.npv}
         found.append([score[name] for name in SCORES])
     errors = np.std(found, axis=0) / math.sqrt(len(found))
     true = truth(0.97, "sensitive")

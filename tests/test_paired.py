@@ -60,12 +60,28 @@ def test_p_values_are_uniform_where_the_models_are_alike() -> None:
     assert 0.02 <= np.mean(np.array(drawn) < 0.05) <= 0.09
 
 
+def test_what_these_films_cannot_tell_has_no_interval() -> None:
+    """Neither of both right everywhere in a class, nor of one patient in it, does a difference of 0 become certain."""
+    y, perfect = np.repeat([0, 1], [30, 20]), np.repeat([0.1, 0.9], [30, 20])
+    constant = auc_difference(y, np.full(50, 0.5), perfect, patients=np.arange(50))
+    assert constant.value == 0.5
+    assert np.isnan([*constant.interval, constant.p]).all()
+    found = score_differences(y, perfect, np.where(perfect < 0.5, 0.6, 0.8), (0.5, 0.5), patients=np.arange(50))
+    assert found["sensitivity"].value == 0
+    assert np.isnan(found["sensitivity"].interval).all()
+    alone = auc_difference(
+        [0] * 9 + [1], np.r_[np.zeros(4), np.ones(5), 0.5], np.arange(10) / 9, patients=np.arange(10)
+    )
+    assert alone.value > 0
+    assert np.isnan([*alone.interval, alone.p]).all()
+
+
 def test_the_same_model_twice_is_no_difference() -> None:
     y, a, _ = films()
     assert auc_difference(y, a, a, patients=np.arange(y.size)).p == 1.0
     assert sign_test(a > 0.5, a > 0.5, patients=np.arange(y.size)) == 1.0
     assert all(
-        d.value == 0 and d.interval == (0, 0) for d in score_differences(y, a, a, (0.5, 0.5), patients=y).values()
+        d.value == 0 and np.isnan(d.interval).all() for d in score_differences(y, a, a, (0.5, 0.5), patients=y).values()
     )
 
 

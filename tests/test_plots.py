@@ -49,9 +49,31 @@ LARGE = {
         [[1_234_567, 26], [5, 2_345_678]], ("no finding", "COVID-19 pneumonia")
     ),
     "one word": lambda: plots.confusion_matrix([[12, 3], [4, 56]], ("negative", "bacterialpneumonia" * 3)),
+    "six groups": lambda: plots.histograms({f"subtype {n}": P for n in range(9)}, 0.4),
+    "before the calibration": lambda: plots.reliability(Y, P, None, of="test before"),
     "few films": lambda: plots.reliability([0, 1, 1], [0.2, 0.4, 0.9], 0.5),
     "many films": lambda: plots.reliability(np.tile([0, 1], 200_000), np.tile([0.2, 0.9], 200_000), 0.5),
 }
+
+
+def test_names_are_drawn_as_they_are() -> None:
+    """Not as formulas, which may not parse, nor left out of the legend for a leading _."""
+    odd = ("_$\\frac$", "100 $")
+    drawn = texts(plots.histograms({odd[0]: P[Y == 0], odd[1]: P[Y == 1]}, 0.4))
+    assert r"_\$\frac\$, n = 40" in drawn
+    assert r"100 \$, n = 120" in drawn
+    assert r"\$\frac\$" in texts(plots.confusion_matrix([[1, 2], [3, 4]], odd))
+    figure = plots.rocs(Y, dict.fromkeys(odd, P))
+    figure.canvas.draw()
+    assert len(figure.axes[0].get_legend().get_texts()) == 2
+
+
+@pytest.mark.parametrize("groups", [1, 5, 9])
+def test_no_panel_of_the_histograms_is_empty(groups: int) -> None:
+    figure = plots.histograms({f"subtype {n}": P[: 10 + n] for n in range(groups)}, 0.4)
+    assert len(figure.axes) == min(groups, 6)
+    assert all(axes.patches for axes in figure.axes)
+    assert ("the largest 6 of 9 groups" in texts(figure)) == (groups == 9)
 
 
 @pytest.mark.slow

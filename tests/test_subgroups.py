@@ -1,9 +1,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.optimize import brentq
 
 from pneumonia.intervals import wilson
-from pneumonia.subgroups import by_subtype, predictive_values
+from pneumonia.subgroups import Rate, by_subtype, predictive_values, ratio_limits
 
 
 def test_each_subtype_by_itself() -> None:
@@ -55,6 +56,38 @@ def test_a_rate_of_1_does_not_make_a_certainty() -> None:
     assert at.npv_interval[1] == 1
     assert at.npv_interval[0] == pytest.approx(1 / (1 + (1 - sensitivity) / (50 / 60)), abs=0.03)
     assert at.ppv_interval[0] < at.ppv < at.ppv_interval[1]
+
+
+@pytest.mark.parametrize(
+    ("a", "n_a", "b", "n_b"), [(8, 71, 132, 133), (1, 390, 230, 234), (30, 60, 3, 9), (5, 5, 1, 40)]
+)
+def test_a_ratio_s_limits_are_where_the_difference_s_interval_touches_0(a: int, n_a: int, b: int, n_b: int) -> None:
+    """r is the limit where a - r b, whose limits are squared and added, has an end at 0."""
+    above, below = Rate(a / n_a, wilson(a, n_a)), Rate(b / n_b, wilson(b, n_b))
+
+    def end(r: float, side: int) -> float:
+        spread = np.hypot(above.value - above.limits[side], r * (below.value - below.limits[1 - side]))
+        return above.value - r * below.value + (-1, 1)[side] * spread
+
+    ratio = above.value / below.value
+    low, high = ratio_limits(above, below)
+    assert low == pytest.approx(brentq(end, 0, ratio, args=(0,)), abs=1e-9)
+    assert high == pytest.approx(brentq(end, ratio, 1e4, args=(1,)), rel=1e-9)
+
+
+def test_a_ratio_of_nothing_or_by_nothing_has_a_limit_at_0_or_none_above() -> None:
+    none, some = Rate(0.0, wilson(0, 40)), Rate(0.5, wilson(20, 40))
+    low, high = ratio_limits(none, some)
+    assert low == 0
+    assert 0 < high < 0.5
+    low, high = ratio_limits(some, none)
+    assert 0 < low < np.inf
+    assert high == np.inf
+    # Nobody is called ill: no PPV, and the NPV is the share of the well.
+    (at,) = predictive_values([0] * 30 + [1] * 30, [0.1] * 60, 0.5, [0.2], patients=range(60))
+    assert np.isnan([at.ppv, *at.ppv_interval]).all()
+    assert at.npv == pytest.approx(0.8)
+    assert at.npv_interval[0] < 0.8 < at.npv_interval[1]
 
 
 def test_a_missing_class_has_no_predictive_values_and_a_wrong_prevalence_is_refused() -> None:

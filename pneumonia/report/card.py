@@ -144,7 +144,7 @@ def _bullets(*lines: str) -> str:
 
 def _table(header: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
     lines = [header, ("---",) * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 USES: dict[Origin, tuple[str, ...]] = {

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pneumonia.exploration import Exploration
-from pneumonia.plots import BLUE, GREEN, GREY, HIGH_INCHES, ORANGE, WIDE_INCHES
+from pneumonia.plots import BLUE, GREEN, GREY, HIGH_INCHES, ORANGE, WIDE_INCHES, plain
 
 WORDS = {
     "bytes_per_pixel": "bytes a pixel of the file",
@@ -43,7 +43,7 @@ def balance(e: Exploration) -> Figure:
         mine = e.films[(e.films["label"] == label) & (subtypes == subtype)]
         counts = mine["split"].value_counts().reindex(e.splits, fill_value=0)
         left = positions + (number - (len(groups) - 1) / 2) * width
-        bars = axes.bar(left, counts, width, color=shade, label=f"{e.index.classes[label]} {subtype}".strip())
+        bars = axes.bar(left, counts, width, color=shade, label=plain(f"{e.index.classes[label]} {subtype}".strip()))
         axes.bar_label(bars, fmt="{:,.0f}", fontsize="small")
     axes.set_xticks(positions, e.splits)
     axes.set(xlabel="split", ylabel="films")
@@ -132,8 +132,8 @@ def mean_films(e: Exploration) -> Figure:
         difference = maps[1] - maps[0]
         widest = float(np.abs(difference).max())
         drawn = [
-            (maps[0], f"{what}, {e.index.classes[0]}", {"cmap": "gray", "vmin": low, "vmax": high}),
-            (maps[1], f"{what}, {e.index.classes[1]}", {"cmap": "gray", "vmin": low, "vmax": high}),
+            (maps[0], f"{what}, {plain(e.index.classes[0])}", {"cmap": "gray", "vmin": low, "vmax": high}),
+            (maps[1], f"{what}, {plain(e.index.classes[1])}", {"cmap": "gray", "vmin": low, "vmax": high}),
             (difference, "difference (second - first)", {"cmap": "PuOr", "vmin": -widest, "vmax": widest}),
         ]
         for axes, (image, title, style) in zip(panels[line], drawn, strict=True):
@@ -150,7 +150,7 @@ def mean_films(e: Exploration) -> Figure:
 def samples(e: Exploration, label: int) -> Figure:
     """Films of one class, by turns of its subtypes, chosen by their hash."""
     mine = [(line, film) for line, film in e.samples if e.films["label"].iloc[line] == label]
-    figure = _figure(f"{len(mine)} films of {e.index.classes[label]}, train and val", high=3.6)
+    figure = _figure(f"{len(mine)} films of {plain(e.index.classes[label])}, train and val", high=3.6)
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.87, wspace=0.04, hspace=0.18)
     panels = figure.subplots(3, 6).ravel()
     for axes in panels:
@@ -201,7 +201,7 @@ def batches(e: Exploration) -> Figure:
         words = f"{draws.sampler}: {len(draws.shares):,} batches, mean {draws.shares.mean():.3f}"
         above.stairs(np.histogram(draws.shares, edges)[0], edges, color=colour, linewidth=2, label=words)
     above.axvline(labels.mean(), color=GREY, linestyle=":", linewidth=1, label=f"the folder, {labels.mean():.3f}")
-    above.set(xlabel=f"share of {e.index.classes[1]} in a batch", ylabel="batches", xlim=(0, 1))
+    above.set(xlabel=f"share of {plain(e.index.classes[1])} in a batch", ylabel="batches", xlim=(0, 1))
     above.set_ylim(top=1.7 * above.get_ylim()[1])  # room for the legend
     weighted = e.draws[1]
     most = int(weighted.times.max())
