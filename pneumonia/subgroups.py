@@ -39,6 +39,14 @@ class Predictive:
     npv_interval: Interval
 
 
+@dataclass(frozen=True)
+class Rate:
+    """A share and its limits."""
+
+    value: float
+    limits: Interval
+
+
 def by_subtype(rows: pd.DataFrame, right: NDArray[np.bool_]) -> list[Subgroup]:
     """A subgroup a class and subtype, negative ones first, with Wilson's interval as `intervals.proportion` has it.
 
@@ -89,14 +97,6 @@ def predictive_values(
         odds = share / (1 - share)
         found.append(Predictive(share, *_bayes(1 / odds, *false_alarms), *_bayes(odds, *misses)))
     return found
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A share and its limits."""
-
-    value: float
-    limits: Interval
 
 
 def ratio_limits(above: Rate, below: Rate) -> Interval:
