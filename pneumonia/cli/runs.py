@@ -104,10 +104,11 @@ def train(as_json: bool, data: str | None, **values: Any) -> None:
         tracker.experiment_id(experiment)
         close_dead(home())
         index = films(data)
+        drawn = "" if config.sampler == "weighted" else f" sampler {config.sampler}"
         record = Record.create(
             home() / "records" / "train" / f"{time.time_ns()}",
             Run(
-                name=f"train {index.root.name} {config.size}px w{config.width} seed {config.seed}",
+                name=f"train {index.root.name} {config.size}px w{config.width}{drawn} seed {config.seed}",
                 role="train",
                 experiment=experiment,
                 run_id=run_id,

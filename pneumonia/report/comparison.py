@@ -6,6 +6,7 @@ from markupsafe import Markup
 from pneumonia import plots
 from pneumonia.comparison import Comparison
 from pneumonia.data import Index
+from pneumonia.evaluation import NAMES
 from pneumonia.report.page import Section, bullets, figure, page, row, table, text
 
 DISAGREED_ROWS = 100
@@ -20,11 +21,14 @@ def html(found: Comparison, index: Index) -> str:
         f"The reference is {found.models[0]}.",
         *found.notes,
     )
-    scores = found.table()
+    names = [f"{number}. {model}" for number, model in enumerate(found.models, start=1)]
+    differences = [f"{number} - 1" for number in range(2, len(names) + 1)]
+    scores = found.table().assign(model=[*names, *differences])
     labels = found.rows["label"].to_numpy()
-    curves = dict(zip(found.models, found.probabilities, strict=True))
+    curves = dict(zip(names, found.probabilities, strict=True))
     alone = [
-        (pair.model, pair.alone[0], pair.alone[1], f"{pair.differences['accuracy'].p:.3g}") for pair in found.pairs
+        (name, pair.alone[0], pair.alone[1], f"{pair.differences['accuracy'].p:.3g}")
+        for name, pair in zip(names[1:], found.pairs, strict=True)
     ]
     sections = [
         Section("What the tests say", [bullets(found.sentences())]),
@@ -32,10 +36,10 @@ def html(found: Comparison, index: Index) -> str:
             "Scores",
             [
                 table(
-                    list(scores.columns),
+                    [NAMES.get(name, name.replace("_", " ")) for name in scores.columns],
                     scores.itertuples(index=False),
-                    caption="With 95% intervals; each model at its own threshold. Difference of AUC: DeLong, by "
-                    "patient. The others: bootstrap over patients. p-values after Holm.",
+                    caption="With 95% intervals; each model at its own threshold. Differences of AUC by DeLong, by "
+                    "patient, the others by bootstrap over patients; p-values after Holm.",
                 ),
                 table(
                     ["model", "right by the reference alone", "right by the model alone", "p"],
@@ -65,4 +69,4 @@ def _disagreed(found: Comparison) -> Markup:
         for at in farthest[:DISAGREED_ROWS]
     ]
     caption = f"Probability of {found.classes[1]}; {len(rows)} of {len(apart)} films, the farthest apart first"
-    return table(["film", "is", *found.models], rows, caption=caption)
+    return table(["film", "is", *map(str, range(1, len(found.models) + 1))], rows, caption=caption)

@@ -132,4 +132,4 @@ def _cell(value: object) -> str:
 
 
 def _is_number(cell: str) -> bool:
-    return cell[:1].isdigit() or cell[:1] in "-." or cell in ("", "none")
+    return cell[:1].isdigit() or cell[:1] in "+-." or cell in ("", "none")
