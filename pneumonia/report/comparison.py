@@ -21,8 +21,8 @@ def html(found: Comparison, index: Index) -> str:
         f"The reference is {found.models[0]}.",
         *found.notes,
     )
-    names = [f"{number}. {model}" for number, model in enumerate(found.models, start=1)]
-    differences = [f"{number} - 1" for number in range(2, len(names) + 1)]
+    names = [f"#{number} {model}" for number, model in enumerate(found.models, start=1)]
+    differences = [f"#{number} - #1" for number in range(2, len(names) + 1)]
     scores = found.table().assign(model=[*names, *differences])
     labels = found.rows["label"].to_numpy()
     curves = dict(zip(names, found.probabilities, strict=True))
@@ -69,4 +69,4 @@ def _disagreed(found: Comparison) -> Markup:
         for at in farthest[:DISAGREED_ROWS]
     ]
     caption = f"Probability of {found.classes[1]}; {len(rows)} of {len(apart)} films, the farthest apart first"
-    return table(["film", "is", *map(str, range(1, len(found.models) + 1))], rows, caption=caption)
+    return table(["film", "is", *(f"#{number}" for number in range(1, len(found.models) + 1))], rows, caption=caption)
