@@ -1,7 +1,6 @@
 """Scores the same validation films with several models, and logs how they compare."""
 
 import io
-import math
 import re
 import time
 from collections.abc import Sequence
@@ -200,11 +199,11 @@ def compare_and_record(
         (record.artifacts / "comparison.md").write_text(found.text() + "\n", encoding="utf-8")
         record.add_json("comparison.json", found.as_dict())
         (record.artifacts / "comparison.html").write_text(html(found, index), encoding="utf-8")
-        curves = dict(zip(found.models, found.probabilities, strict=True))
+        curves = dict(zip(found.numbered, found.probabilities, strict=True))
         plots.save(plots.rocs(found.rows["label"].to_numpy(), curves), record.artifacts / "figures" / "roc.png")
         table = found.rows[["path", "patient"]].copy()
         table["label"] = np.asarray(found.classes)[found.rows["label"].to_numpy()]
-        for name, p in curves.items():
+        for name, p in zip(found.models, found.probabilities, strict=True):
             table[name] = p
         (record.artifacts / "predictions").mkdir()
         table.to_csv(record.artifacts / "predictions" / "val.csv", index=False)
@@ -224,4 +223,4 @@ def _metrics(found: Comparison) -> dict[str, float]:
             parts = {"": difference.value, "_low": difference.interval[0], "_high": difference.interval[1]}
             values |= {f"compare/{number}/{name}_difference{part}": value for part, value in parts.items()}
             values[f"compare/{number}/{name}_p"] = difference.p
-    return {name: value for name, value in values.items() if math.isfinite(value)}
+    return values

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pneumonia import metrics
+from pneumonia.evaluation import number
 from pneumonia.intervals import intervals
 from pneumonia.paired import Difference, auc_difference, holm, score_differences, sign_test
 
@@ -68,6 +69,11 @@ class Comparison:
     failures: list[tuple[str, str]]
     notes: list[str]
 
+    @property
+    def numbered(self) -> list[str]:
+        """The models' names with their numbers, by which pages and figures tell them apart."""
+        return [f"#{number} {model}" for number, model in enumerate(self.models, start=1)]
+
     def table(self) -> pd.DataFrame:
         """The scores as text, a row a model, with the differences from the reference below."""
         lines = [
@@ -106,7 +112,7 @@ class Comparison:
                     "model": model,
                     "threshold": threshold,
                     "scores": {
-                        name: {"value": _number(scores[name]), "interval": [_number(end) for end in bounds[name]]}
+                        name: {"value": number(scores[name]), "interval": [number(end) for end in bounds[name]]}
                         for name in SCORES
                     },
                 }
@@ -120,9 +126,9 @@ class Comparison:
                     "right_alone": {"reference": pair.alone[0], "model": pair.alone[1]},
                     "differences": {
                         name: {
-                            "value": _number(difference.value),
-                            "interval": [_number(end) for end in difference.interval],
-                            "p": _number(difference.p),
+                            "value": number(difference.value),
+                            "interval": [number(end) for end in difference.interval],
+                            "p": number(difference.p),
                         }
                         for name, difference in pair.differences.items()
                     },
@@ -164,13 +170,13 @@ def assess(
     accuracy_p = holm([sign_test(right[0], right[at], patients=patients) for at in others])
     auc_p = holm([auc.p for auc in aucs])
     pairs = []
-    for number, at in enumerate(others):
+    for at, auc, p_of_auc, p_of_accuracy in zip(others, aucs, auc_p, accuracy_p, strict=True):
         found = score_differences(y, first, probabilities[at], (thresholds[0], thresholds[at]), patients=patients)
-        auc, accuracy = aucs[number], found["accuracy"]
+        accuracy = found["accuracy"]
         differences = {
             **found,
-            "auc": Difference(auc.value, auc.interval, auc_p[number]),
-            "accuracy": Difference(accuracy.value, accuracy.interval, accuracy_p[number]),
+            "auc": Difference(auc.value, auc.interval, p_of_auc),
+            "accuracy": Difference(accuracy.value, accuracy.interval, p_of_accuracy),
         }
         alone = int((right[0] & ~right[at]).sum()), int((right[at] & ~right[0]).sum())
         pairs.append(Pair(names[at], differences, alone))
@@ -212,7 +218,3 @@ def _difference(difference: Difference) -> str:
         difference.p
     )
     return f"{difference.value:+.3f}" + f" ({', '.join(known)})" * bool(known)
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -1,18 +1,18 @@
 """Opens the test films for a model, once: counts that, scores, and logs a run with the report."""
 
 import io
-import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from pneumonia import metrics, plots, predict, registry
 from pneumonia.calibration import sigmoid
 from pneumonia.data import Index, Split
-from pneumonia.evaluation import PREVALENCES, Evaluation, assess
+from pneumonia.evaluation import PREVALENCES, Evaluation, assess, number, valued
 from pneumonia.record import Record, Run
 from pneumonia.reliability import Reliability, reliability
 from pneumonia.report import card
@@ -107,8 +107,7 @@ def evaluate_and_record(
         told = {
             **evaluation.as_dict(),
             "before_and_after_calibration": {
-                name: {"before": finite(before.named()), "after": finite(after.named())}
-                for name, before, after in reliabilities
+                name: {"before": _for_json(before), "after": _for_json(after)} for name, before, after in reliabilities
             },
             "report": index.report.as_dict(),
         }
@@ -127,7 +126,7 @@ def evaluate_and_record(
         (record.artifacts / "evaluation.md").write_text(evaluation.text() + "\n", encoding="utf-8")
         raw = metrics.raw_loss(labels, model.calibration.undo(evaluation.probabilities))
         before = {f"test/uncalibrated_{name}": value for name, value in reliabilities[-1][1].named().items()}
-        record.summarise(finite({**evaluation.named(), **before, "test/loss": raw}), step=0)
+        record.summarise({**evaluation.named(), **before, "test/loss": raw}, step=0)
         record.add_metrics(index.report.named(), step=0)
         if whole is not None:
             tested = card.with_test(whole, evaluation, folder=index.root.name, openings=openings)
@@ -147,11 +146,6 @@ def chosen_on(tracker: Tracker, model: predict.Model) -> pd.DataFrame | None:
     return None if text is None else pd.read_csv(io.StringIO(text), dtype=words, keep_default_na=False)
 
 
-def finite(named: Mapping[str, float]) -> dict[str, float]:
-    """What has a value, for MLflow and JSON, which know no NaN."""
-    return {name: value for name, value in named.items() if math.isfinite(value)}
-
-
 def calibrations(
     model: predict.Model, evaluation: Evaluation, val: pd.DataFrame | None
 ) -> list[tuple[str, Reliability, Reliability]]:
@@ -169,3 +163,14 @@ def calibrations(
         )
         for name, labels, p, patients in sets
     ]
+
+
+def _for_json(one: Reliability) -> dict[str, Any]:
+    return {
+        "films": one.labels.size,
+        "brier": number(one.brier),
+        "ece": number(one.ece),
+        "log_loss": number(one.log_loss),
+        "slope": valued(one.line.slope, one.line.slope_interval),
+        "intercept": valued(one.line.intercept, one.line.intercept_interval),
+    }

@@ -135,11 +135,11 @@ class Evaluation:
             "classes": list(self.classes),
             "threshold": self.threshold,
             "confusion_matrix": self.confusion.tolist(),
-            "scores": {name: _valued(value, self.intervals[name]) for name, value in self.scores.items()},
-            "auc_bootstrap": [_number(end) for end in self.auc_bootstrap],
+            "scores": {name: valued(value, self.intervals[name]) for name, value in self.scores.items()},
+            "auc_bootstrap": [number(end) for end in self.auc_bootstrap],
             "calibration": {
-                "slope": _valued(self.line.slope, self.line.slope_interval),
-                "intercept": _valued(self.line.intercept, self.line.intercept_interval),
+                "slope": valued(self.line.slope, self.line.slope_interval),
+                "intercept": valued(self.line.intercept, self.line.intercept_interval),
             },
             "subgroups": [
                 {
@@ -147,15 +147,15 @@ class Evaluation:
                     "subtype": group.subtype,
                     "films": group.films,
                     "patients": group.patients,
-                    "called_right": _valued(group.right, group.interval),
+                    "called_right": valued(group.right, group.interval),
                 }
                 for group in self.subgroups
             ],
             "predictive_values": [
                 {
                     "prevalence": at.prevalence,
-                    "ppv": _valued(at.ppv, at.ppv_interval),
-                    "npv": _valued(at.npv, at.npv_interval),
+                    "ppv": valued(at.ppv, at.ppv_interval),
+                    "npv": valued(at.npv, at.npv_interval),
                 }
                 for at in self.predictive
             ],
@@ -163,7 +163,7 @@ class Evaluation:
             "unique": self.unique
             and {
                 "films": len(self.unique.rows),
-                **{name: _valued(self.unique.scores[name], self.unique.intervals[name]) for name in UNIQUE},
+                **{name: valued(self.unique.scores[name], self.unique.intervals[name]) for name in UNIQUE},
             },
             "warnings": self.warnings,
             "failures": [{"path": path, "error": error} for path, error in self.failures],
@@ -243,9 +243,11 @@ def _metric_name(text: str) -> str:
     return re.sub(r"[^\w.\- ]", "_", text)
 
 
-def _valued(value: float, interval: tuple[float, float]) -> dict[str, Any]:
-    return {"value": _number(value), "interval": [_number(bound) for bound in interval]}
+def valued(value: float, interval: tuple[float, float]) -> dict[str, Any]:
+    """A score and its interval for JSON."""
+    return {"value": number(value), "interval": [number(bound) for bound in interval]}
 
 
-def _number(value: float) -> float | None:
+def number(value: float) -> float | None:
+    """For JSON, which has no NaN."""
     return value if math.isfinite(value) else None

@@ -62,7 +62,7 @@ def intervals(
     found |= bootstrap(y, p, threshold, patient, BOOTSTRAPPED, draws=draws, seed=seed)
     # Resampling adds noise to every bin, so the draws lie above the ECE as it lies above the truth: reflect them.
     low, high = found["ece"]
-    found["ece"] = (float(np.fmax(0, 2 * points["ece"] - high)), float(np.fmax(0, 2 * points["ece"] - low)))
+    found["ece"] = (float(np.maximum(0, 2 * points["ece"] - high)), float(np.maximum(0, 2 * points["ece"] - low)))
     return {name: found[name] if np.isfinite(points[name]) else (np.nan, np.nan) for name in points}
 
 

@@ -83,7 +83,8 @@ def score_differences(
     seed: int = 0,
 ) -> dict[str, Difference]:
     """Accuracy, sensitivity, specificity, balanced accuracy, log loss and Brier score, each model at its own
-    threshold: percentiles of a bootstrap over patients, the same draws for both. NaN where a class is missing.
+    threshold: percentiles of a bootstrap over patients, the same draws for both. NaN where a class is missing; no
+    interval where all draws are alike.
 
     Raises:
         ValueError: as `metrics.score`.

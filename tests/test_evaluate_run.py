@@ -56,6 +56,7 @@ def test_the_test_films_are_scored_in_a_run_of_their_own(
 
     model = client.get_logged_model(model_id)
     tied = {metric.key: metric for metric in model.metrics if metric.key.startswith("test/")}
+    assert not any(metric.key.startswith("data/") for metric in model.metrics if metric.run_id == run.info.run_id)
     of_files = index.report.named()
     assert {name: metric.value for name, metric in tied.items()} | of_files == run.data.metrics
     assert {metric.run_id for metric in tied.values()} == {run.info.run_id}

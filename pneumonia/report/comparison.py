@@ -14,14 +14,13 @@ DISAGREED_ROWS = 100
 
 def html(found: Comparison, index: Index) -> str:
     """The page: what the tests say, the scores, the curves, and the films on which the models disagree."""
-    films, positive = len(found.rows), int(found.rows["label"].sum())
+    names, films, positive = found.numbered, len(found.rows), int(found.rows["label"].sum())
     intro = text(
         f"{len(found.models)} models on the same {films:,} validation films of {found.rows['patient'].nunique():,} "
         f"patients in {index.root.name}: {positive:,} {found.classes[1]}, {films - positive:,} {found.classes[0]}. "
-        f"The reference is {found.models[0]}.",
+        f"The reference is {names[0]}.",
         *found.notes,
     )
-    names = [f"#{number} {model}" for number, model in enumerate(found.models, start=1)]
     differences = [f"#{number} - #1" for number in range(2, len(names) + 1)]
     scores = found.table().assign(model=[*names, *differences])
     labels = found.rows["label"].to_numpy()

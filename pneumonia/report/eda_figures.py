@@ -58,7 +58,7 @@ def films_a_patient(e: Exploration) -> Figure:
     figure, (axes,) = _canvas(1, f"Films a patient, {e.films['patient'].nunique():,} patients")
     most = int(patients["films"].max())
     edges = np.arange(0.5, most + 1.5)
-    for label, name in enumerate(e.index.classes):
+    for label, name in enumerate(_names(e)):
         mine = patients.loc[patients["label"] == label, "films"]
         if len(mine):
             axes.stairs(
@@ -79,7 +79,7 @@ def films_a_patient(e: Exploration) -> Figure:
 def sizes(e: Exploration) -> Figure:
     """Width against height of every film."""
     figure, (axes,) = _canvas(1, f"Sizes, n = {len(e.films):,} films")
-    for label, name in enumerate(e.index.classes):
+    for label, name in enumerate(_names(e)):
         mine = e.films[e.films["label"] == label]
         axes.scatter(
             mine["width"],
@@ -105,7 +105,7 @@ def grey_levels(e: Exploration) -> Figure:
     figure, (above, below) = _canvas(2, f"Grey levels\n{_of_seen(e)}")
     figure.subplots_adjust(top=0.87)
     edges = np.linspace(0, 255, BINS + 1)
-    for label, name in enumerate(e.index.classes):
+    for label, name in enumerate(_names(e)):
         style = {"color": COLOURS[label], "linewidth": 2, "label": name}
         above.stairs(100 * e.grey[label], np.arange(257), **style)
         means = seen.loc[seen["label"] == label, "grey_mean"]
@@ -132,8 +132,8 @@ def mean_films(e: Exploration) -> Figure:
         difference = maps[1] - maps[0]
         widest = float(np.abs(difference).max())
         drawn = [
-            (maps[0], f"{what}, {plain(e.index.classes[0])}", {"cmap": "gray", "vmin": low, "vmax": high}),
-            (maps[1], f"{what}, {plain(e.index.classes[1])}", {"cmap": "gray", "vmin": low, "vmax": high}),
+            (maps[0], f"{what}, {_names(e)[0]}", {"cmap": "gray", "vmin": low, "vmax": high}),
+            (maps[1], f"{what}, {_names(e)[1]}", {"cmap": "gray", "vmin": low, "vmax": high}),
             (difference, "difference (second - first)", {"cmap": "PuOr", "vmin": -widest, "vmax": widest}),
         ]
         for axes, (image, title, style) in zip(panels[line], drawn, strict=True):
@@ -150,14 +150,14 @@ def mean_films(e: Exploration) -> Figure:
 def samples(e: Exploration, label: int) -> Figure:
     """Films of one class, by turns of its subtypes, chosen by their hash."""
     mine = [(line, film) for line, film in e.samples if e.films["label"].iloc[line] == label]
-    figure = _figure(f"{len(mine)} films of {plain(e.index.classes[label])}, train and val", high=3.6)
+    figure = _figure(f"{len(mine)} films of {_names(e)[label]}, train and val", high=3.6)
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.87, wspace=0.04, hspace=0.18)
     panels = figure.subplots(3, 6).ravel()
     for axes in panels:
         axes.set_axis_off()
     for axes, (line, film) in zip(panels, mine, strict=False):
         axes.imshow(film, cmap="gray", vmin=0, vmax=255)
-        axes.set_title(e.films["subtype"].iloc[line] or e.films["split"].iloc[line], fontsize="x-small", pad=2)
+        axes.set_title(plain(e.films["subtype"].iloc[line] or e.films["split"].iloc[line]), fontsize="x-small", pad=2)
     return figure
 
 
@@ -174,7 +174,7 @@ def by_split(e: Exploration, statistic: str) -> Figure:
     aucs = e.aucs()
     for axes, split in zip(panels, e.splits, strict=True):
         counts = []
-        for label, name in enumerate(e.index.classes):
+        for label, name in enumerate(_names(e)):
             mine = values[(e.films["split"] == split) & (e.films["label"] == label)].dropna()
             counts.append(f"{len(mine):,}")
             share = 100 * np.histogram(mine.clip(low, high), edges)[0] / max(len(mine), 1)
@@ -201,11 +201,11 @@ def batches(e: Exploration) -> Figure:
         words = f"{draws.sampler}: {len(draws.shares):,} batches, mean {draws.shares.mean():.3f}"
         above.stairs(np.histogram(draws.shares, edges)[0], edges, color=colour, linewidth=2, label=words)
     above.axvline(labels.mean(), color=GREY, linestyle=":", linewidth=1, label=f"the folder, {labels.mean():.3f}")
-    above.set(xlabel=f"share of {plain(e.index.classes[1])} in a batch", ylabel="batches", xlim=(0, 1))
+    above.set(xlabel=f"share of {_names(e)[1]} in a batch", ylabel="batches", xlim=(0, 1))
     above.set_ylim(top=1.7 * above.get_ylim()[1])  # room for the legend
     weighted = e.draws[1]
     most = int(weighted.times.max())
-    for label, name in enumerate(e.index.classes):
+    for label, name in enumerate(_names(e)):
         times = weighted.times[labels == label]
         share = 100 * np.bincount(times, minlength=most + 1) / times.size
         words = f"{name}, n = {times.size:,}, mean {times.mean():.2f}"
@@ -259,7 +259,11 @@ def _style(label: int) -> dict[str, Any]:
     return {"color": COLOURS[label], "fill": label == 0, "alpha": (0.5, 1.0)[label], "linewidth": 2}
 
 
+def _names(e: Exploration) -> list[str]:
+    return [plain(name) for name in e.index.classes]
+
+
 def _of_seen(e: Exploration) -> str:
     labels = e.films.loc[e.films["split"] != "test", "label"]
-    counts = [f"{(labels == label).sum():,} {name}" for label, name in enumerate(e.index.classes)]
+    counts = [f"{(labels == label).sum():,} {name}" for label, name in enumerate(_names(e))]
     return f"n = {len(labels):,} train and val films: {', '.join(counts)}"
