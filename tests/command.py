@@ -44,9 +44,14 @@ class Command:
     def __init__(self, words: list[str], *, cwd: Path, environment: dict[str, str], log: Path) -> None:
         self.log = log
         with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                words, cwd=cwd, env=environment, stdout=output, stderr=output, start_new_session=True
-            )
+            # What is started in a shell's background ignores SIGINT, and its children would: they get the default back.
+            before = signal.signal(signal.SIGINT, signal.default_int_handler)
+            try:
+                self.process = subprocess.Popen(
+                    words, cwd=cwd, env=environment, stdout=output, stderr=output, start_new_session=True
+                )
+            finally:
+                signal.signal(signal.SIGINT, before)
 
     def text(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
