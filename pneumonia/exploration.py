@@ -141,8 +141,8 @@ class Exploration:
                 for draws in self.draws
             ],
             "corrupt": len(report.corrupt),
-            "duplicates_left_out": sum(len(group.left_out) for group in report.duplicates),
-            "leaks_left_out": sum(len(group.left_out) for group in report.leaks),
+            "duplicates_left_out": report.copies,
+            "leaks_left_out": report.leaked,
         }
 
 

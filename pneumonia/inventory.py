@@ -33,14 +33,24 @@ class Report:
         """JSON-ready."""
         return asdict(self)
 
+    @property
+    def copies(self) -> int:
+        """Films left out as duplicates."""
+        return sum(len(group.left_out) for group in self.duplicates)
+
+    @property
+    def leaked(self) -> int:
+        """Films left out since they, or their patients, are in another split."""
+        return sum(len(group.left_out) for group in self.leaks)
+
     def named(self) -> dict[str, float]:
         """The counts as metrics of a run."""
         return {
             "data/found": self.found,
             "data/used": self.used,
             "data/corrupt": len(self.corrupt),
-            "data/duplicates_left_out": sum(len(group.left_out) for group in self.duplicates),
-            "data/leaks_left_out": sum(len(group.left_out) for group in self.leaks),
+            "data/duplicates_left_out": self.copies,
+            "data/leaks_left_out": self.leaked,
         }
 
     def lines(self, most: int = 5) -> list[str]:
@@ -51,13 +61,16 @@ class Report:
             lines.append(f"  {row['split']:<5} {name}: {row['films']:,} films of {row['patients']:,} patients")
         if self.ignored:
             lines.append("ignored files: " + ", ".join(f"{n:,} {reason}" for reason, n in self.ignored.items()))
-        for title, groups in (("identical films", self.duplicates), ("in two splits", self.leaks)):
+        for title, groups, left_out in (
+            ("identical films", self.duplicates, self.copies),
+            ("in two splits", self.leaks, self.leaked),
+        ):
             shown = [
                 f"  {g.why}: "
                 + ", ".join(f"{w} {some(p)}" for w, p in (("kept", g.kept), ("left out", g.left_out)) if p)
                 for g in groups[:most]
             ]
-            lines += _listed(title, shown, len(groups), sum(len(g.left_out) for g in groups))
+            lines += _listed(title, shown, len(groups), left_out)
         lines += _listed(
             "corrupt or missing", [f"  {p}: {why}" for p, why in self.corrupt[:most]], len(self.corrupt), None
         )

@@ -34,9 +34,8 @@ def confusion_matrix(matrix: ArrayLike, classes: Sequence[str]) -> Figure:
     cells = np.array(
         [[f"{n:,}\n{p:.1f} %" for n, p in zip(*row, strict=True)] for row in zip(counts, percent, strict=True)]
     )
-    names = [
-        "\n".join(plain(line) for line in textwrap.wrap(name, 12)[:3]) for name in classes
-    ]  # the margin holds three lines of 12 letters
+    # The margin holds three lines of 12 letters.
+    names = ["\n".join(plain(line) for line in textwrap.wrap(name, 12)[:3]) for name in classes]
     figure, axes = _figure(f"How {counts.sum():,} films were called")
     seaborn.heatmap(
         percent,

@@ -79,8 +79,8 @@ def _films(e: Exploration) -> list[Markup]:
     report = e.index.report
     flow = [
         ("found in the folder", report.found),
-        ("left out: copies within a split", sum(len(group.left_out) for group in report.duplicates)),
-        ("left out: the film or its patient is in another split too", sum(len(g.left_out) for g in report.leaks)),
+        ("left out: copies within a split", report.copies),
+        ("left out: the film or its patient is in another split too", report.leaked),
         ("left out: cannot be read", len(report.corrupt)),
         ("in use", report.used),
         *((f"no film: {reason}", n) for reason, n in report.ignored.items()),
@@ -149,11 +149,13 @@ def _kinds(e: Exploration) -> Markup:
 def _copies(e: Exploration) -> list[Markup]:
     report = e.index.report
     parts = []
-    for words, groups in (("Identical files within a split", report.duplicates), ("In two splits", report.leaks)):
+    for words, groups, left_out in (
+        ("Identical files within a split", report.duplicates, report.copies),
+        ("In two splits", report.leaks, report.leaked),
+    ):
         if not groups:
             parts.append(text(f"{words}: none."))
             continue
-        left_out = sum(len(group.left_out) for group in groups)
         rows = [(group.why, some(group.kept, 3) or "none", some(group.left_out, 3) or "none") for group in groups]
         # The reason names the patient, so that of each patient would be another.
         kinds = Counter("the same patient" if g.why.startswith("the same patient") else g.why for g in groups)

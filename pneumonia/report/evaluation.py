@@ -93,12 +93,10 @@ def _method(name: str) -> str:
 
 def _films(e: Evaluation, index: Index) -> list[Markup]:
     report = index.report
-    copies = sum(len(group.left_out) for group in report.duplicates)
-    leaks = sum(len(group.left_out) for group in report.leaks)
     flow = [
         ("found in the folder", report.found),
-        ("left out: copies within a split", copies),
-        ("left out: the film or its patient is in another split too", leaks),
+        ("left out: copies within a split", report.copies),
+        ("left out: the film or its patient is in another split too", report.leaked),
         ("left out: cannot be read", len(report.corrupt)),
         ("in use", report.used),
         (f"of these in {e.split}", len(e.rows) + len(e.failures)),
