@@ -16,11 +16,11 @@ from pneumonia.report.page import Section, bullets, figure, page, picture, row, 
 # From experiments/interval_coverage.py
 COVERAGE = (
     "In simulations of 624 films the intervals of AUC (DeLong), sensitivity, specificity, accuracy and, at a given "
-    "share of ill ones, PPV and NPV hold the truth 94 to 97 times in 100 (97.2 at most: Wilson's moves in steps near "
-    "1); precision's and F1's more often (up to always) where sensitivity and specificity lie far apart, since they "
-    "allow for other shares of the classes; ECE's 91 to 92 times, since resampling adds to it; balanced accuracy's 93 to 96, "
-    "the other bootstrapped ones' 91 to 97 times. Where no film is called wrong, a bootstrap knows no interval; where "
-    "few are, AUC's is too narrow."
+    "share of ill ones, PPV and NPV hold the truth 94 to 97 times in 100 (97.2 at most: Wilson's moves in steps "
+    "near 1); precision's and F1's more often (up to always) where sensitivity and specificity lie far apart, since "
+    "they allow for other shares of the classes; ECE's 91 to 92 times, since resampling adds to it; balanced "
+    "accuracy's 93 to 96, the other bootstrapped ones' 91 to 97 times. Where no film is called wrong, a bootstrap "
+    "knows no interval; where few are, AUC's is too narrow."
 )
 
 
