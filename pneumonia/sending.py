@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import (
     Dataset,
     DatasetInput,
+    Experiment,
     InputTag,
     LoggedModel,
     LoggedModelOutput,
@@ -50,6 +51,27 @@ def if_there(call: Callable[[], T]) -> T | None:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return None
+
+
+def _raced(call: Callable[[], T]) -> T:
+    """What `call` returns, at its second try where another process added the row between its look and its write."""
+    try:
+        return call()
+    except MlflowException as error:
+        # MLflow has no code of its own for a row that a database's unique constraint refused
+        if error.error_code not in ("BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"):
+            raise
+        return call()
+
+
+def experiment_there(client: MlflowClient, name: str) -> Experiment:
+    """The experiment called `name`, made when it is not there; it may be a deleted one."""
+
+    def look_or_make() -> Experiment:
+        found = client.get_experiment_by_name(name)
+        return found or client.get_experiment(client.create_experiment(name))
+
+    return _raced(look_or_make)
 
 
 def masked(text: str) -> str:
@@ -164,8 +186,7 @@ def _open(run: Run, client: MlflowClient) -> str:
         **({MLFLOW_PARENT_RUN_ID: run.parent} if run.parent else {}),
         **run.tags,
     }
-    experiment = client.get_experiment_by_name(run.experiment)
-    experiment_id = experiment.experiment_id if experiment else client.create_experiment(run.experiment)
+    experiment_id = experiment_there(client, run.experiment).experiment_id
     run_id = run.run_id
     if run_id is None:
         found = client.search_runs([experiment_id], f"tags.record = '{run.key}'", max_results=1)
@@ -186,7 +207,7 @@ def _open(run: Run, client: MlflowClient) -> str:
             profile=json.dumps(data.get("profile", {})),
         )
         context = InputTag(MLFLOW_DATASET_CONTEXT, data.get("context", "training"))
-        client.log_inputs(run_id, [DatasetInput(dataset, [context])])
+        _raced(lambda: client.log_inputs(run_id, [DatasetInput(dataset, [context])]))
     return str(run_id)
 
 

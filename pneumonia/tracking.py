@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pneumonia import sending
 from pneumonia.record import Record, records, write_json
-from pneumonia.sending import if_there, masked, sent, sent_to, unsent
+from pneumonia.sending import experiment_there, if_there, masked, sent, sent_to, unsent
 from pneumonia.stop import held
 
 LOCK_SECONDS = 60.0  # another process that sends the same record is waited for so long
@@ -94,13 +94,8 @@ class Tracker:
         """
         reach(self.uri)
         with tracker_errors(self.uri):
-            experiment = self.client.get_experiment_by_name(name)
-            if experiment is None:
-                try:
-                    return str(self.client.create_experiment(name))
-                except MlflowException:  # another process made it a moment ago
-                    experiment = self.client.get_experiment_by_name(name)
-            if experiment is None or experiment.lifecycle_stage != "active":
+            experiment = experiment_there(self.client, name)
+            if experiment.lifecycle_stage != "active":
                 raise TrackingError(f"the experiment {name!r} was deleted: restore it, or use another name")
             return str(experiment.experiment_id)
 

@@ -2,9 +2,11 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import cv2
@@ -17,6 +19,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 from mlflow.models import Model
 
+from pneumonia import sending
 from pneumonia.cache import Decoded
 from pneumonia.data import Index
 from pneumonia.record import Record
@@ -181,6 +184,27 @@ def test_sending_goes_on_after_any_call_that_failed(tracker: Tracker, new_record
     assert {"log_batch", "log_model_artifacts", "log_outputs", "set_terminated"} <= set(failed)
     running = client.search_runs(["1"], "attributes.status = 'RUNNING'")
     assert running == []
+
+
+def test_two_that_record_the_same_films_at_once_both_succeed(tracker: Tracker, new_record: NewRecord) -> None:
+    """MLflow looks whether a dataset or an experiment is there, and then adds it: another may be quicker."""
+    for attempt in range(5):
+        dataset = {"name": f"films{attempt}", "digest": "ab" * 32, "source": "/films"}
+        pair = [new_record(f"{attempt}-{i}", dataset=dataset, experiment=f"new {attempt}") for i in range(4)]
+        together = Barrier(len(pair))
+
+        def send(record: Record, together: Barrier = together) -> str:
+            client = MlflowClient(tracker.uri)
+            client.search_experiments()  # the store is open
+            together.wait()
+            return sending.send(record, client, tracker.uri)
+
+        with ThreadPoolExecutor(len(pair)) as pool:
+            run_ids = list(pool.map(send, pair))
+        runs = [tracker.client.get_run(run_id) for run_id in run_ids]
+        assert len({run.info.run_id for run in runs}) == len(pair)
+        assert len({run.info.experiment_id for run in runs}) == 1
+        assert [len(run.inputs.dataset_inputs) for run in runs] == [1] * len(pair)
 
 
 def test_a_long_training_kept_back_by_an_outage_is_sent_whole(tracker: Tracker, new_record: NewRecord) -> None:
