@@ -1,6 +1,7 @@
 """The real scoring server, started on a model folder that was moved away from this project, without torch."""
 
 import base64
+import json
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,6 +53,25 @@ class Server(NamedTuple):
         return sum(process.memory_info().rss for process in tree) / 2**20
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes], log: Path, *, ready: tuple[int, ...] = (200,)) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        try:
+            if requests.get(f"{url}/ping", timeout=5).status_code in ready:
+                return
+        except requests.ConnectionError:
+            time.sleep(0.2)
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[Server]:
     home = tmp_path_factory.mktemp("serving")
@@ -71,9 +92,7 @@ def server(tmp_path_factory) -> Iterator[Server]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     }
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "model", "--env-manager", "local"]
     log = elsewhere / "log.txt"
     with log.open("wb") as output:
@@ -87,15 +106,7 @@ def server(tmp_path_factory) -> Iterator[Server]:
         )
     url = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 60
-        while True:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            try:
-                if requests.get(f"{url}/ping", timeout=5).ok:
-                    break
-            except requests.ConnectionError:
-                time.sleep(0.2)
+        wait_for(url, process, log)
         yield Server(url, psutil.Process(process.pid), predictor, log)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
@@ -221,3 +232,153 @@ def test_clients_at_once_each_get_what_a_single_client_gets(server):
         counts = list(pool.map(client, range(16), [5.0] * 16))
     assert min(counts) > 0
     assert server.megabytes() < 1.1 * before
+
+
+# --- behind nginx
+
+NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+JS_MODULE = Path("/usr/lib/nginx/modules/ngx_http_js_module.so")
+MAIN_CONF = """
+load_module {module};
+daemon off;
+pid nginx.pid;
+error_log stderr;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+    include conf.d/*.conf;
+}}
+"""
+
+
+@contextmanager
+def nginx(backend: str, prefix: Path, *, ready: tuple[int, ...] = (200,)) -> Iterator[tuple[str, Path]]:
+    """URL and log of an nginx with the configuration that the README gives, but for its two ports."""
+    if NGINX is None or not JS_MODULE.exists():
+        pytest.skip("needs nginx with its JavaScript module: apt-get install nginx-light libnginx-mod-http-js")
+    port, log = free_port(), prefix / "log.txt"
+    shutil.copytree(Path(package.__file__).parent / "nginx", prefix / "conf.d")
+    site = prefix / "conf.d" / "pneumonia.conf"
+    for old, new in {"127.0.0.1:5001;": f"{backend};", "listen 8080;": f"listen 127.0.0.1:{port};"}.items():
+        assert old in site.read_text()
+        site.write_text(site.read_text().replace(old, new))
+    (prefix / "nginx.conf").write_text(MAIN_CONF.format(module=JS_MODULE))
+    with log.open("wb") as output:
+        command = [NGINX, "-p", str(prefix), "-c", "nginx.conf"]
+        process = subprocess.Popen(command, stderr=output, start_new_session=True)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(url, process, log, ready=ready)
+        yield url, log
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def guarded(server: Server, tmp_path_factory) -> Iterator[Server]:
+    """The same server behind nginx."""
+    with nginx(server.url.removeprefix("http://"), tmp_path_factory.mktemp("nginx")) as (url, log):
+        yield server._replace(url=url, log=log)
+
+
+def test_nginx_passes_films_in_every_form_and_their_answers(server, guarded):
+    data = text(JPEG)
+    for body in (
+        records(JPEG, PNG, DICOM),
+        {"dataframe_split": {"columns": ["image"], "index": [7], "data": [[data]]}},
+        {"instances": [{"image": data}]},
+        {"inputs": {"image": [data, data]}},
+        {**records(JPEG), "params": {"explain": True}},
+        {**records(*[JPEG] * served.MAX_EXPLAINED), "params": {"explain": True}},
+        {**records(JPEG), "params": {}},
+        {"dataframe_records": [{"image": text(b"secret words")}]},
+        {"dataframe_records": []},
+    ):
+        bare, behind = server.post(body), guarded.post(body)
+        assert (behind.status_code, behind.json()) == (bare.status_code, bare.json())
+        assert behind.headers["Content-Type"] == "application/json"
+    assert guarded.post(records(JPEG)).json() == {"predictions": [expected(server, JPEG)]}
+
+
+DEEP = '{"dataframe_records": ' + "[" * 5000 + "]" * 5000 + "}"
+GOOD_TEXT = json.dumps(records(JPEG))[1:-1]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ("", 400, "not valid JSON"),
+        ("secret", 400, "not valid JSON"),
+        ('{"dataframe_records": [{"image": "secret"', 400, "not valid JSON"),
+        ("{" + GOOD_TEXT + ', "params": {"explain": NaN}}', 400, "not valid JSON"),
+        (b'{"secret\xff": 1}', 400, "must hold one of dataframe_records"),
+        (DEEP, 400, "nested too deeply"),
+        ('["secret"]', 400, "must be a JSON object"),
+        ("null", 400, "must be a JSON object"),
+        ('{"secret": 1}', 400, "must hold one of dataframe_records"),
+        ("{" + GOOD_TEXT + ', "inputs": {"image": "secret"}}', 400, "must hold one of"),
+        ("{" + GOOD_TEXT + ', "secret": 1}', 400, "may hold dataframe_records and params only"),
+        ('{"dataframe_records": "secret"}', 400, "must be a list of objects"),
+        ('{"dataframe_records": ["secret"]}', 400, "must be a list of objects"),
+        ('{"instances": "secret"}', 400, "must be a list of objects"),
+        ('{"inputs": "secret"}', 400, "must be an object of columns"),
+        ('{"dataframe_split": {"secret": 1}}', 400, "must be an object of columns and data"),
+        ('{"dataframe_split": {"columns": [1], "data": []}}', 400, "must be a list of names"),
+        ('{"dataframe_split": {"columns": ["image"], "data": [["secret", 1]]}}', 400, "a value for every column"),
+        ("{" + GOOD_TEXT + ', "params": {"secret": 1}}', 400, "params may hold explain only"),
+        ("{" + GOOD_TEXT + ', "params": "secret"}', 400, "params may hold explain only"),
+        ("{" + GOOD_TEXT + ', "params": {"explain": "secret"}}', 400, "must be true or false"),
+        ("{" + GOOD_TEXT + ', "params": {"explain": [true]}}', 400, "must be true or false"),
+        ('{"dataframe_records": [{"image": ' + "9" * 5000 + "}]}", 400, "record 0: the image"),
+        ('{"inputs": {"image": {"secret": 1}}}', 400, ""),
+        ('{"inputs": {"image": "secret", "other": ["secret", 1]}}', 400, ""),
+        (" " * (33 << 20), 413, "larger than 32 MiB"),
+    ],
+    ids=range(26),
+)
+def test_nginx_refuses_what_the_model_cannot(guarded, body, status, words):
+    answer = guarded.post(None, data=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == status, answer.text
+    assert answer.json().keys() == {"error_code", "message"}
+    assert words in answer.json()["message"]
+    assert len(answer.json()["message"]) < 150
+    for trace in ("Traceback", "stack_trace", "secret", "site-packages", text(JPEG)[:20]):
+        assert trace not in answer.text
+    assert guarded.post(records(JPEG)).status_code == 200
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "text/csv", "application/x-www-form-urlencoded", "secret"])
+def test_nginx_refuses_a_wrong_content_type(guarded, kind):
+    answer = guarded.post(None, data=json.dumps(records(JPEG)).encode(), headers={"Content-Type": kind} if kind else {})
+    assert answer.status_code == 415
+    assert answer.json()["message"] == "the Content-Type must be application/json"
+
+
+def test_nginx_answers_other_paths_and_methods_in_one_sentence(guarded):
+    for method, path, status in (
+        ("GET", "/invocations", 405),
+        ("POST", "/ping", 404),
+        ("GET", "/score", 404),
+        ("GET", "/", 404),
+        ("GET", "/docs", 404),
+    ):
+        answer = requests.request(method, guarded.url + path, timeout=10)
+        assert answer.status_code == status, path
+        assert answer.json().keys() == {"error_code", "message"}
+
+
+def test_nginx_says_that_the_scoring_server_does_not_answer(tmp_path):
+    with nginx(f"127.0.0.1:{free_port()}", tmp_path, ready=(502,)) as (url, _):
+        for answer in (
+            requests.get(f"{url}/ping", timeout=10),
+            requests.post(f"{url}/invocations", json=records(JPEG)),
+        ):
+            assert answer.status_code == 502
+            message = "the scoring server does not answer"
+            assert answer.json() == {"error_code": "TEMPORARILY_UNAVAILABLE", "message": message}
