@@ -8,7 +8,10 @@ Four looks, all at validation films; no test film is opened:
 files        What the files alone tell, without a look at a lung: bytes a pixel, shape, JPEG quantisation, colour, and
              the grey of the border, to a boosted forest that is fitted to the training films.
 model        What the model's AUC and log loss do when every film is saved again as a JPEG of one quality, when the
-             outer tenth of each side is cut off, or painted in the mean grey of what is left, and when both happen.
+             outer tenth of each side is cut off, or painted in the mean grey of what is left, and when both happen; and
+             when all are stretched or narrowed, or the normal ones narrowed and the ill ones stretched, until both
+             classes are of one shape: ill films are a quarter wider before all become squares, so that the shape of the
+             chest in the square gives the class away.
 labels       Trainings on labels that were shuffled among the training films. Their AUC must be .5 in the mean over
              shuffles, within its spread; one by itself may lie far from .5, since any function of a film, a random one
              too, goes with its class or against it.
@@ -23,7 +26,6 @@ import argparse
 import copy
 import json
 import tempfile
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -47,11 +49,13 @@ from pneumonia.boundary import mlflow_defaults
 from pneumonia.intervals import intervals
 from pneumonia.model import Network, build
 from pneumonia.served import decode
+from pneumonia.stress import Change, stretched
 from pneumonia.train import FitData, fit
 from pneumonia.trial import fit_data
 
 QUALITY = 60  # of the one JPEG quality: below that of nearly all films, so that none keeps more than another
 BORDER = 0.1  # of each side that is painted over
+WIDER = 1.24  # width over height, ill films to normal ones: medians of the 210 of full size
 DRAWS = 10  # of random weights
 
 
@@ -113,20 +117,24 @@ def masked(film: np.ndarray) -> np.ndarray:
 def by_model(model: predict.Model, index: data.Index) -> dict[str, Any]:
     """The model's scores on the films as they are, and after each change, through its own code."""
     rows = index.only("val")
-    changes: dict[str, list[Callable[[np.ndarray], np.ndarray]]] = {
-        "as they are": [],
-        "resaved": [resaved],
-        "cropped": [cropped],
-        "masked": [masked],
-        "masked and resaved": [masked, resaved],
+    wider, narrower = stretched(WIDER**0.5), stretched(WIDER**-0.5)
+    changes: dict[str, tuple[list[Change], list[Change]]] = {  # of normal films, and of ill ones
+        "as they are": ([], []),
+        "resaved": ([resaved], [resaved]),
+        "cropped": ([cropped], [cropped]),
+        "masked": ([masked], [masked]),
+        "masked and resaved": ([masked, resaved], [masked, resaved]),
+        "all wider": ([wider], [wider]),
+        "all narrower": ([narrower], [narrower]),
+        "of one shape": ([narrower], [wider]),
     }
     found = {}
     for name, steps in changes.items():
         with tempfile.TemporaryDirectory(prefix="audit-") as scratch:
             paths = []
-            for number, path in enumerate(rows["path"]):
+            for number, (path, label) in enumerate(zip(rows["path"], rows["label"], strict=True)):
                 film = decode((index.root / path).read_bytes())
-                for step in steps:
+                for step in steps[label]:
                     film = step(film)
                 paths.append(Path(scratch) / f"{number}.png")
                 cv2.imwrite(str(paths[-1]), film, [cv2.IMWRITE_PNG_COMPRESSION, 1])

@@ -9,7 +9,10 @@ from torch.nn import functional
 from pneumonia.disturb import disturb
 
 ROTATION = math.radians(15)
-SCALE, ASPECT = 0.15, 0.15
+SCALE, ASPECT = 0.15, 0.15  # of the logarithm
+DISTURBED_ASPECT = 0.5  # the same, at full disturbance
+BLUR = 0.5  # share of the neighbourhood's mean in each pixel
+DISTURBED_BLUR, SHARPENING = 0.5, 1.0  # more of it, and less than none, at full disturbance
 SHIFT = 0.1  # of the film's side
 GAMMA = 0.3  # of the logarithm
 NOISE = 0.1  # of the film's standard deviation
@@ -61,8 +64,9 @@ def augment(films: Tensor, *, strength: float, disturbance: float = 0.0, generat
 
     Args:
         strength: scales every effect but mirroring, which 0 alone turns off.
-        disturbance: strength of `disturb`; scale and gamma, which shortcuts hang on too, vary by that much more. 0 for
-            both is `standardise` alone.
+        disturbance: strength of `disturb`; scale, gamma, aspect and blur, which shortcuts hang on too, vary by that
+            much more, blur towards sharpness as well. (Ill films are wider than normal ones before both become squares,
+            and coarser.) 0 for both is `standardise` alone.
     """
     if strength == disturbance == 0:
         return standardise(films)
@@ -73,7 +77,8 @@ def augment(films: Tensor, *, strength: float, disturbance: float = 0.0, generat
         return (torch.rand(batch, generator=generator) * 2 - 1) * spread * strength
 
     both = strength + disturbance
-    angle, scale, aspect = draw(ROTATION), torch.exp(draw(SCALE, both)), torch.exp(draw(ASPECT) / 2)
+    angle, scale = draw(ROTATION), torch.exp(draw(SCALE, both))
+    aspect = torch.exp(draw(ASPECT * strength + DISTURBED_ASPECT * disturbance, 1.0) / 2)
     mirror = torch.where(torch.rand(batch, generator=generator) < (0.5 if strength else 0.0), -1.0, 1.0)
     cos, sin = torch.cos(angle), torch.sin(angle)
     theta = torch.stack(
@@ -84,7 +89,8 @@ def augment(films: Tensor, *, strength: float, disturbance: float = 0.0, generat
         dim=1,
     ).to(device)
     gamma = torch.exp(draw(GAMMA, both)).to(device)
-    blur = (torch.rand(batch, generator=generator) * 0.5 * min(strength, 2.0)).to(device)
+    most, sharpest = min(BLUR * strength + DISTURBED_BLUR * disturbance, 1.0), min(SHARPENING * disturbance, 2.0)
+    blur = (torch.rand(batch, generator=generator) * (most + sharpest) - sharpest).to(device)
     grain = (torch.rand(batch, generator=generator) * NOISE * strength).to(device)
     seed = int(torch.randint(2**62, (1,), generator=generator))
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 CELLS = 8  # a side of the grid on which local contrast and exposure vary
 LOCAL, FLAT = 0.6, 0.8  # share of films whose local contrast is evened out, and what deviation it tends to
+TONE, MOST_TONE = 1.2, 0.9  # of the way to a curve that saturates at one deviation, or as far from it
 EXPOSURE = 0.6  # of the film's standard deviation, for the field of exposure
 HOLE, HOLE_SIDE = 0.5, 0.35  # share of films with a hole, and its longest side, of the film's
 FRAME, FRAME_WIDTH = 0.5, 0.2  # share of films with a frame, and the widest of its four bars, of the film's side
@@ -20,13 +21,14 @@ FRAME_GREY = 1.2  # spread of the frame's grey around the film's, in the film's 
 def disturb(x: Tensor, *, strength: float, generator: torch.Generator) -> Tensor:
     """Standardised films x [B, 1, S, S], S a multiple of 8 -> the same films, disturbed and standardised again.
 
-    In this order: local contrast evened out (towards what CLAHE does); a smooth field added, as of an uneven exposure;
-    a rectangular hole (DeVries and Taylor 2017); a frame of one grey, whose four bars are of different width. All draws
-    come from `generator`, on the CPU.
+    In this order: greys spread or drawn together in the middle, as by a film's or a viewer's tone curve; local contrast
+    evened out (towards what CLAHE does); a smooth field added, as of an uneven exposure; a rectangular hole (DeVries
+    and Taylor 2017); a frame of one grey, whose four bars are of different width. All draws come from `generator`, on
+    the CPU.
 
     Args:
-        strength: of the exposure, and of the sides of holes and frames; up to 1 also how often all but the exposure
-            happen. 0 returns x.
+        strength: of tone and exposure, and of the sides of holes and frames; up to 1 also how often the others happen.
+            0 returns x.
     """
     if strength == 0:
         return x
@@ -39,6 +41,8 @@ def disturb(x: Tensor, *, strength: float, generator: torch.Generator) -> Tensor
     def happens(share: float) -> Tensor:
         return (draw(1) < share * often).float()
 
+    tone = ((draw(1) * 2 - 1) * min(TONE * strength, MOST_TONE)).view(-1, 1, 1, 1).to(device)
+    x = torch.lerp(x, torch.tanh(1.25 * x) / 0.75, tone)
     even = (draw(1) * happens(LOCAL)).view(-1, 1, 1).to(device)
     field = torch.randn(batch, 1, CELLS // 2, CELLS // 2, generator=generator)
     uneven = draw(1, 1) * EXPOSURE * strength * functional.interpolate(field, CELLS, mode="bilinear").squeeze(1)

@@ -106,12 +106,16 @@ def test_strength_is_how_far_a_film_is_moved(films: torch.Tensor) -> None:
     assert distance(1e-3) < 0.02 < distance(0.3) < distance(1.0)
 
 
-@pytest.mark.parametrize("strength", [0.5, 1.0])
-def test_poses_spread_as_far_as_the_constants_say(strength: float) -> None:
+@pytest.mark.parametrize(("strength", "disturbance"), [(0.5, 0.0), (1.0, 0.0), (1.0, 0.5), (0.0, 1.0)])
+def test_poses_spread_as_far_as_the_constants_say(
+    strength: float, disturbance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A bar in the middle of the film, measured by its moments afterwards."""
+    monkeypatch.setattr(module, "disturb", lambda x, **_: x)
     films = torch.zeros(512, 96, 96, dtype=torch.uint8)
     films[:, 40:56, 28:68] = 200
-    x = draw(films, strength).squeeze(1)
+    generator = torch.Generator().manual_seed(0)
+    x = augment(films, strength=strength, disturbance=disturbance, generator=generator).squeeze(1)
     bar = (x > (x.amax(dim=(1, 2), keepdim=True) + x.amin(dim=(1, 2), keepdim=True)) / 2).double()
     y, across = torch.meshgrid(torch.arange(96.0) - 47.5, torch.arange(96.0) - 47.5, indexing="ij")
 
@@ -123,15 +127,22 @@ def test_poses_spread_as_far_as_the_constants_say(strength: float) -> None:
     angle = torch.atan2(2 * xy, xx - yy) / 2
     root = torch.sqrt((xx - yy) ** 2 / 4 + xy**2)
     length, breadth = torch.sqrt(12 * ((xx + yy) / 2 + root)), torch.sqrt(12 * ((xx + yy) / 2 - root))
-    spreads = {
-        "rotation": angle.std() / module.ROTATION,
-        "scale": (length * breadth).log().std() / (2 * module.SCALE),
-        "aspect": (length / breadth).log().std() / module.ASPECT,
-        "shift across": mean(across).std() / (96 * module.SHIFT),
-        "shift down": mean(y).std() / (96 * module.SHIFT),
+    found = {
+        "rotation": angle.std(),
+        "scale": (length * breadth).log().std() / 2,
+        "aspect": (length / breadth).log().std(),
+        "shift across": mean(across).std() / 96,
+        "shift down": mean(y).std() / 96,
     }
-    for name, spread in spreads.items():
-        assert float(spread) == pytest.approx(UNIFORM * strength, rel=0.2), name
+    expected = {
+        "rotation": module.ROTATION * strength,
+        "scale": module.SCALE * (strength + disturbance),
+        "aspect": module.ASPECT * strength + module.DISTURBED_ASPECT * disturbance,
+        "shift across": module.SHIFT * strength,
+        "shift down": module.SHIFT * strength,
+    }
+    for name, spread in expected.items():
+        assert float(found[name]) == pytest.approx(UNIFORM * spread, rel=0.2, abs=0.01), name
 
 
 def test_exposure_varies_from_film_to_film() -> None:
@@ -163,6 +174,18 @@ def test_blur_takes_from_the_detail(films: torch.Tensor, monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "_box", lambda x: x)
     sharp = draw(films, 1.0)
     assert (blurred.diff(dim=3).square().mean((1, 2, 3)) < sharp.diff(dim=3).square().mean((1, 2, 3))).all()
+
+
+def test_disturbance_blurs_and_sharpens(films: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "disturb", lambda x, **_: x)
+    generator = torch.Generator().manual_seed(0)
+    for name in ("SCALE", "DISTURBED_ASPECT", "GAMMA"):
+        monkeypatch.setattr(module, name, 0.0)
+    soft = functional.avg_pool2d(films.float().unsqueeze(1), 3, 1, 1).squeeze(1).to(torch.uint8)
+    x = augment(soft.repeat(16, 1, 1), strength=0.0, disturbance=0.5, generator=generator)
+    detail = x.diff(dim=3).square().mean((1, 2, 3)) / standardise(soft).diff(dim=3).square().mean((1, 2, 3)).repeat(16)
+    assert detail.min() < 0.9
+    assert detail.max() > 1.15
 
 
 @pytest.mark.slow

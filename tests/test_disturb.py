@@ -27,7 +27,7 @@ def alone(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     """Switches off every effect but one."""
 
     def switch(name: str) -> None:
-        for share in ({"LOCAL", "HOLE", "FRAME", "EXPOSURE"}) - {name}:
+        for share in {"TONE", "LOCAL", "HOLE", "FRAME", "EXPOSURE"} - {name}:
             monkeypatch.setattr(module, share, 0.0)
 
     return switch
@@ -84,7 +84,7 @@ def test_frames_are_of_one_grey_and_as_frequent_as_said(x: torch.Tensor, alone) 
 def test_holes_are_as_frequent_and_as_large_as_said(x: torch.Tensor, alone) -> None:  # type: ignore[no-untyped-def]
     alone("HOLE")
     y = disturbed(x)
-    changed = (y.squeeze(1) - x.squeeze(1)).abs() > 0.2
+    changed = (y.squeeze(1) - x.squeeze(1)).abs() > 0.3
     share = changed.float().mean(dim=(1, 2))
     assert 0.2 < float((share > 0).float().mean()) <= module.HOLE + 0.1
     assert share.max() <= module.HOLE_SIDE**2 + 0.05
@@ -97,6 +97,16 @@ def test_exposure_is_a_smooth_field(x: torch.Tensor, alone) -> None:  # type: ig
     assert rough[1] == pytest.approx(float(rough[0]), rel=0.15)  # the grain stays
     coarse = torch.nn.functional.avg_pool2d(y - x, 16)
     assert coarse.std() > 0.1
+
+
+def test_tones_move_apart_or_together_and_keep_their_order(x: torch.Tensor, alone) -> None:  # type: ignore[no-untyped-def]
+    alone("TONE")
+    y = disturbed(x)
+    order = x.flatten(1).argsort(dim=1)
+    assert (y.flatten(1).gather(1, order).diff(dim=1) > -1e-5).all()
+    tails = [film.flatten(1).pow(4).mean(dim=1) for film in (x, y)]
+    assert float((tails[1] > tails[0]).float().mean()) == pytest.approx(0.5, abs=0.1)
+    assert ((tails[1] / tails[0]).log().abs() > 0.1).float().mean() > 0.5
 
 
 def test_local_contrast_tends_to_evenness(x: torch.Tensor, alone) -> None:  # type: ignore[no-untyped-def]

@@ -35,6 +35,11 @@ def test_what_the_names_say(film: np.ndarray) -> None:
     area = {name: (CHANGES[name](film) > 130).mean() / (film > 130).mean() for name in ("cropped", "wide")}
     assert area["cropped"] > 1.1
     assert area["wide"] < 0.9
+    shape = {}
+    for name in ("broad", "narrow"):
+        rows, columns = np.nonzero(CHANGES[name](film) > 60 + 0.8 * np.arange(96) + 30)
+        shape[name] = np.ptp(columns) / np.ptp(rows)
+    assert shape == pytest.approx({"broad": 1.3, "narrow": 1 / 1.3}, rel=0.2)
     assert np.abs(np.diff(CHANGES["coarse"](film).astype(int), axis=1)).max() < np.abs(np.diff(film.astype(int))).max()
 
 

@@ -18,6 +18,7 @@ import sqlalchemy.exc
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
+from pneumonia import stress
 from pneumonia.config import TrainConfig, search_space
 from pneumonia.search import lease
 from pneumonia.search import study as studies
@@ -115,9 +116,15 @@ def test_processes_reach_the_goal_exactly(study: optuna.Study, url: str) -> None
 
 def test_a_study_of_another_objective_is_not_taken_up(study: optuna.Study, url: str) -> None:
     claim(study)
+    name = studies.default_name("ab" * 32, BASE)
     assert studies.create_or_resume(studies.connect(url), "films", BASE).study_name == "films"
     with pytest.raises(studies.StudyError, match=r"judged by something else than .* as they are: name another"):
         studies.create_or_resume(studies.connect(url), "films", replace(BASE, disturb=0.0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stress, "VERSION", stress.VERSION + 1)
+        assert studies.default_name("ab" * 32, BASE) != name
+        with pytest.raises(studies.StudyError, match="judged by something else"):
+            studies.create_or_resume(studies.connect(url), "films", BASE)
     study.set_user_attr("objective", "val/log_loss")
     with pytest.raises(studies.StudyError, match="the trials of study films were judged by something else"):
         studies.create_or_resume(studies.connect(url), "films", BASE)

@@ -22,6 +22,7 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateF
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
+from pneumonia import stress
 from pneumonia.config import Pruner, TrainConfig, search_space
 from pneumonia.search.sampler import Sampler
 from pneumonia.stop import held, is_gone
@@ -165,8 +166,14 @@ def default_name(fingerprint: str, base: TrainConfig) -> str:
     """A name that searches of the same films with the same space and the same fixed settings share."""
     space = {name: asdict(r) for name, r in search_space().items()}
     fixed = {name: value for name, value in asdict(base).items() if name not in space and name != "device"}
-    digest = hashlib.sha256(json.dumps([space, fixed], sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([space, fixed, judge(base)], sort_keys=True).encode()).hexdigest()
     return f"{fingerprint[:12]}-{digest[:8]}"
+
+
+def judge(base: TrainConfig) -> str:
+    """What judges the trials, in words: those judged otherwise do not compare."""
+    changed = f" and changed (changes {stress.VERSION})" if base.disturb else ""
+    return f"{OBJECTIVE} of the films as they are{changed}"
 
 
 def create_or_resume(storage: RDBStorage, name: str, base: TrainConfig) -> optuna.Study:
@@ -175,7 +182,7 @@ def create_or_resume(storage: RDBStorage, name: str, base: TrainConfig) -> optun
     Raises:
         StudyError: its trials were judged by another objective.
     """
-    judged = f"{OBJECTIVE} of the films as they are{' and changed' if base.disturb else ''}"
+    judged = judge(base)
     number = 1
     while True:
         full = name if number == 1 else f"{name}-{number}"
