@@ -6,8 +6,8 @@
 
 train   Trains every recipe below with each seed, at 64 px unless it says otherwise, and keeps the networks. Prints the
         objective on the validation films as they are (`val`), on them and their changed copies by turns (`objective`,
-        what the search minimises), the mean over every change of its own log loss (`every change`), and AUC. No test
-        film is opened.
+        what the search minimises), the mean over every change of its own log loss (`every change`), the objective on
+        films of one shape (`one shape`: see `shortcut_audit`), and AUC. No test film is opened.
 folds   Trains every recipe once a fold, the training films being divided by patient, and keeps the mean over the folds
         of that objective on the films that were left out (`folds`). Neither validation nor test film is opened.
 rank    Opens the test films once for all that was kept: Spearman's correlation, over recipes, of each of those figures
@@ -35,6 +35,7 @@ import torch
 from scipy.stats import spearmanr
 from sklearn.model_selection import StratifiedGroupKFold
 
+from experiments.shortcut_audit import of_one_shape
 from experiments.speedrun import RECIPE, machine
 from pneumonia import cache, data, metrics, stress
 from pneumonia.calibration import Calibration, objective, operating_point
@@ -60,7 +61,7 @@ RECIPES: dict[str, TrainConfig] = {
     **{f"dropout {value}": replace(BASE, dropout=value) for value in (0.0, 0.5)},
     "batches of 32": replace(BASE, batch_size=32, lr=4e-3),
 }
-VAL = ("val", "objective", "every change", "AUC")
+VAL = ("val", "objective", "every change", "one shape", "AUC")
 FOLDS = "folds.json"  # by recipe, what `folds` found
 TEST = ("test AUC", "test log loss")
 
@@ -75,6 +76,7 @@ def validated(network: torch.nn.Module, films: FitData) -> dict[str, Any]:
     alone = logits(plain)
     both, twice = np.concatenate([alone, logits(stress.change(plain))]), np.tile(labels, 2)
     each = [logits(np.stack([change(film) for film in plain])) for change in stress.CHANGES.values()]
+    shape = np.stack([of_one_shape(film, label) for film, label in zip(plain, labels, strict=True)])
     points = {}
     for name, y, x in (("plain", labels, alone), ("both", twice, both)):
         line, threshold = operating_point(y, x)
@@ -83,6 +85,7 @@ def validated(network: torch.nn.Module, films: FitData) -> dict[str, Any]:
         "val": objective(labels, alone),
         "objective": objective(twice, both),
         "every change": float(np.mean([objective(labels, x) for x in each])),
+        "one shape": objective(labels, logits(shape)),
         "AUC": metrics.auc_components(labels, alone)[0],
         "points": points,
     }

@@ -26,6 +26,7 @@ import argparse
 import copy
 import json
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +50,7 @@ from pneumonia.boundary import mlflow_defaults
 from pneumonia.intervals import intervals
 from pneumonia.model import Network, build
 from pneumonia.served import decode
-from pneumonia.stress import Change, stretched
+from pneumonia.stress import stretched
 from pneumonia.train import FitData, fit
 from pneumonia.trial import fit_data
 
@@ -114,28 +115,30 @@ def masked(film: np.ndarray) -> np.ndarray:
     return painted
 
 
+def of_one_shape(film: np.ndarray, label: int) -> np.ndarray:
+    """Narrowed if it is a normal film, stretched if it is an ill one, so that the shape of the chest says nothing."""
+    return stretched(WIDER**0.5 if label else WIDER**-0.5)(film)
+
+
 def by_model(model: predict.Model, index: data.Index) -> dict[str, Any]:
     """The model's scores on the films as they are, and after each change, through its own code."""
     rows = index.only("val")
-    wider, narrower = stretched(WIDER**0.5), stretched(WIDER**-0.5)
-    changes: dict[str, tuple[list[Change], list[Change]]] = {  # of normal films, and of ill ones
-        "as they are": ([], []),
-        "resaved": ([resaved], [resaved]),
-        "cropped": ([cropped], [cropped]),
-        "masked": ([masked], [masked]),
-        "masked and resaved": ([masked, resaved], [masked, resaved]),
-        "all wider": ([wider], [wider]),
-        "all narrower": ([narrower], [narrower]),
-        "of one shape": ([narrower], [wider]),
+    changes: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+        "as they are": lambda film, _: film,
+        "resaved": lambda film, _: resaved(film),
+        "cropped": lambda film, _: cropped(film),
+        "masked": lambda film, _: masked(film),
+        "masked and resaved": lambda film, _: resaved(masked(film)),
+        "all wider": lambda film, _: stretched(WIDER)(film),
+        "all narrower": lambda film, _: stretched(1 / WIDER)(film),
+        "of one shape": of_one_shape,
     }
     found = {}
-    for name, steps in changes.items():
+    for name, change in changes.items():
         with tempfile.TemporaryDirectory(prefix="audit-") as scratch:
             paths = []
             for number, (path, label) in enumerate(zip(rows["path"], rows["label"], strict=True)):
-                film = decode((index.root / path).read_bytes())
-                for step in steps[label]:
-                    film = step(film)
+                film = change(decode((index.root / path).read_bytes()), label)
                 paths.append(Path(scratch) / f"{number}.png")
                 cv2.imwrite(str(paths[-1]), film, [cv2.IMWRITE_PNG_COMPRESSION, 1])
             p = predict.predict(model, paths)["probability"].to_numpy()
