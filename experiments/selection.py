@@ -188,7 +188,7 @@ def tested(index: data.Index, keep: Path) -> Iterator[dict[str, Any]]:
             p = Calibration(point["slope"], point["intercept"]).apply(x)
             figures = metrics.score(y, p, point["threshold"])
             scores |= {f"accuracy, {kind}": figures["accuracy"], f"log loss, {kind}": figures["log_loss"]}
-        yield {**{key: row[key] for key in ("recipe", *VAL)}, **scores}
+        yield {**{key: row.get(key, np.nan) for key in ("recipe", *VAL)}, **scores}
 
 
 def main() -> None:

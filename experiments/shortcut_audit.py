@@ -9,9 +9,8 @@ files        What the files alone tell, without a look at a lung: bytes a pixel,
              the grey of the border, to a boosted forest that is fitted to the training films.
 model        What the model's AUC and log loss do when every film is saved again as a JPEG of one quality, when the
              outer tenth of each side is cut off, or painted in the mean grey of what is left, and when both happen; and
-             when all are stretched or narrowed, or the normal ones narrowed and the ill ones stretched, until both
-             classes are of one shape: ill films are a quarter wider before all become squares, so that the shape of the
-             chest in the square gives the class away.
+             when all are stretched or narrowed, or cut until both classes are of one shape: ill films are a quarter
+             wider before all become squares, so that the shape of a chest in the square gives its class away.
 labels       Trainings on labels that were shuffled among the training films. Their AUC must be .5 in the mean over
              shuffles, within its spread; one by itself may lie far from .5, since any function of a film, a random one
              too, goes with its class or against it.
@@ -116,8 +115,14 @@ def masked(film: np.ndarray) -> np.ndarray:
 
 
 def of_one_shape(film: np.ndarray, label: int) -> np.ndarray:
-    """Narrowed if it is a normal film, stretched if it is an ill one, so that the shape of the chest says nothing."""
-    return stretched(WIDER**0.5 if label else WIDER**-0.5)(film)
+    """Cut at top and bottom if it is a normal film, at the sides if it is an ill one, and stretched to its size again:
+    chests become narrower and wider, until the shape of the film says nothing. Nothing is filled in.
+    """
+    height, width = film.shape
+    edge = (1 - WIDER**-0.5) / 2
+    down, across = (0, round(edge * width)) if label else (round(edge * height), 0)
+    inner = film[down : height - down, across : width - across]
+    return np.asarray(cv2.resize(inner, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
 def by_model(model: predict.Model, index: data.Index) -> dict[str, Any]:

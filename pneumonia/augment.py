@@ -64,9 +64,9 @@ def augment(films: Tensor, *, strength: float, disturbance: float = 0.0, generat
 
     Args:
         strength: scales every effect but mirroring, which 0 alone turns off.
-        disturbance: strength of `disturb`; scale, gamma, aspect and blur, which shortcuts hang on too, vary by that
-            much more, blur towards sharpness as well. (Ill films are wider than normal ones before both become squares,
-            and coarser.) 0 for both is `standardise` alone.
+        disturbance: strength of `disturb`. Shortcuts hang on scale, gamma, aspect and blur too (ill films are wider
+            than normal ones before both become squares, and coarser): they vary more then, and films are sharpened
+            too. 0 for both is `standardise` alone.
     """
     if strength == disturbance == 0:
         return standardise(films)
@@ -81,7 +81,7 @@ def augment(films: Tensor, *, strength: float, disturbance: float = 0.0, generat
     aspect = torch.exp(draw(ASPECT * strength + DISTURBED_ASPECT * disturbance, 1.0) / 2)
     mirror = torch.where(torch.rand(batch, generator=generator) < (0.5 if strength else 0.0), -1.0, 1.0)
     cos, sin = torch.cos(angle), torch.sin(angle)
-    theta = torch.stack(
+    theta = torch.stack(  # rotation and aspect are not quite one after the other: a little shear comes of both
         [
             torch.stack([cos * scale * aspect * mirror, -sin * scale, 2 * draw(SHIFT)], dim=1),
             torch.stack([sin * scale * mirror, cos * scale / aspect, 2 * draw(SHIFT)], dim=1),

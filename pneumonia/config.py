@@ -49,8 +49,8 @@ class TrainConfig:
     disturb: float = _setting(
         0.5,
         "strength of what hides how a film was made: frames, holes, exposure, tone, local contrast, and more scale, "
-        "shape, gamma and blur; 0 turns it off, and then val/objective, calibration and threshold are of the films as "
-        "they are alone, so that such runs do not compare with others by val/objective",
+        "shape, gamma, blur and sharpness; 0 turns it off, and then val/objective, calibration and threshold are of "
+        "the films as they are alone, so that such runs do not compare with others by val/objective",
     )
     half_size: float = _setting(
         0.0, "share of the epochs, the first ones, that train at half the size, in half the time"

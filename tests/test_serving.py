@@ -1,6 +1,7 @@
 """The real scoring server, started on a model folder that was moved away from this project, without torch."""
 
 import base64
+import http.client
 import json
 import os
 import shutil
@@ -288,22 +289,41 @@ def guarded(server: Server, tmp_path_factory) -> Iterator[Server]:
 
 
 def test_nginx_passes_films_in_every_form_and_their_answers(server, guarded):
-    data = text(JPEG)
+    one, data = expected(server, JPEG), text(JPEG)
+    for body, count in (
+        (records(JPEG), 1),
+        ({"dataframe_records": [{"image": data, "name": "a"}, {"name": "b", "image": data}]}, 2),
+        ({"dataframe_split": {"columns": ["name", "image"], "index": [7], "data": [["a", data]]}}, 1),
+        ({"instances": [{"image": data}]}, 1),
+        ({"inputs": {"image": [data, data]}}, 2),
+        ({"inputs": {"image": data}}, 1),
+        ({"inputs": [{"image": data}]}, 1),
+        ({**records(JPEG), "params": {}}, 1),
+        ({**records(JPEG), "params": None}, 1),
+        ({**records(JPEG), "params": {"explain": None}}, 1),
+    ):
+        answer = guarded.post(body)
+        assert answer.status_code == 200, answer.text
+        assert answer.json() == {"predictions": [one] * count}
+        assert answer.headers["Content-Type"] == "application/json"
     for body in (
         records(JPEG, PNG, DICOM),
-        {"dataframe_split": {"columns": ["image"], "index": [7], "data": [[data]]}},
-        {"instances": [{"image": data}]},
-        {"inputs": {"image": [data, data]}},
-        {**records(JPEG), "params": {"explain": True}},
         {**records(*[JPEG] * served.MAX_EXPLAINED), "params": {"explain": True}},
-        {**records(JPEG), "params": {}},
-        {"dataframe_records": [{"image": text(b"secret words")}]},
+        {**records(*[JPEG] * (served.MAX_EXPLAINED + 1)), "params": {"explain": True}},
+        records(*[b"x"] * (served.MAX_RECORDS + 1)),
+        records(b"secret words"),
+        {"dataframe_records": [GOOD, {}]},
         {"dataframe_records": []},
     ):
         bare, behind = server.post(body), guarded.post(body)
         assert (behind.status_code, behind.json()) == (bare.status_code, bare.json())
-        assert behind.headers["Content-Type"] == "application/json"
-    assert guarded.post(records(JPEG)).json() == {"predictions": [expected(server, JPEG)]}
+
+
+def test_nginx_takes_a_body_in_chunks(server, guarded):
+    body = json.dumps(records(JPEG)).encode()
+    parts = (body[at : at + 1000] for at in range(0, len(body), 1000))
+    answer = guarded.post(None, data=parts, headers={"Content-Type": "application/json; charset=utf-8"})
+    assert answer.json() == {"predictions": [expected(server, JPEG)]}
 
 
 DEEP = '{"dataframe_records": ' + "[" * 5000 + "]" * 5000 + "}"
@@ -311,40 +331,46 @@ GOOD_TEXT = json.dumps(records(JPEG))[1:-1]
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "words"),
+    ("body", "words"),
     [
-        ("", 400, "not valid JSON"),
-        ("secret", 400, "not valid JSON"),
-        ('{"dataframe_records": [{"image": "secret"', 400, "not valid JSON"),
-        ("{" + GOOD_TEXT + ', "params": {"explain": NaN}}', 400, "not valid JSON"),
-        (b'{"secret\xff": 1}', 400, "must hold one of dataframe_records"),
-        (DEEP, 400, "nested too deeply"),
-        ('["secret"]', 400, "must be a JSON object"),
-        ("null", 400, "must be a JSON object"),
-        ('{"secret": 1}', 400, "must hold one of dataframe_records"),
-        ("{" + GOOD_TEXT + ', "inputs": {"image": "secret"}}', 400, "must hold one of"),
-        ("{" + GOOD_TEXT + ', "secret": 1}', 400, "may hold dataframe_records and params only"),
-        ('{"dataframe_records": "secret"}', 400, "must be a list of objects"),
-        ('{"dataframe_records": ["secret"]}', 400, "must be a list of objects"),
-        ('{"instances": "secret"}', 400, "must be a list of objects"),
-        ('{"inputs": "secret"}', 400, "must be an object of columns"),
-        ('{"dataframe_split": {"secret": 1}}', 400, "must be an object of columns and data"),
-        ('{"dataframe_split": {"columns": [1], "data": []}}', 400, "must be a list of names"),
-        ('{"dataframe_split": {"columns": ["image"], "data": [["secret", 1]]}}', 400, "a value for every column"),
-        ("{" + GOOD_TEXT + ', "params": {"secret": 1}}', 400, "params may hold explain only"),
-        ("{" + GOOD_TEXT + ', "params": "secret"}', 400, "params may hold explain only"),
-        ("{" + GOOD_TEXT + ', "params": {"explain": "secret"}}', 400, "must be true or false"),
-        ("{" + GOOD_TEXT + ', "params": {"explain": [true]}}', 400, "must be true or false"),
-        ('{"dataframe_records": [{"image": ' + "9" * 5000 + "}]}", 400, "record 0: the image"),
-        ('{"inputs": {"image": {"secret": 1}}}', 400, ""),
-        ('{"inputs": {"image": "secret", "other": ["secret", 1]}}', 400, ""),
-        (" " * (33 << 20), 413, "larger than 32 MiB"),
+        ("", "not valid JSON"),
+        ("secret", "not valid JSON"),
+        ('{"dataframe_records": [{"image": "secret"', "not valid JSON"),
+        ("{" + GOOD_TEXT + ', "params": {"explain": NaN}}', "not valid JSON"),
+        (b'{"dataframe_records": [{"image": "secret\xff"}]}', "not valid UTF-8"),
+        (DEEP, "nested too deeply"),
+        ('["secret"]', "must be a JSON object"),
+        ("null", "must be a JSON object"),
+        ('{"secret": 1}', "must hold one of dataframe_records"),
+        ("{" + GOOD_TEXT + ', "inputs": {"image": "secret"}}', "must hold one of"),
+        ("{" + GOOD_TEXT + ', "secret": 1}', "may hold params"),
+        ('{"__proto__": {"dataframe_records": []}}', "must hold one of"),
+        ('{"dataframe_records": "secret"}', "must be a list of objects"),
+        ('{"dataframe_records": ["secret"]}', "must be a list of objects"),
+        ('{"instances": "secret"}', "must be a list of objects"),
+        ('{"instances": [{"image": "AAAA"}, {"secret": 1}]}', "record 0: the file is not"),
+        ('{"inputs": "secret"}', "must be a list of objects"),
+        ('{"inputs": {"image": ["s e c", "secret"], "other": [1, 2, 3]}}', "record 0: the image is not base64"),
+        ('{"inputs": {"image": {"secret": 1}}}', "record 0: the image must be base64 text"),
+        ('{"dataframe_split": {"secret": 1}}', "lists of columns and data"),
+        ('{"dataframe_split": {"columns": ["secret"], "data": []}}', "must have one column 'image'"),
+        ('{"dataframe_split": {"columns": ["image", "image"], "data": [["secret", "secret"]]}}', "one column 'image'"),
+        ('{"dataframe_split": {"columns": ["image"], "data": [["secret", 1]]}}', "a value for every column"),
+        ('{"dataframe_split": {"columns": ["image"], "index": "secret", "data": [["s e c"]]}}', "is not base64"),
+        ("{" + GOOD_TEXT + ', "params": {"secret": 1}}', "params may hold explain only"),
+        ("{" + GOOD_TEXT + ', "params": "secret"}', "params may hold explain only"),
+        ("{" + GOOD_TEXT + ', "params": {"explain": "secret"}}', "must be true or false"),
+        ("{" + GOOD_TEXT + ', "params": {"explain": [true]}}', "must be true or false"),
+        ('{"dataframe_records": [{"image": ' + "9" * 5000 + "}]}", "record 0: the image"),
+        ('{"dataframe_records": [{"image": "\\ud800"}]}', "record 0: the image is not base64"),
+        ('{"dataframe_records": [' + "{}," * 30_000 + "{}]}", "too many values"),
+        (json.dumps({"dataframe_records": [{str(n): 1} for n in range(19_000)]}), "1 to 1000 records, not 19000"),
     ],
-    ids=range(26),
+    ids=range(32),
 )
-def test_nginx_refuses_what_the_model_cannot(guarded, body, status, words):
+def test_nginx_refuses_what_the_model_cannot(guarded, body, words):
     answer = guarded.post(None, data=body, headers={"Content-Type": "application/json"})
-    assert answer.status_code == status, answer.text
+    assert answer.status_code == 400, answer.text
     assert answer.json().keys() == {"error_code", "message"}
     assert words in answer.json()["message"]
     assert len(answer.json()["message"]) < 150
@@ -371,6 +397,31 @@ def test_nginx_answers_other_paths_and_methods_in_one_sentence(guarded):
         answer = requests.request(method, guarded.url + path, timeout=10)
         assert answer.status_code == status, path
         assert answer.json().keys() == {"error_code", "message"}
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),  # TLS
+        (b"secret\r\n\r\n", 400),
+        (b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+        (b"GET /ping HTTP/1.1\r\nHost: x\r\nSecret: " + b"a" * 40_000 + b"\r\n\r\n", 400),
+        (b"TRACE /ping HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+        (b"POST /invocations HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: secret\r\n\r\n", 501),
+        (b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n", 413),
+    ],
+    ids=["tls", "words", "long-address", "long-header", "trace", "encoding", "large"],
+)
+def test_nginx_answers_what_is_hardly_http_in_one_sentence(guarded, request_bytes, status):
+    host, port = guarded.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(request_bytes)
+        reply = http.client.HTTPResponse(connection)
+        reply.begin()
+        assert reply.status == status
+        body = json.loads(reply.read())
+    assert body.keys() == {"error_code", "message"}
+    assert "secret" not in str(body)
 
 
 def test_nginx_says_that_the_scoring_server_does_not_answer(tmp_path):

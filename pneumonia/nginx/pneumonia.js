@@ -1,60 +1,99 @@
-// Requests that the model itself never sees, or would see changed: they get one sentence, without their own words in it.
+// Requests are checked and written anew before they reach `mlflow models serve`; whoever is refused gets one sentence,
+// without a word of the request in it.
 
 const TABLES = ['dataframe_records', 'dataframe_split', 'instances', 'inputs'];
+const MAX_COMMAS = 20000; // a thousand records, the model's limit, with some columns; many small values cost much memory
+const OF_THE_MODEL = /^(record \d+: |a request must hold |with explain |the request has no records )/;
 
 function isObject(value) {
     return value !== null && typeof value === 'object' && !Array.isArray(value);
 }
 
-function isListOf(value, isItem) {
-    return Array.isArray(value) && value.every(isItem);
+function imagesOfRecords(kind, rows) {
+    if (!Array.isArray(rows) || !rows.every(isObject)) {
+        throw new Error(`${kind} must be a list of objects`);
+    }
+    return rows.map((row) => row.image);
 }
 
-// What is wrong with the table of films; what is in its cells the model says itself, and of which record.
-function tableFault(kind, table) {
-    if (kind === 'inputs') {
-        return isObject(table) ? null : 'inputs must be an object of columns';
+function imagesOfSplit(table) {
+    if (!isObject(table) || !Array.isArray(table.columns) || !Array.isArray(table.data)) {
+        throw new Error('dataframe_split must be an object with lists of columns and data');
     }
-    if (kind !== 'dataframe_split') {
-        return isListOf(table, isObject) ? null : `${kind} must be a list of objects`;
+    const at = table.columns.indexOf('image');
+    if (at === -1 || at !== table.columns.lastIndexOf('image')) {
+        throw new Error("dataframe_split must have one column 'image'");
     }
-    const known = ['columns', 'data', 'index'];
-    if (!isObject(table) || Object.keys(table).some((name) => !known.includes(name))) {
-        return 'dataframe_split must be an object of columns and data';
+    if (!table.data.every((row) => Array.isArray(row) && row.length === table.columns.length)) {
+        throw new Error('the data of dataframe_split must be rows with a value for every column');
     }
-    if (!isListOf(table.columns, (name) => typeof name === 'string')) {
-        return 'the columns of dataframe_split must be a list of names';
+    return table.data.map((row) => row[at]);
+}
+
+function imagesOfInputs(table) {
+    if (!isObject(table)) {
+        return imagesOfRecords('inputs', table);
     }
-    const width = table.columns.length;
-    if (!isListOf(table.data, (row) => Array.isArray(row) && row.length === width)) {
-        return 'the data of dataframe_split must be a list of rows, each with a value for every column';
+    return Array.isArray(table.image) ? table.image : [table.image];
+}
+
+// The films of a request in whichever of MLflow's forms; what is wrong with a film itself the model says.
+function imagesOf(body) {
+    if (!isObject(body)) {
+        throw new Error('the body must be a JSON object');
     }
-    return null;
+    const kinds = TABLES.filter((name) => name in body);
+    if (kinds.length !== 1 || Object.keys(body).some((name) => name !== kinds[0] && name !== 'params')) {
+        throw new Error(`the body must hold one of ${TABLES.join(', ')}, and may hold params`);
+    }
+    const table = body[kinds[0]];
+    switch (kinds[0]) {
+    case 'dataframe_split':
+        return imagesOfSplit(table);
+    case 'inputs':
+        return imagesOfInputs(table);
+    default:
+        return imagesOfRecords(kinds[0], table);
+    }
 }
 
 // MLflow drops params that it does not know, and echoes those of a wrong type.
-function paramsFault(params) {
+function explainOf(body) {
+    const params = 'params' in body && body.params !== null ? body.params : {};
     if (!isObject(params) || Object.keys(params).some((name) => name !== 'explain')) {
-        return 'params may hold explain only';
+        throw new Error('params may hold explain only');
     }
-    if ('explain' in params && typeof params.explain !== 'boolean') {
-        return 'params.explain must be true or false';
+    const explain = 'explain' in params && params.explain !== null ? params.explain : false;
+    if (typeof explain !== 'boolean') {
+        throw new Error('params.explain must be true or false');
     }
-    return null;
+    return explain;
 }
 
-function bodyFault(body) {
-    if (!isObject(body)) {
-        return 'the body must be a JSON object';
+function parsed(bytes) {
+    let text;
+    try {
+        text = new TextDecoder('utf-8', {fatal: true}).decode(bytes);
+    } catch (error) {
+        throw new Error('the body is not valid UTF-8');
     }
-    const kinds = TABLES.filter((name) => name in body);
-    if (kinds.length !== 1) {
-        return `the body must hold one of ${TABLES.join(', ')}`;
+    for (let count = 0, at = text.indexOf(','); at !== -1; at = text.indexOf(',', at + 1)) {
+        if (++count > MAX_COMMAS) {
+            throw new Error('the body holds too many values');
+        }
     }
-    if (Object.keys(body).some((name) => name !== kinds[0] && name !== 'params')) {
-        return `the body may hold ${kinds[0]} and params only`;
+    try {
+        return JSON.parse(text);
+    } catch (error) {
+        throw new Error('the body is not valid JSON, or nested too deeply');
     }
-    return tableFault(kinds[0], body[kinds[0]]) || ('params' in body ? paramsFault(body.params) : null);
+}
+
+// What the model is asked. A key that was given twice, or a number of 5,000 digits, is no longer there.
+function rewritten(bytes) {
+    const body = parsed(bytes);
+    const records = imagesOf(body).map((image) => ({image: image === undefined ? null : image}));
+    return JSON.stringify({dataframe_records: records, params: {explain: explainOf(body)}});
 }
 
 function answer(r, status, body) {
@@ -66,6 +105,15 @@ function refuse(r, status, code, message) {
     answer(r, status, JSON.stringify({error_code: code, message: message}));
 }
 
+function isOfTheModel(reply) {
+    try {
+        const body = JSON.parse(reply.responseText);
+        return Object.keys(body).sort().join() === 'error_code,message' && OF_THE_MODEL.test(body.message);
+    } catch (error) {
+        return false;
+    }
+}
+
 async function invocations(r) {
     if (r.method !== 'POST') {
         r.headersOut['Allow'] = 'POST';
@@ -74,25 +122,23 @@ async function invocations(r) {
     if (!/^application\/json\s*(;\s*charset="?utf-8"?\s*)?$/i.test(r.headersIn['Content-Type'] || '')) {
         return refuse(r, 415, 'BAD_REQUEST', 'the Content-Type must be application/json');
     }
-    let body;
+    let request;
     try {
-        body = JSON.parse(r.requestText);
+        request = rewritten(r.requestBuffer);
     } catch (error) {
-        return refuse(r, 400, 'BAD_REQUEST', 'the body is not valid JSON, or nested too deeply');
+        return refuse(r, 400, 'BAD_REQUEST', error.message);
     }
-    const fault = bodyFault(body);
-    if (fault) {
-        return refuse(r, 400, 'INVALID_PARAMETER_VALUE', fault);
-    }
-    // Written anew, so that the server reads what was checked: a key given twice or a number of 5,000 digits is gone.
-    const reply = await r.subrequest('/score', {method: 'POST', body: JSON.stringify(body)});
+    const reply = await r.subrequest('/score', {method: 'POST', body: request});
     if (reply.status === 502 || reply.status === 504) {
         return refuse(r, reply.status, 'TEMPORARILY_UNAVAILABLE', 'the scoring server does not answer');
     }
-    if (reply.status >= 500) { // it may hold a stack trace
+    if (reply.status === 200 || isOfTheModel(reply)) {
+        return answer(r, reply.status, reply.responseBuffer);
+    }
+    if (reply.status >= 500) {
         return refuse(r, 500, 'INTERNAL_ERROR', 'the scoring server failed on this request; its log says why');
     }
-    answer(r, reply.status, reply.responseBuffer);
+    refuse(r, 400, 'BAD_REQUEST', 'the request cannot be scored');
 }
 
 export default {invocations};
