@@ -5,7 +5,7 @@
     python -m experiments.selection rank --data DIR --keep FOLDER [--json FILE]
 
 train   Trains every recipe below with each seed, at 64 px unless it says otherwise, and keeps the networks. Prints the
-        objective on the validation films as they are (`val`), on them and their changed copies by turns (`objective`,
+        objective on the validation films as they are (`val`), on them and their changed copies (`objective`,
         what the search minimises), the mean over every change of its own log loss (`every change`), the objective on
         films of one shape (`one shape`: see `shortcut_audit`), and AUC. No test film is opened.
 folds   Trains every recipe once a fold, the training films being divided by patient, and keeps the mean over the folds
@@ -74,16 +74,17 @@ def validated(network: torch.nn.Module, films: FitData) -> dict[str, Any]:
         return predict(network, torch.from_numpy(np.array(shown)))
 
     alone = logits(plain)
-    both, twice = np.concatenate([alone, logits(stress.change(plain))]), np.tile(labels, 2)
-    each = [logits(np.stack([change(film) for film in plain])) for change in stress.CHANGES.values()]
+    both = np.concatenate([alone, logits(stress.change(plain))])
+    every = np.resize(labels, len(both))
+    each = [logits(np.stack([change(film) for film in plain])) for kind in stress.KINDS for change in kind.values()]
     shape = np.stack([of_one_shape(film, label) for film, label in zip(plain, labels, strict=True)])
     points = {}
-    for name, y, x in (("plain", labels, alone), ("both", twice, both)):
+    for name, y, x in (("plain", labels, alone), ("both", every, both)):
         line, threshold = operating_point(y, x)
         points[name] = {**asdict(line), "threshold": threshold}
     return {
         "val": objective(labels, alone),
-        "objective": objective(twice, both),
+        "objective": objective(every, both),
         "every change": float(np.mean([objective(labels, x) for x in each])),
         "one shape": objective(labels, logits(shape)),
         "AUC": metrics.auc_components(labels, alone)[0],

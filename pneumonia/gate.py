@@ -14,8 +14,9 @@ import base64
 import errno
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -58,11 +59,11 @@ class FilmGone(ValueError):
 
 @dataclass(frozen=True)
 class Validation:
-    """The films that the gate scores on, the changed ones after the others. `key` identifies them, whatever their order
-    or place.
+    """The films that the gate scores on: as they are, then in other shapes, then otherwise changed. `key` identifies
+    them, whatever their order or place.
     """
 
-    images: list[str]  # base64, twice as many as films
+    images: list[str]  # base64, three times as many as films
     labels: np.ndarray  # of the images, 0 and 1
     patients: list[str]  # of the films
     key: str
@@ -87,31 +88,32 @@ def validation(record: Record) -> Validation:
             raise FilmGone(f"the validation film {root / path} is no longer there") from error
         found.append((f"{hashlib.sha256(film).hexdigest()} {int(name == positive)}", film, path, patient))
     found.sort()  # by content, which decides what each film's change is
-    plain, changed = [], []
+    images = []
     for number, (_, film, path, _) in enumerate(found):
-        plain.append(base64.b64encode(film).decode())
         try:
-            changed.append(base64.b64encode(_changed(film, number)).decode())
+            images.append([base64.b64encode(shown).decode() for shown in (film, *_copies(film, number))])
         except FilmError as error:
             raise FilmGone(f"the validation film {root / path} can no longer be read: {error}") from error
     lines = [line for line, *_ in found]
     labels = np.array([int(line[-1]) for line in lines])
     key = hashlib.sha256("\n".join([*lines, f"changes {stress.VERSION}"]).encode()).hexdigest()[:12]
-    return Validation([*plain, *changed], np.tile(labels, 2), [patient for *_, patient in found], key)
+    patients = [patient for *_, patient in found]
+    return Validation(list(chain.from_iterable(zip(*images, strict=True))), np.tile(labels, 3), patients, key)
 
 
-def _changed(film: bytes, number: int) -> bytes:
-    """A film after its change, as PNG; as it is where the change leaves nothing that a model would take."""
-    png = cv2.imencode(".png", stress.change_one(read_film(film, CANONICAL), number))[1].tobytes()
-    try:
-        decode(png)
-    except FilmError:
-        return film
-    return png
+def _copies(film: bytes, number: int) -> Iterator[bytes]:
+    """A film's changed copies, as PNG; as it is where a change leaves nothing that a model would take."""
+    for copy in stress.copies_of(read_film(film, CANONICAL), number):
+        png = cv2.imencode(".png", copy)[1].tobytes()
+        try:
+            decode(png)
+        except FilmError:
+            png = film
+        yield png
 
 
 def losses(uri: str, films: Validation) -> np.ndarray:
-    """Log loss of each image, by the model's own code. Float64 [2 N]: of the films, then of the changed ones."""
+    """Log loss of each image, by the model's own code. Float64 [3 N], in the order of `films`."""
     with tempfile.TemporaryDirectory(prefix="pneumonia-gate-") as scratch:
         folder = mlflow.artifacts.download_artifacts(uri, dst_path=scratch)
         model = mlflow.pyfunc.load_model(folder)
@@ -179,11 +181,11 @@ def drop_challenger(client: MlflowClient, name: str, version: str) -> None:
 def _reason(
     own: np.ndarray, rival: np.ndarray | None, patients: list[str], champion: str | None, version: str, best: str
 ) -> str:
-    score = f"log loss {own.mean():.4f} on {len(own) // 2} validation films, as they are and changed"
+    score = f"log loss {own.mean():.4f} on {len(patients)} validation films, as they are and changed"
     if rival is None or champion is None:
         other = "" if best == version else f"; version {best} is better"
         return f"{score}, no champion to beat{other}" if best == version else f"{score}{other}"
-    difference = (own - rival).reshape(2, -1).mean(axis=0)  # of a film as it is and changed
+    difference = (own - rival).reshape(-1, len(patients)).mean(axis=0)  # of a film as it is and changed
     spread = mean_error(difference, patients)
     return (
         f"{score} against {rival.mean():.4f} of version {champion} (difference {difference.mean():+.4f} ± {spread:.4f})"

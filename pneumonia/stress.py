@@ -10,7 +10,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-VERSION = 2  # raise it when a change changes: scores of films changed otherwise do not compare
+VERSION = 3  # raise it when a change changes: scores of films changed otherwise do not compare
 Change = Callable[[np.ndarray], np.ndarray]  # a film uint8 [S, S] -> uint8 [S, S]
 
 
@@ -68,7 +68,7 @@ def stretched(ratio: float) -> Change:
     """As a film of another shape becomes a square: wider by `ratio` in width over height, of the same area.
 
     Kermany's ill films are a quarter wider than the normal ones, so that a chest made narrow looks ill to a network
-    that knows no better.
+    that knows no better: films as they are flatter it, and each is judged in another shape too.
     """
     across, down = ratio**0.5, ratio**-0.5
 
@@ -86,6 +86,7 @@ def _turned(film: np.ndarray) -> np.ndarray:
     return np.asarray(cv2.warpAffine(film, turn, film.shape[::-1], borderMode=cv2.BORDER_CONSTANT))
 
 
+SHAPES: dict[str, Change] = {"broad": stretched(1.3), "narrow": stretched(1 / 1.3)}
 CHANGES: dict[str, Change] = {
     "darker": _exposed(1.7),
     "lighter": _exposed(0.6),
@@ -96,19 +97,18 @@ CHANGES: dict[str, Change] = {
     "collimated": _collimated,
     "wide": _wide,
     "turned": _turned,
-    "broad": stretched(1.3),
-    "narrow": stretched(1 / 1.3),
 }
+KINDS = (SHAPES, CHANGES)  # each film has a copy of each kind
 
 
 def change(films: np.ndarray) -> np.ndarray:
-    """Films uint8 [N, S, S] -> uint8 [N, S, S], each with one change of `CHANGES`, by turns."""
-    changed = np.empty_like(films)
+    """Films uint8 [N, S, S] -> uint8 [2 N, S, S]: each in another shape, then each otherwise changed, by turns."""
+    copies = np.empty((len(KINDS), *films.shape), dtype=np.uint8)
     for number, film in enumerate(films):
-        changed[number] = change_one(np.asarray(film), number)
-    return changed
+        copies[:, number] = copies_of(np.asarray(film), number)
+    return copies.reshape(-1, *films.shape[1:])
 
 
-def change_one(film: np.ndarray, number: int) -> np.ndarray:
-    """The film uint8 [S, S] with the change that is number `number`'s turn."""
-    return list(CHANGES.values())[number % len(CHANGES)](film)
+def copies_of(film: np.ndarray, number: int) -> list[np.ndarray]:
+    """The film uint8 [S, S] in the shape, and with the change, that are number `number`'s turn."""
+    return [list(kind.values())[number % len(kind)](film) for kind in KINDS]

@@ -67,8 +67,8 @@ class Fitted:
     """The best epoch's network (averaged weights, on the CPU, in eval mode) and how it came about.
 
     `history` has an epoch's metrics an entry; `best_epoch` counts from 1; `val_logits` is float64 [N], of the film
-    and its mirror image averaged; `changed_logits` those of the films as `stress` changes them, empty if training
-    disturbs nothing.
+    and its mirror image averaged; `changed_logits` those of the films as `stress` changes them, [2 N], empty if
+    training disturbs nothing.
     """
 
     network: Network
@@ -300,7 +300,7 @@ def predict(
 def _val_metrics(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
     """The epoch's scores on the validation films, [N], at the threshold that would be chosen now.
 
-    `logits` are of the films as they are, and perhaps once more of the changed ones, [N] or [2 N].
+    `logits` are of the films as they are, and perhaps of the changed ones, [N] or [3 N].
     """
     if not np.isfinite(logits).all():
         return {"val/loss": math.nan, "val/objective": math.nan}

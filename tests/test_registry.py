@@ -127,9 +127,9 @@ def test_the_description_is_a_summary_of_the_model_card(tracker: Tracker, regist
 def test_the_films_of_the_gate_are_known_by_their_content(copy_trained: Callable[..., Record], tmp_path: Path) -> None:
     record = copy_trained("one")
     films = gate.validation(record)
-    assert len(films.images) == len(films.labels) == 22
+    assert len(films.images) == len(films.labels) == 33
     assert set(films.labels) == {0, 1}
-    assert np.array_equal(films.labels[:11], films.labels[11:])
+    assert np.array_equal(films.labels, np.tile(films.labels[:11], 3))
     plain = [served.read_film(base64.b64decode(image), 224) for image in films.images]
     assert np.array_equal(plain[11:], stress.change(np.array(plain[:11])))
     moved = tmp_path / "elsewhere"
@@ -156,7 +156,8 @@ def test_a_film_that_its_change_would_empty_is_scored_as_it_is(copy_trained: Cal
     films = gate.validation(record)
     for image in films.images:
         served.decode(base64.b64decode(image))  # what a model would refuse ends a registration
-    assert films.images[11] == films.images[0]  # the first change darkens
+    assert films.images[22] == films.images[0]  # the first change darkens
+    assert films.images[11] != films.images[0]  # another shape does not
 
 
 def test_a_film_that_can_no_longer_be_read_is_named_and_stops_no_other(

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from pneumonia.stress import CHANGES, change
+from pneumonia.stress import CHANGES, SHAPES, change
+
+ALL = {**SHAPES, **CHANGES}
 
 
 @pytest.fixture
@@ -14,13 +16,13 @@ def film() -> np.ndarray:
     return np.asarray(60 + 0.8 * x + disc, dtype=np.uint8)
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", ALL)
 def test_each_change_keeps_the_shape_and_most_of_what_is_to_be_seen(name: str, film: np.ndarray) -> None:
     before = film.copy()
-    changed = CHANGES[name](film)
+    changed = ALL[name](film)
     assert (changed.shape, changed.dtype) == (film.shape, np.uint8)
     assert np.array_equal(film, before)
-    assert np.array_equal(changed, CHANGES[name](film))
+    assert np.array_equal(changed, ALL[name](film))
     assert not np.array_equal(changed, film)
     inner = slice(24, 72)
     assert np.corrcoef(changed[inner, inner].ravel(), film[inner, inner].ravel())[0, 1] > 0.6
@@ -37,16 +39,17 @@ def test_what_the_names_say(film: np.ndarray) -> None:
     assert area["wide"] < 0.9
     shape = {}
     for name in ("broad", "narrow"):
-        rows, columns = np.nonzero(CHANGES[name](film) > 60 + 0.8 * np.arange(96) + 30)
+        rows, columns = np.nonzero(SHAPES[name](film) > 60 + 0.8 * np.arange(96) + 30)
         shape[name] = np.ptp(columns) / np.ptp(rows)
     assert shape == pytest.approx({"broad": 1.3, "narrow": 1 / 1.3}, rel=0.2)
     assert np.abs(np.diff(CHANGES["coarse"](film).astype(int), axis=1)).max() < np.abs(np.diff(film.astype(int))).max()
 
 
-def test_films_are_changed_by_turns(film: np.ndarray) -> None:
-    films = np.stack([film] * (2 * len(CHANGES)))
-    changed = change(films)
-    for number, one in enumerate(CHANGES.values()):
-        assert np.array_equal(changed[number], one(film))
-        assert np.array_equal(changed[number + len(CHANGES)], one(film))
+def test_each_film_is_judged_in_another_shape_and_changed_by_turns(film: np.ndarray) -> None:
+    films = np.stack([np.roll(film, number, axis=1) for number in range(20)])
+    copies = change(films)
+    assert copies.shape == (40, 96, 96)
+    for number, one in enumerate(films):
+        assert np.array_equal(copies[number], list(SHAPES.values())[number % len(SHAPES)](one))
+        assert np.array_equal(copies[20 + number], list(CHANGES.values())[number % len(CHANGES)](one))
     assert change(films[:0]).shape == (0, 96, 96)

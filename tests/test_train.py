@@ -225,16 +225,17 @@ def test_an_earlier_best_epoch_comes_out_and_not_the_last(data: FitData, monkeyp
 def test_changed_films_judge_where_training_disturbs(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
     fitted, alone = fit(TINY, data), fit(replace(TINY, disturb=0), data)
     labels, logits = fitted.judged(data.val_labels)
-    assert len(logits) == len(labels) == 2 * len(data.val_labels)
-    assert np.array_equal(labels[: len(data.val_labels)], labels[len(data.val_labels) :])
+    assert len(logits) == len(labels) == 3 * len(data.val_labels)
+    assert np.array_equal(labels, np.tile(data.val_labels, 3))
     assert np.array_equal(logits[: len(data.val_labels)], fitted.val_logits)
-    assert not np.allclose(fitted.val_logits, fitted.changed_logits)
+    for copies in np.split(fitted.changed_logits, 2):
+        assert not np.allclose(fitted.val_logits, copies)
     judged: list[int] = []
     real = train._val_metrics
     monkeypatch.setattr(train, "_val_metrics", lambda y, x: (judged.append(len(x)), real(y, x))[1])
     for disturb in (1.0, 0.0):
         fit(replace(TINY, epochs=1, disturb=disturb), data)
-    assert judged == [2 * len(data.val_labels), len(data.val_labels)]
+    assert judged == [3 * len(data.val_labels), len(data.val_labels)]
 
     assert alone.changed_logits.size == 0
     assert np.array_equal(alone.judged(data.val_labels)[1], alone.val_logits)
