@@ -89,13 +89,18 @@ def choose_threshold(labels: ArrayLike, probabilities: ArrayLike) -> float:
     y, p = checked(labels, probabilities)
     if not 0 < y.sum() < y.size:
         raise ValueError("choosing a threshold needs films of both classes, but the labels hold one class only")
-    clipped = np.clip(p, CLIP, 1 - CLIP)
-    logits = np.log(clipped / (1 - clipped))
+    logits = logit(p)
     negative, positive = logits[y == 0], logits[y == 1]
     scale = max(0.28 * (negative.std() + positive.std()) / 2, 0.05)
     grid = np.linspace(logits.min(), logits.max(), 401)
     gain = sigmoid((grid[:, None] - negative) / scale).mean(1) - sigmoid((grid[:, None] - positive) / scale).mean(1)
     return float(sigmoid(grid[gain >= gain.max() - 1e-9].mean()))  # the middle of a plateau
+
+
+def logit(probabilities: ArrayLike) -> Floats:
+    """log(p / (1 - p)) of probabilities clipped at 1e-7, as the log loss clips them."""
+    p = np.clip(np.asarray(probabilities, dtype=np.float64), CLIP, 1 - CLIP)
+    return np.asarray(np.log(p / (1 - p)))
 
 
 def sigmoid(x: Any) -> Floats:

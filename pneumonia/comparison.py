@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pneumonia import metrics
-from pneumonia.evaluation import number
-from pneumonia.intervals import intervals
+from pneumonia.intervals import Interval, intervals
 from pneumonia.paired import Difference, auc_difference, holm, score_differences, sign_test
 
 SCORES = ("auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "log_loss", "brier")
@@ -64,7 +63,7 @@ class Comparison:
     rows: pd.DataFrame
     probabilities: np.ndarray
     scores: list[dict[str, float]]
-    intervals: list[dict[str, tuple[float, float]]]
+    intervals: list[dict[str, Interval]]
     pairs: list[Pair]
     failures: list[tuple[str, str]]
     notes: list[str]
@@ -112,7 +111,10 @@ class Comparison:
                     "model": model,
                     "threshold": threshold,
                     "scores": {
-                        name: {"value": number(scores[name]), "interval": [number(end) for end in bounds[name]]}
+                        name: {
+                            "value": metrics.number(scores[name]),
+                            "interval": [metrics.number(end) for end in bounds[name]],
+                        }
                         for name in SCORES
                     },
                 }
@@ -126,9 +128,9 @@ class Comparison:
                     "right_alone": {"reference": pair.alone[0], "model": pair.alone[1]},
                     "differences": {
                         name: {
-                            "value": number(difference.value),
-                            "interval": [number(end) for end in difference.interval],
-                            "p": number(difference.p),
+                            "value": metrics.number(difference.value),
+                            "interval": [metrics.number(end) for end in difference.interval],
+                            "p": metrics.number(difference.p),
                         }
                         for name, difference in pair.differences.items()
                     },
@@ -204,7 +206,7 @@ def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:
     return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
 
 
-def _with(value: float, interval: tuple[float, float]) -> str:
+def _with(value: float, interval: Interval) -> str:
     if not math.isfinite(value):
         return "none"
     return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})" if math.isfinite(interval[0]) else f"{value:.3f}"

@@ -12,7 +12,7 @@ import pandas as pd
 from pneumonia import metrics, plots, predict, registry
 from pneumonia.calibration import sigmoid
 from pneumonia.data import Index, Split
-from pneumonia.evaluation import PREVALENCES, Evaluation, assess, number, valued
+from pneumonia.evaluation import PREVALENCES, Evaluation, assess, valued
 from pneumonia.record import Record, Run
 from pneumonia.reliability import Reliability, reliability
 from pneumonia.report import card
@@ -168,9 +168,9 @@ def calibrations(
 def _for_json(one: Reliability) -> dict[str, Any]:
     return {
         "films": one.labels.size,
-        "brier": number(one.brier),
-        "ece": number(one.ece),
-        "log_loss": number(one.log_loss),
+        "brier": metrics.number(one.brier),
+        "ece": metrics.number(one.ece),
+        "log_loss": metrics.number(one.log_loss),
         "slope": valued(one.line.slope, one.line.slope_interval),
         "intercept": valued(one.line.intercept, one.line.intercept_interval),
     }

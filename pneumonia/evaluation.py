@@ -12,8 +12,9 @@ import pandas as pd
 
 from pneumonia import metrics
 from pneumonia.bands import Band, bands
+from pneumonia.calibration import logit
 from pneumonia.data import Split
-from pneumonia.intervals import bootstrap, intervals
+from pneumonia.intervals import Interval, bootstrap, intervals
 from pneumonia.reliability import Line, calibration_line
 from pneumonia.subgroups import Predictive, Subgroup, by_subtype, predictive_values
 
@@ -45,8 +46,8 @@ class Evaluation:
     probabilities: np.ndarray
     confusion: np.ndarray  # [[tn, fp], [fn, tp]]
     scores: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    auc_bootstrap: tuple[float, float]  # beside DeLong's among `intervals`
+    intervals: dict[str, Interval]
+    auc_bootstrap: Interval  # beside DeLong's among `intervals`
     line: Line
     subgroups: list[Subgroup]
     predictive: list[Predictive]
@@ -86,7 +87,7 @@ class Evaluation:
     def wrong(self) -> list[Wrong]:
         """The films that are called what they are not, the surest (farthest from the threshold in the logit) first."""
         rows = self.rows.assign(probability=self.probabilities)[self.called != (self.rows["label"] == 1).to_numpy()]
-        distance = np.abs(_logit(rows["probability"].to_numpy()) - _logit(self.threshold))
+        distance = np.abs(logit(rows["probability"].to_numpy()) - logit(self.threshold))
         columns = ["path", "patient", "label", "subtype", "probability"]
         surest_first = rows.iloc[np.argsort(-distance, kind="stable")][columns]
         return [Wrong(*values) for values in surest_first.to_numpy(dtype=object).tolist()]
@@ -120,9 +121,9 @@ class Evaluation:
         counts = {"films": len(self.rows), "patients": self.rows["patient"].nunique(), "not_scored": len(self.failures)}
         return named | {f"{self.split}/{name}": float(count) for name, count in counts.items()}
 
-    def _named(self, name: str, value: float, interval: tuple[float, float]) -> dict[str, float]:
+    def _named(self, name: str, value: float, interval: Interval) -> dict[str, float]:
         parts = {"": value, "_low": interval[0], "_high": interval[1]}
-        return {f"{self.split}/{name}{part}": number for part, number in parts.items() if math.isfinite(number)}
+        return {f"{self.split}/{name}{part}": bound for part, bound in parts.items() if math.isfinite(bound)}
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: counts, each score with its interval (null without a meaning), subgroups, predictive values, the
@@ -136,7 +137,7 @@ class Evaluation:
             "threshold": self.threshold,
             "confusion_matrix": self.confusion.tolist(),
             "scores": {name: valued(value, self.intervals[name]) for name, value in self.scores.items()},
-            "auc_bootstrap": [number(end) for end in self.auc_bootstrap],
+            "auc_bootstrap": [metrics.number(end) for end in self.auc_bootstrap],
             "calibration": {
                 "slope": valued(self.line.slope, self.line.slope_interval),
                 "intercept": valued(self.line.intercept, self.line.intercept_interval),
@@ -233,21 +234,11 @@ def assess(
     )
 
 
-def _logit(p: Any) -> Any:
-    clipped = np.clip(p, metrics.CLIP, 1 - metrics.CLIP)
-    return np.log(clipped / (1 - clipped))
-
-
 def _metric_name(text: str) -> str:
     """MLflow's metric names take letters, digits and some signs only."""
     return re.sub(r"[^\w.\- ]", "_", text)
 
 
-def valued(value: float, interval: tuple[float, float]) -> dict[str, Any]:
+def valued(value: float, interval: Interval) -> dict[str, Any]:
     """A score and its interval for JSON."""
-    return {"value": number(value), "interval": [number(bound) for bound in interval]}
-
-
-def number(value: float) -> float | None:
-    """For JSON, which has no NaN."""
-    return value if math.isfinite(value) else None
+    return {"value": metrics.number(value), "interval": [metrics.number(bound) for bound in interval]}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pneumonia import config
 from pneumonia.data import Index
 from pneumonia.layout import SPLITS, Split
-from pneumonia.metrics import Floats, Ints, auc_components
+from pneumonia.metrics import Floats, Ints, auc_components, number
 
 # What may tell the classes apart without a look at a lung. The last two are of pixels: there are none for test.
 STATISTICS = ("bytes_per_pixel", "quantisation", "pixels", "aspect", "grey_mean", "grey_sd")
@@ -123,19 +123,19 @@ class Exploration:
                 if len(rows)
             ],
             "sizes": {
-                name: {"smallest": _known(at.min()), "median": _known(at.median()), "largest": _known(at.max())}
+                name: {"smallest": number(at.min()), "median": number(at.median()), "largest": number(at.max())}
                 for name in ("width", "height", "aspect")
                 for at in (self.films[name],)
             },
             "kinds": {str(kind): int(n) for kind, n in self.films["kind"].value_counts().items()},
-            "aucs": {split: {name: _known(auc) for name, auc in aucs.items()} for split, aucs in self.aucs().items()},
+            "aucs": {split: {name: number(auc) for name, auc in aucs.items()} for split, aucs in self.aucs().items()},
             "sampling": [
                 {
                     "sampler": draws.sampler,
                     "batch_size": draws.batch_size,
                     "batches": len(draws.shares),
                     "positive_share_mean": float(draws.shares.mean()),
-                    "positive_share_sd": _known(draws.spread),
+                    "positive_share_sd": number(draws.spread),
                     "never_drawn": float((draws.times == 0).mean()),
                 }
                 for draws in self.draws
@@ -149,7 +149,3 @@ class Exploration:
 def _auc(labels: pd.Series, values: pd.Series) -> float:
     there = values.notna()
     return auc_components(labels[there].to_numpy(), values[there].to_numpy(dtype=np.float64))[0]
-
-
-def _known(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from pneumonia.calibration import sigmoid
 from pneumonia.metrics import Floats, Ints, auc_components, checked, score, weighted_scores
 
+Interval = tuple[float, float]  # low, high
 Z95 = 1.959963984540054
 WILSON = ("sensitivity", "specificity", "precision", "npv")
 COMBINED = ("accuracy", "balanced_accuracy")
@@ -22,7 +23,7 @@ def intervals(
     patients: ArrayLike,
     draws: int = 2000,
     seed: int = 0,
-) -> dict[str, tuple[float, float]]:
+) -> dict[str, Interval]:
     """95% intervals of the scores, for films that come in patients: `patients` [N] names the patient of each film.
 
     Proportions: Wilson 1927, with the number of films divided by the design effect of patients (Kish 1965): see
@@ -68,7 +69,7 @@ def intervals(
 
 def bootstrap(
     y: Ints, p: Floats, threshold: float, patient: Ints, names: Sequence[str], *, draws: int = 2000, seed: int = 0
-) -> dict[str, tuple[float, float]]:
+) -> dict[str, Interval]:
     """The 2.5th and 97.5th percentile of scores of `metrics.weighted_scores` over samples of patients; NaN if no
     sample has a score, or all have the same one: see `percentiles`.
     """
@@ -83,7 +84,7 @@ def bootstrap(
     return found
 
 
-def percentiles(drawn: Floats) -> tuple[float, float]:
+def percentiles(drawn: Floats) -> Interval:
     """The 2.5th and 97.5th percentile of the finite draws. NaN where all are the same, as where no film is called
     wrong: that none was seen makes no certainty, and a bootstrap cannot say how many there may be.
     """
@@ -107,7 +108,7 @@ def resampled(patients: ArrayLike, *, draws: int, seed: int = 0) -> Iterator[Flo
         yield counts[:, patient].astype(np.float64)
 
 
-def wilson(successes: float, n: float) -> tuple[float, float]:
+def wilson(successes: float, n: float) -> Interval:
     """Wilson's 95% interval (1927) for the share of `successes` in `n` > 0."""
     share = successes / n
     centre = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
@@ -115,7 +116,7 @@ def wilson(successes: float, n: float) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _delong(y: Ints, p: Floats, patient: Ints) -> tuple[float, float]:
+def _delong(y: Ints, p: Floats, patient: Ints) -> Interval:
     from scipy.special import stdtrit  # .3 s to import, which a process that trains can do without
 
     auc, error, freedom = auc_error(y, p, patient)
@@ -145,7 +146,7 @@ def auc_error(y: Ints, p: Floats, patient: Ints) -> tuple[float, float, float]:
     return auc, *components_error(y, of_positive - auc, of_negative - auc, patient)
 
 
-def components_error(y: Ints, of_positive: Floats, of_negative: Floats, patient: Ints) -> tuple[float, float]:
+def components_error(y: Ints, of_positive: Floats, of_negative: Floats, patient: Ints) -> Interval:
     """Standard error of the mean of centred components over the positive films [M] plus that over the negative ones
     [N], and its degrees of freedom, by patient (Obuchowski 1997); NaN where a class is of one patient.
     """
@@ -173,7 +174,7 @@ def mean_error(values: Floats, patients: ArrayLike) -> float:
     return float(np.sqrt(k / (k - 1) * (sums @ sums))) / len(values) if k > 1 else float("nan")
 
 
-def proportion(successes: NDArray[np.bool_], patient: Ints) -> tuple[float, float]:
+def proportion(successes: NDArray[np.bool_], patient: Ints) -> Interval:
     """Wilson's interval for the share of `successes` [n], with n divided by the design effect of `patient` [n].
 
     The effect is estimated from the patients' residuals, as a ratio of variances (Kish 1965), and is at least 1. The
@@ -197,7 +198,7 @@ def proportion(successes: NDArray[np.bool_], patient: Ints) -> tuple[float, floa
     return wilson(share * n / effect, n / effect)
 
 
-def combined(right: NDArray[np.bool_], y: Ints, patient: Ints) -> tuple[tuple[float, float], tuple[float, float]]:
+def combined(right: NDArray[np.bool_], y: Ints, patient: Ints) -> tuple[Interval, Interval]:
     """Intervals of the accuracy and the balanced accuracy of films called `right` [N], from their classes' ones.
 
     Both are sums of specificity and sensitivity, by the classes' shares and by halves. The distances from each one's

@@ -5,6 +5,8 @@ positive when its probability is at least `threshold`. All of it is NumPy, so th
 seconds for scikit-learn's import; the tests hold each score against scikit-learn's.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -158,6 +160,11 @@ def auc_components(y: Ints, p: Floats) -> tuple[float, Floats, Floats]:
     of_positive = (ranks[y == 1] - _midranks(positive)) / negative.size
     of_negative = 1 - (ranks[y == 0] - _midranks(negative)) / positive.size
     return float(of_positive.mean()), of_positive, of_negative
+
+
+def number(value: float) -> float | None:
+    """A score for JSON, which has no NaN."""
+    return float(value) if math.isfinite(value) else None
 
 
 def checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Ints, Floats]:

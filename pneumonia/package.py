@@ -21,6 +21,7 @@ from mlflow.types.schema import AnyType
 from torch import nn
 
 from pneumonia import served
+from pneumonia.calibration import Calibration
 
 TOLERANCE = 1e-4  # largest difference in probability between ONNX Runtime and torch
 
@@ -118,14 +119,10 @@ def _check_parity(model: bytes, network: nn.Module, *, size: int, slope: float, 
     with torch.inference_mode():
         expected = network(torch.from_numpy(films)).numpy().astype(np.float64)
     (logits,) = served.session(model).run(["logit"], {"films": films})
-    difference = np.abs(_sigmoid(slope * logits + intercept) - _sigmoid(slope * expected + intercept)).max()
+    line = Calibration(slope, intercept)
+    difference = np.abs(line.apply(logits) - line.apply(expected)).max()
     if not difference <= TOLERANCE:  # NaN too
         raise PackageError(f"ONNX and torch differ by {difference:.2g} in probability, more than {TOLERANCE:g}")
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    probability: np.ndarray = 1 / (1 + np.exp(-np.clip(x, -500, 500)))
-    return probability
 
 
 def signature() -> ModelSignature:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
-from pneumonia.intervals import Z95, components_error, percentiles, resampled
+from pneumonia.intervals import Z95, Interval, components_error, percentiles, resampled
 from pneumonia.metrics import Floats, Ints, auc_components, checked, score, weighted_scores
 
 
@@ -22,7 +22,7 @@ class Difference:
     """
 
     value: float
-    interval: tuple[float, float]
+    interval: Interval
     p: float = float("nan")
 
 

@@ -9,11 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pneumonia.calibration import sigmoid
-from pneumonia.intervals import Z95
-from pneumonia.metrics import CLIP, Floats, Ints, checked, score
-
-Interval = tuple[float, float]
+from pneumonia.calibration import logit, sigmoid
+from pneumonia.intervals import Z95, Interval
+from pneumonia.metrics import Floats, Ints, checked, score
 
 
 @dataclass(frozen=True)
@@ -75,12 +73,11 @@ def calibration_line(labels: ArrayLike, probabilities: ArrayLike, *, patients: A
         ValueError: as `metrics.score`.
     """
     y, p = checked(labels, probabilities)
-    clipped = np.clip(p, CLIP, 1 - CLIP)
-    logit = np.log(clipped / (1 - clipped))
+    x = logit(p)
     _, patient = np.unique(np.asarray(patients), return_inverse=True)
     one = np.ones((y.size, 1))
-    slope = _fit(np.column_stack((logit, one)), np.zeros(y.size), y, patient)
-    intercept = _fit(one, logit, y, patient)
+    slope = _fit(np.column_stack((x, one)), np.zeros(y.size), y, patient)
+    intercept = _fit(one, x, y, patient)
     return Line(*slope, *intercept)
 
 

@@ -8,10 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from pneumonia.intervals import proportion
+from pneumonia.intervals import Interval, proportion
 from pneumonia.metrics import checked
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pneumonia import plots
 from pneumonia.bands import Band
 from pneumonia.data import Index
 from pneumonia.evaluation import NAMES, UNIQUE, Evaluation
-from pneumonia.intervals import BOOTSTRAPPED, COMBINED, WILSON
+from pneumonia.intervals import BOOTSTRAPPED, COMBINED, WILSON, Interval
 from pneumonia.reliability import Line, Reliability
 from pneumonia.report.page import Section, bullets, figure, page, picture, row, table, text
 
@@ -265,7 +265,7 @@ def _value(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "none"
 
 
-def _interval(interval: tuple[float, float], digits: int = 3) -> str:
+def _interval(interval: Interval, digits: int = 3) -> str:
     low, high = interval
     return f"{low:.{digits}f} to {high:.{digits}f}" if math.isfinite(low) else "none"
 
