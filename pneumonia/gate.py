@@ -16,7 +16,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -59,18 +59,32 @@ class FilmGone(ValueError):
 
 @dataclass(frozen=True)
 class Validation:
-    """The films that the gate scores on: as they are, then in other shapes, then otherwise changed. `key` identifies
-    them, whatever their order or place.
+    """The films that the gate scores on, in the order of their content, which decides how each is changed. `key`
+    identifies them, whatever their order or place.
     """
 
-    images: list[str]  # base64, three times as many as films
-    labels: np.ndarray  # of the images, 0 and 1
-    patients: list[str]  # of the films
+    films: list[tuple[Path, str]]  # and the SHA-256 of each
+    labels: np.ndarray  # [N], 0 and 1
+    patients: list[str]
     key: str
+
+    def images(self) -> Iterator[str]:
+        """Base64, three of each film: as it is, in another shape, otherwise changed. They are read for each model anew,
+        since all those of a large set would not fit into memory.
+
+        Raises:
+            FilmGone: a film is no longer there, or another one.
+        """
+        for number, (path, sha256) in enumerate(self.films):
+            film = _read(path)
+            if hashlib.sha256(film).hexdigest() != sha256:
+                raise FilmGone(f"the validation film {path} has just become another one")
+            for image in (film, *_copies(film, number)):
+                yield base64.b64encode(image).decode()
 
 
 def validation(record: Record) -> Validation:
-    """The validation films that the record's model was chosen on, as the served models take them.
+    """The validation films that the record's model was chosen on.
 
     The films are changed at 224 px, before any model's size is known; training changes them at its own.
 
@@ -81,24 +95,29 @@ def validation(record: Record) -> Validation:
     positive = record.run.dataset["classes"][1]
     rows = pd.read_csv(record.artifacts / "predictions" / "val.csv", dtype=str, keep_default_na=False)
     found = []
-    for path, name, patient in zip(rows["path"], rows["label"], rows["patient"], strict=True):
+    for name, label, patient in zip(rows["path"], rows["label"], rows["patient"], strict=True):
+        film = _read(path := root / name)
         try:
-            film = (root / path).read_bytes()
-        except FileNotFoundError as error:
-            raise FilmGone(f"the validation film {root / path} is no longer there") from error
-        found.append((f"{hashlib.sha256(film).hexdigest()} {int(name == positive)}", film, path, patient))
-    found.sort()  # by content, which decides what each film's change is
-    images = []
-    for number, (_, film, path, _) in enumerate(found):
-        try:
-            images.append([base64.b64encode(shown).decode() for shown in (film, *_copies(film, number))])
+            read_film(film, CANONICAL)
         except FilmError as error:
-            raise FilmGone(f"the validation film {root / path} can no longer be read: {error}") from error
-    lines = [line for line, *_ in found]
-    labels = np.array([int(line[-1]) for line in lines])
-    key = hashlib.sha256("\n".join([*lines, f"changes {stress.VERSION}"]).encode()).hexdigest()[:12]
-    patients = [patient for *_, patient in found]
-    return Validation(list(chain.from_iterable(zip(*images, strict=True))), np.tile(labels, 3), patients, key)
+            raise FilmGone(f"the validation film {path} can no longer be read: {error}") from error
+        found.append((hashlib.sha256(film).hexdigest(), int(label == positive), name, patient))
+    found.sort()
+    lines = [f"{sha256} {label}" for sha256, label, *_ in found]
+    return Validation(
+        films=[(root / name, sha256) for sha256, _, name, _ in found],
+        labels=np.array([label for _, label, *_ in found]),
+        patients=[patient for *_, patient in found],
+        key=hashlib.sha256("\n".join([*lines, f"changes {stress.VERSION}"]).encode()).hexdigest()[:12],
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        what = "is no longer there" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        raise FilmGone(f"the validation film {path} {what}") from error
 
 
 def _copies(film: bytes, number: int) -> Iterator[bytes]:
@@ -113,16 +132,19 @@ def _copies(film: bytes, number: int) -> Iterator[bytes]:
 
 
 def losses(uri: str, films: Validation) -> np.ndarray:
-    """Log loss of each image, by the model's own code. Float64 [3 N], in the order of `films`."""
+    """Log loss of each image, by the model's own code. Float64 [N, 3], in the order of `Validation.images`.
+
+    Raises:
+        FilmGone: a film is no longer there, or another one.
+    """
     with tempfile.TemporaryDirectory(prefix="pneumonia-gate-") as scratch:
         folder = mlflow.artifacts.download_artifacts(uri, dst_path=scratch)
         model = mlflow.pyfunc.load_model(folder)
-        parts = [
-            model.predict(pd.DataFrame({"image": films.images[start : start + BATCH]}))["probability"].to_numpy()
-            for start in range(0, len(films.images), BATCH)
-        ]
-    positive = np.clip(np.concatenate(parts), 1e-7, 1 - 1e-7)
-    return np.asarray(-np.log(np.where(films.labels == 1, positive, 1 - positive)))
+        images, parts = films.images(), []
+        while batch := list(islice(images, BATCH)):
+            parts.append(model.predict(pd.DataFrame({"image": batch}))["probability"].to_numpy())
+    positive = np.clip(np.concatenate(parts).reshape(len(films.labels), -1), 1e-7, 1 - 1e-7)
+    return np.asarray(-np.log(np.where(films.labels[:, None] == 1, positive, 1 - positive)))
 
 
 def decide(tracker: Tracker, name: str, version: str, films: Validation) -> Verdict:
@@ -147,7 +169,7 @@ def decide(tracker: Tracker, name: str, version: str, films: Validation) -> Verd
             rival = _score(client, name, champion, films)
         except Exception as error:  # its files are gone, or it is a model of another kind with errors of its own
             reach(tracker.uri)  # a store that is away says nothing about the version
-            if isinstance(error, MemoryError) or getattr(error, "errno", None) in (
+            if isinstance(error, MemoryError | FilmGone) or getattr(error, "errno", None) in (
                 errno.ENOSPC,
                 errno.EDQUOT,
                 errno.EIO,
@@ -185,7 +207,7 @@ def _reason(
     if rival is None or champion is None:
         other = "" if best == version else f"; version {best} is better"
         return f"{score}, no champion to beat{other}" if best == version else f"{score}{other}"
-    difference = (own - rival).reshape(-1, len(patients)).mean(axis=0)  # of a film as it is and changed
+    difference = (own - rival).mean(axis=1)  # of a film as it is and changed
     spread = mean_error(difference, patients)
     return (
         f"{score} against {rival.mean():.4f} of version {champion} (difference {difference.mean():+.4f} ± {spread:.4f})"

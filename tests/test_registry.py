@@ -1,5 +1,6 @@
 import base64
 import json
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from pneumonia.tracking import Tracker, TrackingError
 from tests.conftest import NO_SERVER, TrackingServer
 
 NAME = "pneumonia"
-FILMS = Validation(images=[], labels=np.array([]), patients=list("ab"), key="films")
+FILMS = Validation(films=[], labels=np.array([]), patients=list("ab"), key="films")
 
 Register = Callable[..., Verdict]
 
@@ -59,7 +60,7 @@ def stand_ins(tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def losses(uri: str, films: Validation) -> np.ndarray:
         if uri not in scores:
             raise FileNotFoundError(uri)
-        return np.full(4, scores[uri])
+        return np.full((2, 3), scores[uri])
 
     monkeypatch.setattr(gate, "losses", losses)
     tracker.client.create_registered_model(NAME)
@@ -127,11 +128,11 @@ def test_the_description_is_a_summary_of_the_model_card(tracker: Tracker, regist
 def test_the_films_of_the_gate_are_known_by_their_content(copy_trained: Callable[..., Record], tmp_path: Path) -> None:
     record = copy_trained("one")
     films = gate.validation(record)
-    assert len(films.images) == len(films.labels) == 33
+    assert len(films.films) == len(films.labels) == 11
     assert set(films.labels) == {0, 1}
-    assert np.array_equal(films.labels, np.tile(films.labels[:11], 3))
-    plain = [served.read_film(base64.b64decode(image), 224) for image in films.images]
-    assert np.array_equal(plain[11:], stress.change(np.array(plain[:11])))
+    images = list(films.images())
+    shown = np.array([served.read_film(base64.b64decode(image), 224) for image in images])
+    assert np.array_equal(np.concatenate([shown[1::3], shown[2::3]]), stress.change(shown[::3]))
     moved = tmp_path / "elsewhere"
     shutil.copytree(record.run.dataset["source"], moved)
     record.update(dataset={**record.run.dataset, "source": str(moved)})
@@ -140,7 +141,7 @@ def test_the_films_of_the_gate_are_known_by_their_content(copy_trained: Callable
     path.write_text("\n".join([header, *reversed(rows)]) + "\n")
     again = gate.validation(record)
     assert again.key == films.key
-    assert again.images == films.images
+    assert list(again.images()) == images
     path.write_text("\n".join([header, *rows[1:]]) + "\n")
     assert gate.validation(record).key != films.key
 
@@ -153,11 +154,11 @@ def test_a_film_that_its_change_would_empty_is_scored_as_it_is(copy_trained: Cal
     dark = np.random.default_rng(0).integers(0, 12, (64, 64)).astype(np.uint8)
     for path in rows["path"]:
         cv2.imwrite(str(root / path), dark)
-    films = gate.validation(record)
-    for image in films.images:
+    images = list(gate.validation(record).images())
+    for image in images:
         served.decode(base64.b64decode(image))  # what a model would refuse ends a registration
-    assert films.images[22] == films.images[0]  # the first change darkens
-    assert films.images[11] != films.images[0]  # another shape does not
+    assert images[2] == images[0]  # the first change darkens
+    assert images[1] != images[0]  # another shape does not
 
 
 def test_a_film_that_can_no_longer_be_read_is_named_and_stops_no_other(
@@ -175,6 +176,22 @@ def test_a_film_that_can_no_longer_be_read_is_named_and_stops_no_other(
     assert [verdict.alias for verdict in verdicts] == [CHAMPION]
     assert len(missed) == 1
     assert f"{path} can no longer be read" in missed[0]
+
+
+def test_a_film_that_goes_while_models_are_scored_is_named(copy_trained: Callable[..., Record]) -> None:
+    record = copy_trained("one")
+    root = Path(shutil.copytree(record.run.dataset["source"], record.folder / "films"))
+    record.update(dataset={**record.run.dataset, "source": str(root)})
+    films = gate.validation(record)
+    (second, _), (third, _) = films.films[1:3]
+    second.write_bytes(third.read_bytes())
+    images = films.images()
+    assert len([next(images) for _ in range(3)]) == 3
+    with pytest.raises(gate.FilmGone, match=re.escape(f"{second} has just become another one")):
+        next(images)
+    films.films[0][0].unlink()
+    with pytest.raises(gate.FilmGone, match="is no longer there"):
+        next(films.images())
 
 
 def test_a_champion_without_its_files_is_named_and_replaced(tracker: Tracker, register: Register) -> None:
@@ -241,7 +258,7 @@ def test_registration_that_broke_off_goes_on_with_the_same_version(
             method(*args, **kwargs)
         raise ConnectionError("connection reset by peer")
 
-    monkeypatch.setattr(gate, "losses", lambda uri, films: np.full(len(films.labels), 0.5))
+    monkeypatch.setattr(gate, "losses", lambda uri, films: np.full((len(films.labels), 3), 0.5))
     with monkeypatch.context() as broken:
         broken.setattr(MlflowClient, call, fail)
         with pytest.raises(TrackingError, match="connection reset"):
@@ -302,7 +319,7 @@ def test_a_champion_that_was_deleted_is_no_obstacle(tracker: Tracker, stand_ins:
 def test_other_films_are_another_contest(tracker: Tracker, stand_ins: Callable[[float], str]) -> None:
     first, second = stand_ins(0.2), stand_ins(0.3)
     gate.decide(tracker, NAME, first, FILMS)
-    others = Validation(images=[], labels=np.array([]), patients=list("ab"), key="others")
+    others = Validation(films=[], labels=np.array([]), patients=list("ab"), key="others")
     assert gate.decide(tracker, NAME, second, others).alias == CHALLENGER  # the champion is scored on those too
     assert f"gate.log_loss.{others.key}" in tracker.client.get_model_version(NAME, first).tags
 
@@ -342,9 +359,28 @@ def test_promotion_forgives_a_version_that_could_not_be_scored(
     second = stand_ins(0.5)
     assert f"version {first}, cannot be scored (FileNotFoundError)" in gate.decide(tracker, NAME, second, FILMS).reason
     promote(tracker, NAME, first)
-    monkeypatch.setattr(gate, "losses", lambda uri, films: np.full(4, 0.5 if uri.endswith("1") else 0.6))
+    monkeypatch.setattr(gate, "losses", lambda uri, films: np.full((2, 3), 0.5 if uri.endswith("1") else 0.6))
     assert gate.decide(tracker, NAME, stand_ins(0.6), FILMS).alias == CHALLENGER
     assert aliases(tracker)[CHAMPION] == first
+
+
+def test_a_film_that_goes_says_nothing_about_the_champion(
+    tracker: Tracker, stand_ins: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = stand_ins(0.4), stand_ins(0.5)
+    gate.decide(tracker, NAME, first, FILMS)
+    before, score = tracker.client.get_model_version(NAME, first).tags, gate.losses
+
+    def gone(uri: str, films: Validation) -> np.ndarray:
+        if uri.endswith(first):
+            raise gate.FilmGone("the validation film a.png is no longer there")
+        return score(uri, films)
+
+    monkeypatch.setattr(gate, "losses", gone)
+    with pytest.raises(gate.FilmGone):
+        gate.decide(tracker, NAME, second, FILMS)
+    assert tracker.client.get_model_version(NAME, first).tags == before
+    assert aliases(tracker) == {CHAMPION: first}
 
 
 def test_a_store_that_goes_away_says_nothing_about_the_champion(
