@@ -14,7 +14,7 @@ rank    Opens the test films once for all that was kept: Spearman's correlation,
         with the AUC, the balanced log loss (after the line that suits the test films best, so of separation alone) and
         the best threshold's accuracy on test films; and how far accuracy at the frozen threshold stays behind that, and
         the log loss of the served probabilities, with calibration and threshold from the films as they are, and from
-        both kinds.
+        those and the changed ones.
 
 Recipes are chosen by `train` and `folds`; `rank` comes when the choice is made. Cost: half a minute a training on 2
 cores. Result: see LOG.md.
@@ -67,7 +67,7 @@ TEST = ("test AUC", "test log loss")
 
 
 def validated(network: torch.nn.Module, films: FitData) -> dict[str, Any]:
-    """The figures of the validation films, and what calibration and threshold are when fitted to either kind."""
+    """The figures of the validation films, and calibration and threshold as fitted to those as they are, and to all."""
     labels, plain = films.val_labels, np.asarray(films.val_films)
 
     def logits(shown: np.ndarray) -> np.ndarray:

@@ -84,9 +84,8 @@ class Validation:
 
 
 def validation(record: Record) -> Validation:
-    """The validation films that the record's model was chosen on.
-
-    The films are changed at 224 px, before any model's size is known; training changes them at its own.
+    """The validation films that the record's model was chosen on. Each is read, so that one that cannot be is named
+    before anything is registered.
 
     Raises:
         FilmGone: a film is no longer there, or can no longer be read.
@@ -121,7 +120,10 @@ def _read(path: Path) -> bytes:
 
 
 def _copies(film: bytes, number: int) -> Iterator[bytes]:
-    """A film's changed copies, as PNG; as it is where a change leaves nothing that a model would take."""
+    """A film's changed copies, as PNG; as it is where a change leaves nothing that a model would take.
+
+    They are made at 224 px, since models of all sizes are to see the same ones; training makes them at its own size.
+    """
     for copy in stress.copies_of(read_film(film, CANONICAL), number):
         png = cv2.imencode(".png", copy)[1].tobytes()
         try:
@@ -143,7 +145,7 @@ def losses(uri: str, films: Validation) -> np.ndarray:
         images, parts = films.images(), []
         while batch := list(islice(images, BATCH)):
             parts.append(model.predict(pd.DataFrame({"image": batch}))["probability"].to_numpy())
-    positive = np.clip(np.concatenate(parts).reshape(len(films.labels), -1), 1e-7, 1 - 1e-7)
+    positive = np.clip(np.concatenate(parts).reshape(-1, 1 + len(stress.KINDS)), 1e-7, 1 - 1e-7)
     return np.asarray(-np.log(np.where(films.labels[:, None] == 1, positive, 1 - positive)))
 
 
@@ -174,7 +176,7 @@ def decide(tracker: Tracker, name: str, version: str, films: Validation) -> Verd
                 errno.EDQUOT,
                 errno.EIO,
             ):
-                raise  # nor does this machine
+                raise  # nor does this machine, nor a film
             notes.append(f"the champion of before, version {champion}, cannot be scored ({type(error).__name__})")
             _again(client.set_model_version_tag, name, champion, UNUSABLE, "true")
     best = version

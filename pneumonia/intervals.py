@@ -146,7 +146,7 @@ def auc_error(y: Ints, p: Floats, patient: Ints) -> tuple[float, float, float]:
     return auc, *components_error(y, of_positive - auc, of_negative - auc, patient)
 
 
-def components_error(y: Ints, of_positive: Floats, of_negative: Floats, patient: Ints) -> Interval:
+def components_error(y: Ints, of_positive: Floats, of_negative: Floats, patient: Ints) -> tuple[float, float]:
     """Standard error of the mean of centred components over the positive films [M] plus that over the negative ones
     [N], and its degrees of freedom, by patient (Obuchowski 1997); NaN where a class is of one patient.
     """

@@ -30,7 +30,7 @@ def enter(tracker: Tracker, record: Record) -> Verdict:
     Raises:
         TrackingError: the store did not answer; the same call goes on from where this one stopped.
         FilmGone: a validation film is no longer there or cannot be read; nothing was registered, or, where it went
-            while models were scored, a version without an alias.
+            while models were scored, a version whose alias the same call decides later.
     """
     name, have = record.run.register, sent(record)
     assert name is not None

@@ -109,7 +109,7 @@ def _fit(x: Floats, offset: Floats, y: Ints, patient: Ints) -> tuple[float, Inte
     return float(beta[0]), (float(beta[0]) - half, float(beta[0]) + half)
 
 
-def _overlap(y: Ints, logit: Floats) -> bool:
+def _overlap(y: Ints, x: Floats) -> bool:
     """Whether some film of each class lies on the other's side, without which the slope has no largest value."""
-    negative, positive = logit[y == 0], logit[y == 1]
+    negative, positive = x[y == 0], x[y == 1]
     return bool(negative.max() > positive.min() and positive.max() > negative.min())

@@ -1,8 +1,8 @@
 """Validation films as another hospital might make them: stand-ins for the shift to come, the same ones every time.
 
-They judge epochs, trials, calibration and threshold beside the films as they are. On films like those it was trained
-on, a network's AUC saturates above .99, and its threshold lies where such films part, which harder normal films do not
-respect.
+They judge epochs, trials, calibration, threshold and champion beside the films as they are. On films like those it was
+trained on, a network's AUC saturates above .99, and its threshold lies where such films part, which harder normal films
+do not respect.
 """
 
 from collections.abc import Callable
@@ -68,7 +68,7 @@ def stretched(ratio: float) -> Change:
     """As a film of another shape becomes a square: wider by `ratio` in width over height, of the same area.
 
     Kermany's ill films are a quarter wider than the normal ones, so that a chest made narrow looks ill to a network
-    that knows no better: films as they are flatter it, and each is judged in another shape too.
+    that knows no better.
     """
     across, down = ratio**0.5, ratio**-0.5
 
@@ -98,7 +98,9 @@ CHANGES: dict[str, Change] = {
     "wide": _wide,
     "turned": _turned,
 }
-KINDS = (SHAPES, CHANGES)  # each film has a copy of each kind
+# Each film has a copy of each: films as they are flatter a network that goes by the shape, and among nine other changes
+# shape would weigh too little.
+KINDS = (SHAPES, CHANGES)
 
 
 def change(films: np.ndarray) -> np.ndarray:

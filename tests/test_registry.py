@@ -178,6 +178,42 @@ def test_a_film_that_can_no_longer_be_read_is_named_and_stops_no_other(
     assert f"{path} can no longer be read" in missed[0]
 
 
+def test_losses_are_of_the_films_as_they_are_first_in_the_order_of_their_content(
+    tracker: Tracker, register: Register, copy_trained: Callable[..., Record]
+) -> None:
+    register("one", bias=0.0)
+    record = copy_trained("two")
+    films = gate.validation(record)
+    found = gate.losses(f"models:/{NAME}/1", films)
+    assert found.shape == (11, 3)
+    said = pd.read_csv(record.artifacts / "predictions" / "val.csv").set_index("path")["probability"]
+    root = Path(record.run.dataset["source"])
+    p = np.array([said[path.relative_to(root).as_posix()] for path, _ in films.films])
+    assert np.exp(-found[:, 0]) == pytest.approx(np.where(films.labels == 1, p, 1 - p), abs=1e-4)
+    for copies in found.T[1:]:
+        assert not np.allclose(copies, found[:, 0])
+
+
+def test_a_registration_whose_film_went_midway_is_taken_up_again(
+    tracker: Tracker, copy_trained: Callable[..., Record], home: Path
+) -> None:
+    record = copy_trained("one", register=NAME, role="final")
+    record.finish("COMPLETE")
+    tracker.send(record)
+
+    def gone(uri: str, films: Validation) -> np.ndarray:
+        raise gate.FilmGone("the validation film a.png is no longer there")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate, "losses", gone)
+        with pytest.raises(gate.FilmGone):
+            enter(tracker, record)
+    assert aliases(tracker) == {}
+    ((verdict,), missed) = catch_up(tracker, home)
+    assert (verdict.version, verdict.alias, missed) == ("1", CHAMPION, [])
+    assert versions(tracker) == [1]
+
+
 def test_a_film_that_goes_while_models_are_scored_is_named(copy_trained: Callable[..., Record]) -> None:
     record = copy_trained("one")
     root = Path(shutil.copytree(record.run.dataset["source"], record.folder / "films"))

@@ -77,6 +77,14 @@ def test_a_final_training_that_waits_is_registered(in_full: Callable[..., Any], 
     assert (record.folder, verdict.version, verdict.alias) == (waiting.folder, "1", "champion")
 
 
+def test_a_final_training_that_waits_is_registered_though_the_films_have_moved(
+    in_full: Callable[..., Any], waiting: Record
+) -> None:
+    waiting.update(dataset={**waiting.run.dataset, "source": "/nonexistent"})
+    record, verdict = in_full()
+    assert (record.folder, verdict.version, verdict.alias) == (waiting.folder, "1", "champion")
+
+
 def test_what_is_registered_is_not_trained_again(
     in_full: Callable[..., Any], waiting: Record, tracker: Tracker
 ) -> None:

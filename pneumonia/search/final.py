@@ -56,6 +56,7 @@ def train_in_full(
             if (verdict := sent(record).get("verdict")) is not None:
                 return record, Verdict(**verdict)
             if registry.is_waiting(record):
+                record.update(dataset=dataset_of(task.index))  # the folder of films may have moved since
                 return record, registry.enter(tracker, record)
     say(f"final training: {describe(full, task.base)} {full.epochs} epochs")
     record = Record.create(
