@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -422,6 +422,36 @@ def test_nginx_answers_what_is_hardly_http_in_one_sentence(guarded, request_byte
         body = json.loads(reply.read())
     assert body.keys() == {"error_code", "message"}
     assert "secret" not in str(body)
+
+
+def test_nginx_takes_eight_large_requests_at_once_and_small_ones_besides(guarded):
+    """A large request takes five times its size in memory."""
+    host, port = guarded.url.removeprefix("http://").split(":")
+    large = json.dumps(records(JPEG)).encode().ljust(1_000_000)
+    json_type = {"Content-Type": "application/json"}
+    head = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+    def status(connection: socket.socket) -> int:
+        reply = http.client.HTTPResponse(connection)
+        reply.begin()
+        reply.read()
+        return reply.status
+
+    with ExitStack() as stack:
+        under_way = []
+        for framing in [b"Content-Length: 1000000\r\n\r\n"] * 7 + [b"Transfer-Encoding: chunked\r\n\r\n"]:
+            connection = stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
+            connection.sendall(head + framing)
+            under_way.append(connection)
+        deadline = time.monotonic() + 10
+        while (one_more := guarded.post(None, data=large, headers=json_type)).status_code != 429:
+            assert time.monotonic() < deadline  # nginx has not seen all eight yet
+        assert one_more.headers["Retry-After"] == "1"
+        assert one_more.json().keys() == {"error_code", "message"}
+        assert guarded.post(records(JPEG)).status_code == 200
+        under_way[0].sendall(large)
+        assert status(under_way[0]) == 200
+        assert guarded.post(None, data=large, headers=json_type).status_code == 200
 
 
 def test_nginx_says_that_the_scoring_server_does_not_answer(tmp_path):
