@@ -40,6 +40,7 @@ from experiments.speedrun import RECIPE, machine
 from pneumonia import cache, data, metrics, stress
 from pneumonia.calibration import Calibration, objective, operating_point
 from pneumonia.config import TrainConfig
+from pneumonia.layout import shows_opacities
 from pneumonia.model import build
 from pneumonia.train import FitData, fit, predict
 from pneumonia.trial import fit_data
@@ -59,6 +60,7 @@ RECIPES: dict[str, TrainConfig] = {
     **{f"lr {value}": replace(BASE, lr=value) for value in (2e-3, 1.5e-2)},
     **{f"average {value}": replace(BASE, ema_decay=value) for value in (0.98, 0.998)},
     **{f"dropout {value}": replace(BASE, dropout=value) for value in (0.0, 0.5)},
+    **{f"opacity {value}": replace(BASE, opacity=value) for value in (0.2, 0.4)},
     "batches of 32": replace(BASE, batch_size=32, lr=4e-3),
 }
 VAL = ("val", "objective", "every change", "one shape", "AUC")
@@ -122,7 +124,11 @@ def folds(index: data.Index, keep: Path, count: int) -> None:
             values = []
             for seed, (kept, out) in enumerate(parts):
                 given = FitData(
-                    train_films=films[kept], train_labels=labels[kept], val_films=films[out], val_labels=labels[out]
+                    train_films=films[kept],
+                    train_labels=labels[kept],
+                    val_films=films[out],
+                    val_labels=labels[out],
+                    opacities=shows_opacities(index.classes[1]),
                 )
                 values.append(validated(fit(replace(recipe, seed=seed), given).network, given)["objective"])
         found[name] = float(np.mean(values))

@@ -32,7 +32,7 @@ from pneumonia.train import fit, predict  # noqa: E402
 from pneumonia.trial import fit_data  # noqa: E402
 
 IMPORT_SECONDS = time.perf_counter() - _STARTED
-RECIPE = TrainConfig(size=64, width=16, epochs=6, lr=6e-3, disturb=0.0, half_size=0.34)
+RECIPE = TrainConfig(size=64, width=16, epochs=6, lr=6e-3, disturb=0.0, opacity=0.0, half_size=0.34)
 
 
 def run(films: Path, config: TrainConfig) -> dict[str, Any]:

@@ -52,6 +52,12 @@ class TrainConfig:
         "shape, gamma, blur and sharpness; 0 turns it off, and then val/objective, calibration and threshold are of "
         "the films as they are alone, so that such runs do not compare with others by val/objective",
     )
+    opacity: float = _setting(
+        0.2,
+        "share of the normal films drawn that have an opacity painted into the lungs and count as ill, so that lungs "
+        "are looked at; 0 turns it off. Only where the ill class is called pneumonia, opacity, consolidation, "
+        "infiltrate or COVID",
+    )
     half_size: float = _setting(
         0.0, "share of the epochs, the first ones, that train at half the size, in half the time"
     )
@@ -72,7 +78,7 @@ class TrainConfig:
             raise ValueError(f"lr must be above 0 and at most 1, not {self.lr:g}")
         if not 0 <= self.seed < 2**32:  # what NumPy and Optuna take
             raise ValueError(f"seed must be from 0 to {2**32 - 1}, not {self.seed}")
-        for name in ("dropout", "label_smoothing", "ema_decay", "half_size"):
+        for name in ("dropout", "label_smoothing", "ema_decay", "opacity", "half_size"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name):g}")
         for name in ("weight_decay", "augment", "disturb"):
@@ -116,6 +122,9 @@ class SearchConfig:
     disturb: float | None = _setting(
         None, "strength of what hides how a film was made, in every training; 0 turns it off [0.5; synthetic: 0]"
     )
+    opacity: float | None = _setting(
+        None, "share of the normal films drawn that have an opacity painted and count as ill [0.2; synthetic: 0]"
+    )
     timeout: float | None = _setting(None, "start no trial after so many seconds")
     keep_models: int | None = _setting(None, "keep the models of the N best trials only [all up to 20 trials, then 5]")
 
@@ -128,7 +137,9 @@ class SearchConfig:
             raise ValueError(f"workers must be at most 256, not {self.workers}")
         if self.pruner not in get_args(Pruner):
             raise ValueError(f"pruner must be one of {', '.join(get_args(Pruner))}, not {self.pruner!r}")
-        given = {name: getattr(self, name) for name in ("size", "disturb") if getattr(self, name) is not None}
+        given = {
+            name: getattr(self, name) for name in ("size", "disturb", "opacity") if getattr(self, name) is not None
+        }
         TrainConfig(seed=self.seed, **given)  # the same bounds
 
     def for_data(self, *, cores: int) -> "SearchConfig":
@@ -145,6 +156,7 @@ class SearchConfig:
             pruner=self.pruner if self.pruner != "auto" else "none" if demo else "halving",
             # drawn films were all made by one machine: there is nothing to hide, and eight epochs are few
             disturb=self.disturb if self.disturb is not None else 0.0 if demo else TrainConfig.disturb,
+            opacity=self.opacity if self.opacity is not None else 0.0 if demo else TrainConfig.opacity,
             keep_models=self.keep_models if self.keep_models is not None else (trials if trials <= 20 else 5),
         )
 

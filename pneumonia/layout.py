@@ -18,6 +18,7 @@ FILMS = {".jpeg", ".jpg", ".png", ".dcm"}
 REFUSED = {".gif": "GIF", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".webp": "WebP"}
 
 _MANIFEST_COLUMNS = ("path", "label", "patient", "split", "subtype")
+_OPACITIES = re.compile(r"pneumon|opaci|consolid|infiltrat|covid", re.IGNORECASE)
 _NEGATIVE = re.compile(r"(normal|negative|healthy|controls?)\b|(no|non) ")
 
 
@@ -77,6 +78,11 @@ def classes_of(names: Iterable[str], data: Path) -> tuple[tuple[str, str], str |
         return (spelt[low], spelt[last if low == first else first]), None
     note = f"{spelt[last]} is taken as the positive class, {spelt[first]} as the negative, by the alphabet"
     return (spelt[first], spelt[last]), None if (first, last) == ("0", "1") else note
+
+
+def shows_opacities(positive: str) -> bool:
+    """Whether films of the class `positive` are ill by opacities of the lungs, as its name has it."""
+    return _OPACITIES.search(positive) is not None
 
 
 def _root(data: Path) -> Path:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pneumonia import calibration, memory, metrics, sampling, stress
+from pneumonia import calibration, memory, metrics, opacity, sampling, stress
 from pneumonia.augment import augment, halve, standardise
 from pneumonia.config import TrainConfig
 from pneumonia.model import Network, build
@@ -32,12 +32,16 @@ class Diverged(ArithmeticError):
 
 @dataclass(frozen=True, kw_only=True)
 class FitData:
-    """Films uint8 [N, S, S] and labels [N] of 0 and 1; the validation films are of other patients."""
+    """Films uint8 [N, S, S] and labels [N] of 0 and 1; the validation films are of other patients.
+
+    `opacities` says that the class 1 is one that opacities of the lungs show, so that they may be painted.
+    """
 
     train_films: np.ndarray
     train_labels: np.ndarray
     val_films: np.ndarray
     val_labels: np.ndarray
+    opacities: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,11 +183,14 @@ def _fit(
         """The gradient of a part of a batch, and its share of the batch's loss."""
         replica, picked = part
         draws = torch.Generator().manual_seed(seed)
-        x = augment(films[picked], strength=config.augment, disturbance=config.disturb, generator=draws)
+        shown, target = films[picked], smooth[picked]
+        if config.opacity and data.opacities:
+            shown, target = opacity.give(shown, target, share=config.opacity, generator=draws)
+        x = augment(shown, strength=config.augment, disturbance=config.disturb, generator=draws)
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, half, enabled=half is not None):
             logits = replica(x, draws).float()
-        loss = functional.binary_cross_entropy_with_logits(logits, smooth[picked], reduction="sum") / batch
+        loss = functional.binary_cross_entropy_with_logits(logits, target, reduction="sum") / batch
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 

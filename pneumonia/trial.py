@@ -18,6 +18,7 @@ from pneumonia.calibration import operating_point
 from pneumonia.config import TrainConfig
 from pneumonia.data import Index
 from pneumonia.evaluation import assess
+from pneumonia.layout import shows_opacities
 from pneumonia.model import build
 from pneumonia.record import Record
 from pneumonia.report.card import card
@@ -89,6 +90,7 @@ def fit_data(data: Decoded) -> FitData:
         train_labels=label[split == "train"],
         val_films=data.films[split == "val"],
         val_labels=label[split == "val"],
+        opacities=shows_opacities(data.index.classes[1]),
     )
 
 

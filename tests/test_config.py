@@ -23,6 +23,7 @@ BAD: dict[str, list[Any]] = {
     "augment": [-0.1, 11.0],
     "disturb": [-0.1, 11.0, float("nan")],
     "half_size": [-0.1, 1.0],
+    "opacity": [-0.1, 1.0],
     "sampler": ["all"],
     "patience": [0],
     "seed": [-1, 2**32],
@@ -59,6 +60,7 @@ def test_what_is_open_is_decided_by_the_films() -> None:
     assert demo.decided().size < real.decided().size
     assert (real.pruner, demo.pruner) == ("halving", "none")
     assert (real.disturb, demo.disturb) == (TrainConfig().disturb, 0.0)
+    assert (real.opacity, demo.opacity) == (TrainConfig().opacity, 0.0)
     assert SearchConfig(pruner="halving").for_data(cores=2).pruner == "halving"
     assert SearchConfig(data="films", trials=3, size=64).for_data(cores=8).decided().trials == 3
     with pytest.raises(ValueError, match="trials, epochs, final_epochs"):
@@ -86,6 +88,7 @@ def test_a_search_refuses_what_makes_no_sense(name: str) -> None:
         ("augment", [0.0, 10.0]),
         ("disturb", [0.0, 10.0]),
         ("half_size", [0.0, 0.999]),
+        ("opacity", [0.0, 0.999]),
         ("seed", [0, 2**32 - 1]),
     ],
 )
@@ -106,6 +109,8 @@ def test_the_bounds_themselves_are_allowed(name: str, values: list[Any]) -> None
         ("pruner", "median"),
         ("disturb", 11.0),
         ("disturb", float("nan")),
+        ("opacity", 1.0),
+        ("opacity", -0.1),
     ],
 )
 def test_a_search_is_refused_before_it_starts(name: str, value: Any) -> None:
@@ -137,6 +142,7 @@ def test_what_was_given_is_kept() -> None:
         timeout=60.0,
         pruner="none",
         disturb=0.5,
+        opacity=0.25,
     )
     for data in ("synthetic", "films"):
         search = replace(given, data=data)

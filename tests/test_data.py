@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pneumonia import data
 from pneumonia.data import DataError, Index, require, scan
+from pneumonia.layout import shows_opacities
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 
@@ -458,3 +459,13 @@ def test_real_films() -> None:
     row = index.table.iloc[0]
     assert hashlib.sha256((index.root / row["path"]).read_bytes()).hexdigest() == row["sha256"]
     assert scan(REAL / "chest_xray").fingerprint == index.fingerprint
+
+
+@pytest.mark.parametrize("name", ["PNEUMONIA", "pneumonia_bacterial", "Lung Opacity", "Consolidation", "COVID-19"])
+def test_classes_that_opacities_show(name: str) -> None:
+    assert shows_opacities(name)
+
+
+@pytest.mark.parametrize("name", ["Cardiomegaly", "1", "fracture", "Pneumothorax", "TB"])
+def test_classes_that_they_do_not(name: str) -> None:
+    assert not shows_opacities(name)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import TINY
 
-from experiments import quality, selection, shortcut_audit, speedrun, step_profile
+from experiments import drawn_films, quality, selection, shortcut_audit, speedrun, step_profile
 from pneumonia import cache, data
 from pneumonia.cache import Decoded
 from pneumonia.config import SearchConfig, TrainConfig
@@ -144,3 +144,36 @@ def test_random_weights_destroy_the_heatmaps(trained: Record, decoded: Decoded) 
     found = shortcut_audit.heatmaps(network, np.array(decoded.films[:16]))
     assert list(found) == ["head", *(f"stage {number}" for number in (4, 3, 2, 1)), "stem"]
     assert all(abs(value["mean"]) < 0.6 for value in found.values())  # 1 for the model itself
+
+
+def test_drawn_films_score_recipes_and_models(
+    films: Path, trained: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(drawn_films, "FILMS", 60)
+    monkeypatch.setattr(drawn_films, "RECIPES", {"as it stands": {}, "opacity 0.0": {"opacity": 0.0}})
+    out = tmp_path / "drawn.json"
+    words = ["drawn_films", "recipes", "--data", str(films), "--size", "32", "--width", "4", "--epochs", "1"]
+    monkeypatch.setattr("sys.argv", [*words, "--json", str(out)])
+    drawn_films.main()
+    report = strict(out)
+    assert [(row["recipe"], row["seed"]) for row in report["rows"]] == [
+        (recipe, seed) for recipe in ("as it stands", "opacity 0.0") for seed in (0, 1)
+    ]
+    assert all(0 <= row[name] <= 1 for row in report["rows"] for name in ("drawn", "bacteria", "virus", "AUC"))
+    assert report["summary"]["as it stands"]["drawn"]["std"] is not None
+    monkeypatch.setattr("sys.argv", ["drawn_films", "models", "--model", str(trained.model), "--json", str(out)])
+    drawn_films.main()
+    (row,) = strict(out)["rows"]
+    assert 0 <= row["mean NORMAL"] <= 1
+    assert f"drawn {row['drawn']:.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("words", "missing"), [(["models"], "--model URI"), (["recipes"], "--data DIR")])
+def test_drawn_films_asks_for_what_it_needs(
+    words: list[str], missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["drawn_films", *words])
+    with pytest.raises(SystemExit) as ended:
+        drawn_films.main()
+    assert ended.value.code == 2
+    assert missing in capsys.readouterr().err

@@ -44,6 +44,16 @@ def data() -> FitData:
     return FitData(train_films=films, train_labels=labels, val_films=val, val_labels=val_labels)
 
 
+def test_opacities_are_painted_where_the_class_is_one_they_show_and_a_share_is_asked_for(data: FitData) -> None:
+    shown = replace(data, opacities=True)
+    without, with_none = fit(replace(TINY, opacity=0.0), data), fit(replace(TINY, opacity=0.0), shown)
+    other_class, painted = fit(replace(TINY, opacity=0.5), data), fit(replace(TINY, opacity=0.5), shown)
+    assert (without.val_logits == with_none.val_logits).all()
+    assert (without.val_logits == other_class.val_logits).all()
+    assert (without.val_logits != painted.val_logits).any()
+    assert painted.history == fit(replace(TINY, opacity=0.5), shown).history  # from the seed alone
+
+
 def test_one_batch_is_overfitted() -> None:
     rng = np.random.default_rng(0)
     films, labels = rng.integers(0, 255, (16, 32, 32), dtype=np.uint8), np.arange(16) % 2  # nothing but noise to learn

@@ -10,6 +10,7 @@ from typing import Literal
 from pneumonia.config import TrainConfig
 from pneumonia.data import Index
 from pneumonia.evaluation import Evaluation
+from pneumonia.layout import shows_opacities
 
 DESCRIPTION_LENGTH = 5000  # PostgreSQL refuses a longer one, sqlite keeps it silently
 TEST = "Test films"
@@ -56,6 +57,12 @@ def card(
     negative, positive = index.classes
     whose = origin(index)
     changed = ", as they are and changed as another hospital might make them" if config.disturb else ""
+    painted = ""
+    if config.opacity and shows_opacities(positive):
+        painted = (
+            f" A share of {config.opacity:g} of the normal films drawn in training had an opacity painted into the "
+            "lungs and counted as ill."
+        )
     commit = tags.get("mlflow.source.git.commit")
     sections = {
         "Intended use": _bullets(
@@ -73,7 +80,7 @@ def card(
             "Validation films are whole patients, chosen by a salted hash; no patient is on both sides.",
             f"Residual CNN from random weights, {config.size} px, width {config.width}, {config.epochs} epochs, of "
             f"which the averaged weights after number {best_epoch} were the best on the validation films; "
-            f"sampler: {config.sampler}.",
+            f"sampler: {config.sampler}.{painted}",
             f"Calibration (Platt's line) and threshold come from the validation films{changed}.",
             "Test films were neither trained on nor looked at; `pneumonia evaluate` opens them, and counts how often.",
         ),

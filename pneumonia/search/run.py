@@ -80,7 +80,8 @@ def search(
         index: the films, as `data.scan` gives them.
         home: folder for records, caches and the default study.
         run_id: an MLflow run to adopt as the parent, as `mlflow run` makes it.
-        base: what is not searched over; its size, epochs, seed and, if given, disturb are taken from `config`.
+        base: what is not searched over; its size, epochs, seed and, if given, disturb and opacity are those of
+            `config`.
         on_progress: told once a second while trials run.
         on_step, on_epoch: told about the final training.
         say: told in words what happens.
@@ -95,6 +96,8 @@ def search(
     base = replace(base or TrainConfig(), size=plan.size, epochs=plan.epochs, seed=config.seed)
     if config.disturb is not None:
         base = replace(base, disturb=config.disturb)
+    if config.opacity is not None:
+        base = replace(base, opacity=config.opacity)
     experiment_id = tracker.experiment_id(experiment)
     tags = {**data_tags(index), **(tags or {})}
     task = Task(

@@ -1,0 +1,70 @@
+"""Opacities painted into normal films: one hospital's film, the same in all but the lungs, and yet ill.
+
+In films of one hospital much besides the lungs tells the classes apart. A normal film that counts as ill for the sake
+of an opacity painted into its lungs has all of that but the opacity in common with normal ones, so that a network has
+to look there. (CutPaste, Li et al. 2021, makes its abnormal films so; here they stand beside real ones.)
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+LUNGS = ((0.31, 0.48), (0.69, 0.48))  # centres (across, down) of two ellipses within most lungs, of the film's side
+HALF_WIDTH, HALF_HEIGHT = 0.2, 0.42
+CELLS = (3, 6, 12)  # sides of the grids of noise that an opacity is made of: lobes, patches, mottling
+TISSUE = 0.85  # quantile of a film's greys that a whole opacity has: about that of heart and liver
+SEVERITY = (0.6, 1.0)  # of the way to that grey, where the opacity is densest
+
+
+def give(films: Tensor, targets: Tensor, *, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A `share` of the normal films gets an opacity, and counts as ill.
+
+    Films [B, S, S] of grey levels and targets [B] from 0 to 1, normal ones below half -> the same. A film that was
+    given one becomes as ill, by its target, as it had been normal. All draws come from `generator`, on the CPU.
+    """
+    chosen = torch.rand(len(films), generator=generator).to(films.device) < share
+    chosen &= targets < 0.5
+    if not chosen.any():
+        return films, targets
+    shown = films.float()
+    shown[chosen] = paint(films[chosen], generator)
+    return shown, torch.where(chosen, 1 - targets, targets)
+
+
+def paint(films: Tensor, generator: torch.Generator) -> Tensor:
+    """Films [B, S, S] of grey levels -> float32 [B, S, S], each with an opacity in its lungs.
+
+    Clouds of three sizes, seen through a soft window of any size somewhere in either lung, bring air towards the grey
+    of soft tissue; nothing gets darker. All draws come from `generator`, on the CPU.
+    """
+    batch, side, device = len(films), films.shape[-1], films.device
+
+    def draw(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(batch, *shape, generator=generator) * (high - low) + low
+
+    clouds, power = torch.zeros(batch, side, side), torch.zeros(batch, 1, 1)
+    for cells in CELLS:
+        noise = torch.randn(batch, 1, cells, cells, generator=generator)
+        weight = draw(0, 1, 1, 1)
+        clouds += weight * functional.interpolate(noise, side, mode="bicubic").squeeze(1)
+        power += weight**2
+    lung = torch.tensor(LUNGS)[torch.randint(2, (batch,), generator=generator)]
+    across, down = (lung + draw(-1, 1, 2) * torch.tensor([0.12, 0.28])).T.reshape(2, batch, 1, 1)
+    radius = torch.exp(draw(-2.3, 0.0, 1, 1))  # of the film's side: from a tenth to the whole
+    centres = (torch.arange(side) + 0.5) / side
+    window = torch.exp(((centres - across) ** 2 + (centres[:, None] - down) ** 2) / (-2 * radius**2))
+    edge = draw(0.15, 0.6, 1, 1)  # of an opacity, from sharp to soft
+    dense = torch.sigmoid((clouds / power.sqrt() - draw(-1.0, 0.5, 1, 1)) / edge) * window * _lungs(side)
+    dense *= draw(*SEVERITY, 1, 1) / dense.amax(dim=(1, 2), keepdim=True)
+
+    x, border = films.float(), side // 8
+    inner = x[:, border : side - border, border : side - border].flatten(1)
+    tissue = inner.quantile(TISSUE, dim=1).view(-1, 1, 1)
+    return x + dense.to(device) * (tissue - x).clamp(min=0)
+
+
+def _lungs(side: int) -> Tensor:
+    """1 within two ellipses, [S, S], 0 outside, and between them a soft edge."""
+    centres = (torch.arange(side) + 0.5) / side
+    far = [((centres - x) / HALF_WIDTH) ** 2 + ((centres[:, None] - y) / HALF_HEIGHT) ** 2 for x, y in LUNGS]
+    return ((1 - torch.stack(far).amin(dim=0)) * 2.5).clamp(0, 1)

@@ -1,0 +1,101 @@
+"""Painted opacities: in the lungs, never darker, drawn from their generator alone, and counted as ill."""
+
+import pytest
+import torch
+
+from pneumonia import opacity
+from pneumonia.opacity import give, paint
+
+AIR, TISSUE = 60, 180
+
+
+@pytest.fixture
+def films() -> torch.Tensor:
+    """Chests of two greys, [64, 64, 64]: dark lungs, and soft tissue around them and between them."""
+    centres = (torch.arange(64) + 0.5) / 64
+    across, down = centres[None, :], centres[:, None]
+    air = torch.zeros(64, 64, dtype=torch.bool)
+    for x in (0.31, 0.69):
+        air |= ((across - x) / 0.15) ** 2 + ((down - 0.48) / 0.35) ** 2 < 1
+    film = torch.where(air, AIR, TISSUE)
+    return film.to(torch.uint8).repeat(64, 1, 1)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_air_alone_turns_towards_tissue_and_nothing_gets_darker(films: torch.Tensor) -> None:
+    painted = paint(films, generator())
+    changed = painted - films
+    assert painted.shape == films.shape
+    assert painted.dtype == torch.float32
+    assert changed.min() >= 0
+    assert painted.max() <= TISSUE
+    assert (changed[films == TISSUE] == 0).all()
+
+
+def test_air_around_the_body_stays_as_it_is(films: torch.Tensor) -> None:
+    films[:, :, :5] = films[:, :, -5:] = 0
+    changed = paint(films, generator()) - films
+    assert (changed[:, :, :5] == 0).all()
+    assert (changed[:, :, -5:] == 0).all()
+
+
+def test_every_film_shows_one_as_dense_as_was_said(films: torch.Tensor) -> None:
+    densest = (paint(films, generator()) - films).amax(dim=(1, 2)) / (TISSUE - AIR)
+    low, high = opacity.SEVERITY
+    assert densest.min() > 0.5 * low  # an opacity's densest place may lie beside the lung
+    assert densest.max() <= high
+    assert densest.std() > 0.1
+
+
+def test_large_and_small_ones_left_and_right_occur(films: torch.Tensor) -> None:
+    changed = paint(films, generator()) - films
+    covered = (changed > 0.2 * (TISSUE - AIR)).float().mean(dim=(1, 2)) / (films[0] == AIR).float().mean()
+    assert covered.min() < 0.1
+    assert covered.max() > 0.6
+    left = changed[:, :, :32].sum(dim=(1, 2)) / changed.sum(dim=(1, 2))
+    assert 0.3 < left.mean() < 0.7
+    assert left.max() > 0.9
+    assert left.min() < 0.1
+
+
+@pytest.mark.parametrize("side", [16, 32, 96, 224])
+def test_any_size_will_do(side: int) -> None:
+    films = torch.randint(0, 256, (8, side, side), generator=generator(), dtype=torch.uint8)
+    painted = paint(films, generator())
+    assert painted.shape == films.shape
+    assert painted.isfinite().all()
+
+
+def test_a_film_of_one_grey_stays_so() -> None:
+    films = torch.full((4, 32, 32), 7, dtype=torch.uint8)
+    assert torch.equal(paint(films, generator()), films.float())
+
+
+def test_it_repeats_from_its_generator_alone_and_leaves_films_as_they_were(films: torch.Tensor) -> None:
+    before, state = films.clone(), torch.get_rng_state()
+    one = paint(films, generator())
+    assert torch.equal(one, paint(films, generator()))
+    assert not torch.equal(one, paint(films, generator(1)))
+    assert torch.equal(films, before)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_share_of_the_normal_films_becomes_ill_and_no_ill_one_changes(films: torch.Tensor) -> None:
+    films = films.repeat(20, 1, 1)
+    targets = torch.arange(len(films)).remainder(2) * 0.9 + 0.05
+    shown, now = give(films, targets, share=0.3, generator=generator())
+    normal = targets < 0.5
+    painted = (shown != films).any(dim=2).any(dim=1)
+    assert not painted[~normal].any()
+    assert painted[normal].float().mean() == pytest.approx(0.3, abs=0.05)
+    assert torch.equal(now, torch.where(painted, torch.tensor(0.95), targets))
+
+
+def test_without_a_chosen_film_all_is_as_it_was(films: torch.Tensor) -> None:
+    ill = torch.full((len(films),), 0.95)
+    shown, targets = give(films, ill, share=0.99, generator=generator())
+    assert shown is films
+    assert targets is ill
