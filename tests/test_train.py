@@ -51,7 +51,8 @@ def test_opacities_are_painted_where_the_class_is_one_they_show_and_a_share_is_a
     assert (without.val_logits == with_none.val_logits).all()
     assert (without.val_logits == other_class.val_logits).all()
     assert (without.val_logits != painted.val_logits).any()
-    assert painted.history == fit(replace(TINY, opacity=0.5), shown).history  # from the seed alone
+    again = fit(replace(TINY, opacity=0.5), shown)
+    assert (again.val_logits == painted.val_logits).all()  # from the seed alone
 
 
 def test_one_batch_is_overfitted() -> None:
