@@ -40,7 +40,7 @@ from experiments.speedrun import RECIPE, machine
 from pneumonia import cache, data, metrics, stress
 from pneumonia.calibration import Calibration, objective, operating_point
 from pneumonia.config import TrainConfig
-from pneumonia.layout import shows_opacities
+from pneumonia.layout import told_by_opacities
 from pneumonia.model import build
 from pneumonia.train import FitData, fit, predict
 from pneumonia.trial import fit_data
@@ -128,7 +128,7 @@ def folds(index: data.Index, keep: Path, count: int) -> None:
                     train_labels=labels[kept],
                     val_films=films[out],
                     val_labels=labels[out],
-                    opacities=shows_opacities(index.classes[1]),
+                    opacities=told_by_opacities(index.classes),
                 )
                 values.append(validated(fit(replace(recipe, seed=seed), given).network, given)["objective"])
         found[name] = float(np.mean(values))

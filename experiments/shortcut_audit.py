@@ -156,12 +156,7 @@ def shuffled_labels(films: FitData, shuffles: int) -> list[dict[str, float]]:
     """AUC on the validation films' true labels after trainings on shuffled ones."""
     found = []
     for seed in range(shuffles):
-        given = FitData(
-            train_films=films.train_films,
-            train_labels=np.random.default_rng(seed).permutation(films.train_labels),
-            val_films=films.val_films,
-            val_labels=films.val_labels,
-        )
+        given = replace(films, train_labels=np.random.default_rng(seed).permutation(films.train_labels))
         fitted = fit(replace(RECIPE, seed=seed), given)
         # The last epoch: the best one would be chosen by the true labels.
         found.append({"auc": fitted.history[-1]["val/auc"]})

@@ -139,7 +139,6 @@ def main() -> None:
         epochs=EPOCHS,
         patience=EPOCHS,
         disturb=arguments.disturb,
-        opacity=0.0,
         device="cpu",
     )
     half = train.half_precision(torch.device("cpu"))

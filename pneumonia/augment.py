@@ -57,10 +57,10 @@ def _box(x: Tensor) -> Tensor:
 
 
 def augment(films: Tensor, *, strength: float, disturbance: float = 0.0, generator: torch.Generator) -> Tensor:
-    """Films uint8 [B, S, S] -> float32 [B, 1, S, S], moved, re-exposed, blurred, noisy, disturbed, and standardised.
+    """Films [B, S, S] of grey levels -> float32 [B, 1, S, S], augmented and standardised.
 
     Rotation, scale, aspect, shift and mirroring stand for the child's pose; gamma and blur for exposure and film;
-    noise for grain. All draws come from `generator`, on the CPU, so that the device does not change them.
+    noise for grain; then `disturb`. All draws come from `generator`, on the CPU, so that the device does not change them.
 
     Args:
         strength: scales every effect but mirroring, which 0 alone turns off.

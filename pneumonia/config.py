@@ -44,7 +44,7 @@ class TrainConfig:
         0.995, "decay a step of the averaged weights that are validated and kept, once there were steps enough for it"
     )
     augment: float = _setting(
-        1.0, "strength of the augmentation; 0 turns it off, but not disturb", Range(low=1.0, high=1.5)
+        1.0, "strength of the augmentation; 0 turns it off, but not disturb or opacity", Range(low=1.0, high=1.5)
     )
     disturb: float = _setting(
         0.5,
@@ -54,14 +54,17 @@ class TrainConfig:
     )
     opacity: float = _setting(
         0.2,
-        "share of the normal films drawn that have an opacity painted into the lungs and count as ill, so that lungs "
-        "are looked at; 0 turns it off. Only where the ill class is called pneumonia, opacity, consolidation, "
-        "infiltrate or COVID",
+        "share of the normal films drawn that have an opacity painted into the lungs and count as ill, so that what "
+        "else normal films have in common no longer says normal; 0 turns it off, as do classes that are not called "
+        "normal (or alike) and pneumonia, opacity, consolidation, infiltrate or COVID. It costs val/objective a "
+        "little, so that runs with and without it do not compare by that alone",
     )
     half_size: float = _setting(
         0.0, "share of the epochs, the first ones, that train at half the size, in half the time"
     )
-    sampler: Sampler = _setting("weighted", "weighted: each class fills half of the draws; none: films as they come")
+    sampler: Sampler = _setting(
+        "weighted", "weighted: each class fills half of the draws (before opacity); none: films as they come"
+    )
     patience: int = _setting(12, "stop after so many epochs without a better val/objective")
     seed: int = _setting(0, "seed of the weights, the draws and the augmentation")
     device: Device = _setting("auto", "auto takes CUDA, then MPS, then the CPU")
@@ -123,7 +126,9 @@ class SearchConfig:
         None, "strength of what hides how a film was made, in every training; 0 turns it off [0.5; synthetic: 0]"
     )
     opacity: float | None = _setting(
-        None, "share of the normal films drawn that have an opacity painted and count as ill [0.2; synthetic: 0]"
+        None,
+        "share of the normal films drawn that have an opacity painted into the lungs and count as ill, where the "
+        "classes are normal and pneumonia or alike; 0 turns it off [0.2; synthetic: 0]",
     )
     timeout: float | None = _setting(None, "start no trial after so many seconds")
     keep_models: int | None = _setting(None, "keep the models of the N best trials only [all up to 20 trials, then 5]")

@@ -18,7 +18,7 @@ FILMS = {".jpeg", ".jpg", ".png", ".dcm"}
 REFUSED = {".gif": "GIF", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP", ".webp": "WebP"}
 
 _MANIFEST_COLUMNS = ("path", "label", "patient", "split", "subtype")
-_OPACITIES = re.compile(r"pneumon|opaci|consolid|infiltrat|covid", re.IGNORECASE)
+_OPACITIES = re.compile(r"pneumoni|opaci|consolid|infiltrat|covid", re.IGNORECASE)
 _NEGATIVE = re.compile(r"(normal|negative|healthy|controls?)\b|(no|non) ")
 
 
@@ -72,7 +72,7 @@ def classes_of(names: Iterable[str], data: Path) -> tuple[tuple[str, str], str |
             f"looked for films of two classes in {data} and found {len(spelt)}: {some(sorted(spelt.values()))}"
         )
     first, last = sorted(spelt)
-    negative = [key for key in (first, last) if _NEGATIVE.match(re.sub(r"[\W_]+", " ", key).strip())]
+    negative = [key for key in (first, last) if _negative(key)]
     if len(negative) == 1:
         (low,) = negative
         return (spelt[low], spelt[last if low == first else first]), None
@@ -80,9 +80,17 @@ def classes_of(names: Iterable[str], data: Path) -> tuple[tuple[str, str], str |
     return (spelt[first], spelt[last]), None if (first, last) == ("0", "1") else note
 
 
-def shows_opacities(positive: str) -> bool:
-    """Whether films of the class `positive` are ill by opacities of the lungs, as its name has it."""
-    return _OPACITIES.search(positive) is not None
+def _negative(name: str) -> bool:
+    return _NEGATIVE.match(re.sub(r"[\W_]+", " ", name.casefold()).strip()) is not None
+
+
+def told_by_opacities(classes: tuple[str, str]) -> bool:
+    """Whether the negative class is normal and the positive one ill by opacities of the lungs, as their names have it.
+
+    Not so for two illnesses, nor where only the alphabet could tell which class is which.
+    """
+    negative, positive = classes
+    return _negative(negative) and not _negative(positive) and _OPACITIES.search(positive) is not None
 
 
 def _root(data: Path) -> Path:

@@ -1,8 +1,9 @@
 """Opacities painted into normal films: one hospital's film, the same in all but the lungs, and yet ill.
 
 In films of one hospital much besides the lungs tells the classes apart. A normal film that counts as ill for the sake
-of an opacity painted into its lungs has all of that but the opacity in common with normal ones, so that a network has
-to look there. (CutPaste, Li et al. 2021, makes its abnormal films so; here they stand beside real ones.)
+of an opacity painted into its lungs has all of that but the opacity in common with normal ones, so that it no longer
+says normal. (CutPaste, Li et al. 2021, makes its abnormal films so; here they stand beside real ones.) What it brought:
+`experiments/LOG.md`.
 """
 
 import torch
@@ -26,7 +27,7 @@ def give(films: Tensor, targets: Tensor, *, share: float, generator: torch.Gener
     chosen &= targets < 0.5
     if not chosen.any():
         return films, targets
-    shown = films.float()
+    shown = films.to(torch.float32, copy=True)
     shown[chosen] = paint(films[chosen], generator)
     return shown, torch.where(chosen, 1 - targets, targets)
 

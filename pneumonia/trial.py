@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pneumonia.calibration import operating_point
 from pneumonia.config import TrainConfig
 from pneumonia.data import Index
 from pneumonia.evaluation import assess
-from pneumonia.layout import shows_opacities
+from pneumonia.layout import told_by_opacities
 from pneumonia.model import build
 from pneumonia.record import Record
 from pneumonia.report.card import card
@@ -81,6 +81,17 @@ def warm_up() -> None:
         mlflow.pyfunc.save_model(folder / "model", **package.pyfunc_arguments(folder / "package"))
 
 
+def suited(config: TrainConfig, index: Index, *, say: Callable[[str], None] = lambda line: None) -> TrainConfig:
+    """`config`, without painted opacities where the classes are not told by them."""
+    if config.opacity == 0 or told_by_opacities(index.classes):
+        return config
+    say(
+        f"no opacities are painted: they tell pneumonia and its like from normal, not {' from '.join(index.classes)}; "
+        "if they do, name the classes so"
+    )
+    return replace(config, opacity=0.0)
+
+
 def fit_data(data: Decoded) -> FitData:
     """The training and validation films; no test film passes through here."""
     split = data.index.table["split"].to_numpy()
@@ -90,7 +101,7 @@ def fit_data(data: Decoded) -> FitData:
         train_labels=label[split == "train"],
         val_films=data.films[split == "val"],
         val_labels=label[split == "val"],
-        opacities=shows_opacities(data.index.classes[1]),
+        opacities=told_by_opacities(data.index.classes),
     )
 
 

@@ -33,6 +33,13 @@ def test_the_card_says_what_made_the_model(whole: str, index: Index) -> None:
     assert "Not opened yet" in whole
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_the_card_tells_of_painted_opacities(index: Index, share: float) -> None:
+    config, validation = replace(TINY, opacity=share), evaluated(index, "val")
+    text = card.card("pneumonia", index=index, config=config, validation=validation, best_epoch=2, tags={})
+    assert ("A share of 0.3 of the normal films drawn" in text) == (share > 0)
+
+
 def test_the_command_in_the_card_is_one_that_the_program_takes(whole: str) -> None:
     from pneumonia.cli.runs import train
 

@@ -108,12 +108,14 @@ def test_of_those_who_joined_only_who_claims_the_lead_has_it(
     leaders = iter([{"run_id": "first"}, None, None, {"run_id": "second"}, {"run_id": "second"}])
 
     def join(study: optuna.Study, task: Task, *rest: Any) -> run.Outcome:
-        joined.append(task.parent)
+        joined.append(task)
         return run.Outcome(study=study.study_name, run_id=task.parent, table=study.trials_dataframe(), best_params={})
 
     monkeypatch.setattr(run, "_join", join)
     monkeypatch.setattr(lease, "holder", lambda study: next(leaders))
     monkeypatch.setattr(lease, "claim", lambda study: False)
-    outcome = run.search(SearchConfig(data="films").for_data(cores=1), index, home=home, tracker=tracker)
-    assert joined == ["first", "second"]
+    config = SearchConfig(data="films", disturb=0.7, opacity=0.3).for_data(cores=1)
+    outcome = run.search(config, index, home=home, tracker=tracker)
+    assert [task.parent for task in joined] == ["first", "second"]
+    assert {(task.base.disturb, task.base.opacity) for task in joined} == {(0.7, 0.3)}
     assert outcome.run_id == "second"

@@ -96,7 +96,7 @@ def train(as_json: bool, data: str | None, **values: Any) -> None:
         from pneumonia.progress import TrainBar, closing
         from pneumonia.record import Record, Run, close_dead
         from pneumonia.tracking import finished, source_tags
-        from pneumonia.trial import data_tags, dataset_of, run_training
+        from pneumonia.trial import data_tags, dataset_of, run_training, suited
 
         data = "synthetic" if data is None else data
         config = TrainConfig(**given(**values))
@@ -104,6 +104,7 @@ def train(as_json: bool, data: str | None, **values: Any) -> None:
         tracker.experiment_id(experiment)
         close_dead(home())
         index = films(data)
+        config = suited(config, index, say=say)
         drawn = "" if config.sampler == "weighted" else f" sampler {config.sampler}"
         record = Record.create(
             home() / "records" / "train" / f"{time.time_ns()}",

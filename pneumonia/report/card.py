@@ -10,7 +10,6 @@ from typing import Literal
 from pneumonia.config import TrainConfig
 from pneumonia.data import Index
 from pneumonia.evaluation import Evaluation
-from pneumonia.layout import shows_opacities
 
 DESCRIPTION_LENGTH = 5000  # PostgreSQL refuses a longer one, sqlite keeps it silently
 TEST = "Test films"
@@ -58,7 +57,7 @@ def card(
     whose = origin(index)
     changed = ", as they are and changed as another hospital might make them" if config.disturb else ""
     painted = ""
-    if config.opacity and shows_opacities(positive):
+    if config.opacity:
         painted = (
             f" A share of {config.opacity:g} of the normal films drawn in training had an opacity painted into the "
             "lungs and counted as ill."

@@ -22,7 +22,7 @@ from pneumonia.search.worker import Task, open_storage, reap
 from pneumonia.stop import Interrupted
 from pneumonia.tracking import Tracker, finished, tracker_errors
 from pneumonia.train import Epoch, Step
-from pneumonia.trial import data_tags, dataset_of
+from pneumonia.trial import data_tags, dataset_of, suited
 
 TIDY_SECONDS = 1.0
 
@@ -98,6 +98,7 @@ def search(
         base = replace(base, disturb=config.disturb)
     if config.opacity is not None:
         base = replace(base, opacity=config.opacity)
+    base = suited(base, index, say=say)
     experiment_id = tracker.experiment_id(experiment)
     tags = {**data_tags(index), **(tags or {})}
     task = Task(
