@@ -60,7 +60,8 @@ def augment(films: Tensor, *, strength: float, disturbance: float = 0.0, generat
     """Films [B, S, S] of grey levels -> float32 [B, 1, S, S], augmented and standardised.
 
     Rotation, scale, aspect, shift and mirroring stand for the child's pose; gamma and blur for exposure and film;
-    noise for grain; then `disturb`. All draws come from `generator`, on the CPU, so that the device does not change them.
+    noise for grain; then comes `disturb`. All draws come from `generator`, on the CPU, so that the device does not
+    change them.
 
     Args:
         strength: scales every effect but mirroring, which 0 alone turns off.
