@@ -82,7 +82,7 @@ def _cpu_lines() -> list[str]:
 
 def summary(results: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
     """Mean and spread of each figure over the seeds; a single seed has no spread."""
-    names = [name for name in results[0] if name != "seed"]
+    names = [name for name in results[0] if name != "seed"] if results else []
     values = {name: np.array([result[name] for result in results]) for name in names}
     return {
         name: {"mean": float(v.mean()), "std": float(v.std(ddof=1)) if len(v) > 1 else None}

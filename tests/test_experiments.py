@@ -161,6 +161,10 @@ def test_drawn_films_score_recipes_and_models(
     ]
     assert all(0 <= row[name] <= 1 for row in report["rows"] for name in ("drawn", "bacteria", "virus", "AUC"))
     assert report["summary"]["as it stands"]["drawn"]["std"] is not None
+    monkeypatch.setattr("sys.argv", [words[0], "painted", *words[2:], "--seeds", "1", "--json", str(out)])
+    drawn_films.main()
+    (row,) = strict(out)["rows"]
+    assert 0 <= row["AUC"] <= 1
     monkeypatch.setattr("sys.argv", ["drawn_films", "models", "--model", str(trained.model), "--json", str(out)])
     drawn_films.main()
     (row,) = strict(out)["rows"]
@@ -168,7 +172,9 @@ def test_drawn_films_score_recipes_and_models(
     assert f"drawn {row['drawn']:.4f}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("words", "missing"), [(["models"], "--model URI"), (["recipes"], "--data DIR")])
+@pytest.mark.parametrize(
+    ("words", "missing"), [(["models"], "--model URI"), (["recipes"], "--data DIR"), (["painted"], "--data DIR")]
+)
 def test_drawn_films_asks_for_what_it_needs(
     words: list[str], missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
