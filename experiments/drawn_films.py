@@ -36,7 +36,7 @@ from pneumonia.boundary import mlflow_defaults
 from pneumonia.calibration import objective
 from pneumonia.config import TrainConfig
 from pneumonia.tracking import source_tags
-from pneumonia.train import fit
+from pneumonia.train import FitData, fit
 from pneumonia.train import predict as logits_of
 from pneumonia.trial import fit_data
 
@@ -79,47 +79,37 @@ def models(uris: list[str]) -> Iterator[dict[str, Any]]:
             yield {"model": uri, **scores(index, p), **means}
 
 
-def recipes(films: Path, base: TrainConfig, seeds: int) -> Iterator[dict[str, Any]]:
+def trained(what: str, films: Path, base: TrainConfig, seeds: int) -> Iterator[dict[str, Any]]:
     index = data.scan(films)
     with tempfile.TemporaryDirectory(prefix="drawn-") as folder:
         home = Path(folder)
         drawn = cache.decode(draw(home), size=base.size, home=home)
         given = fit_data(cache.decode(index.keep("train", "val"), size=base.size, home=home))
-        for name, changes in RECIPES.items():
+        if what == "painted":
+            given, tried = painted(given), {"normal and painted films alone": {"opacity": 0.0}}
+        else:
+            tried = RECIPES
+        for name, changes in tried.items():
             for seed in range(seeds):
-                fitted = fit(replace(base, seed=seed, **changes), given)  # type: ignore[arg-type]
+                fitted = fit(replace(base, seed=seed, patience=base.epochs, **changes), given)  # type: ignore[arg-type]
                 yield {
                     "recipe": name,
                     "seed": seed,
                     "seconds": fitted.seconds,
                     "AUC": float(metrics.auc_components(given.val_labels, fitted.val_logits)[0]),
+                    "AUC of the last epoch": float(fitted.history[-1]["val/auc"]),
                     "log loss": objective(given.val_labels, fitted.val_logits),
                     **scores(drawn.index, logits_of(fitted.network, torch.from_numpy(np.array(drawn.films)))),
                 }
 
 
-def painted(films: Path, base: TrainConfig, seeds: int) -> Iterator[dict[str, Any]]:
-    index = data.scan(films)
-    with tempfile.TemporaryDirectory(prefix="drawn-") as folder:
-        home = Path(folder)
-        drawn = cache.decode(draw(home), size=base.size, home=home)
-        given = fit_data(cache.decode(index.keep("train", "val"), size=base.size, home=home))
-        normal = np.asarray(given.train_films)[given.train_labels == 0]
-        labels = np.repeat([0, 1], [len(normal), COPIES * len(normal)])
-        for seed in range(seeds):
-            generator = torch.Generator().manual_seed(seed)
-            copies = [opacity.paint(torch.from_numpy(normal), generator) for _ in range(COPIES)]
-            ill = torch.cat(copies).round().clamp(0, 255).to(torch.uint8).numpy()
-            only = replace(given, train_films=np.concatenate([normal, ill]), train_labels=labels)
-            fitted = fit(replace(base, seed=seed, opacity=0.0, patience=base.epochs), only)
-            yield {
-                "recipe": "normal and painted films alone",
-                "seed": seed,
-                "seconds": fitted.seconds,
-                "AUC": float(fitted.history[-1]["val/auc"]),
-                "AUC of the best epoch": float(metrics.auc_components(given.val_labels, fitted.val_logits)[0]),
-                **scores(drawn.index, logits_of(fitted.network, torch.from_numpy(np.array(drawn.films)))),
-            }
+def painted(films: FitData) -> FitData:
+    """The normal training films, and painted copies of each in place of the ill ones; validation films as they are."""
+    normal = np.asarray(films.train_films)[films.train_labels == 0]
+    generator = torch.Generator().manual_seed(0)
+    copies = [opacity.paint(torch.from_numpy(normal), generator).round().to(torch.uint8) for _ in range(COPIES)]
+    labels = np.repeat([0, 1], [len(normal), COPIES * len(normal)])
+    return replace(films, train_films=np.concatenate([normal, *copies]), train_labels=labels)
 
 
 def main() -> None:
@@ -137,8 +127,10 @@ def main() -> None:
     if arguments.what != "models" and arguments.data is None:
         parser.error(f"{arguments.what} needs --data DIR")
     base = TrainConfig(size=arguments.size, width=arguments.width, epochs=arguments.epochs)
-    train = {"recipes": recipes, "painted": painted}.get(arguments.what)
-    found = train(arguments.data, base, arguments.seeds) if train else models(arguments.model)
+    if arguments.what == "models":
+        found = models(arguments.model)
+    else:
+        found = trained(arguments.what, arguments.data, base, arguments.seeds)
     rows = []
     for row in found:
         rows.append(row)
@@ -146,7 +138,7 @@ def main() -> None:
         print("  ".join(words), flush=True)
     commit = next(iter(source_tags().values()), None)
     report: dict[str, Any] = {"rows": rows, "drawing": SEED, "commit": commit, "machine": machine()}
-    if train:
+    if arguments.what != "models":
         report["recipe"] = asdict(base)
         report["summary"] = {}
         for name in dict.fromkeys(row["recipe"] for row in rows):
