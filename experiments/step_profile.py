@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from experiments.speedrun import machine
 from pneumonia import sampling, train
 from pneumonia.config import TrainConfig
+from pneumonia.device import half_precision
 from pneumonia.model import build
 from pneumonia.optimizer import AdamW
 from pneumonia.replicas import Replicas
@@ -141,7 +142,7 @@ def main() -> None:
         disturb=arguments.disturb,
         device="cpu",
     )
-    half = train.half_precision(torch.device("cpu"))
+    half = half_precision(torch.device("cpu"))
     a_film, a_core = flops_a_film(config), limit(half)
     report: dict[str, Any] = {
         "size": config.size,

@@ -16,6 +16,7 @@ from torch.nn import functional
 from pneumonia import calibration, memory, metrics, opacity, sampling, stress
 from pneumonia.augment import augment, halve, standardise
 from pneumonia.config import TrainConfig
+from pneumonia.device import half_precision, pick_device
 from pneumonia.model import Network, build
 from pneumonia.optimizer import AdamW
 from pneumonia.replicas import PART, Replicas, team
@@ -34,7 +35,7 @@ class Diverged(ArithmeticError):
 class FitData:
     """Films uint8 [N, S, S] and labels [N] of 0 and 1; the validation films are of other patients.
 
-    `opacities` says that the class 1 is one that opacities of the lungs show, so that they may be painted.
+    `opacities` says that opacities of the lungs tell the class 1 from normal, so that they may be painted.
     """
 
     train_films: np.ndarray
@@ -90,31 +91,6 @@ class Fitted:
         """
         logits = np.concatenate([self.val_logits, self.changed_logits])
         return np.resize(labels, len(logits)), logits
-
-
-def pick_device(wish: str) -> torch.device:
-    """The device that `wish` means on this machine.
-
-    Raises:
-        ValueError: CUDA or MPS was asked for and is not there.
-    """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if wish == "auto":
-        return torch.device(next(name for name in ("cuda", "mps", "cpu") if there[name]))
-    if not there[wish]:
-        raise ValueError(f"device {wish} is not available here; auto takes what is")
-    return torch.device(wish)
-
-
-def half_precision(device: torch.device) -> torch.dtype | None:
-    """What convolutions compute in: float16 on CUDA; bfloat16 on a CPU with instructions for it, where a step takes
-    little over half the time (without them, three to five times as long); None for float32. Weights, their average,
-    batch norm's statistics and the result's validation stay float32 everywhere.
-    """
-    if device.type == "cuda":
-        return torch.float16
-    can = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return torch.bfloat16 if can.get("avx512_bf16") or can.get("amx_bf16") else None
 
 
 def fit(

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from pneumonia import stress, train
 from pneumonia.config import TrainConfig
+from pneumonia.device import half_precision, pick_device
 from pneumonia.model import Network, build
 from pneumonia.train import Diverged, Epoch, FitData, Step, fit, predict
 from pneumonia.trial import fit_data, suited
@@ -233,7 +234,7 @@ def test_an_earlier_best_epoch_comes_out_and_not_the_last(data: FitData, monkeyp
     assert best == [True, True, False]
     assert fitted.best_epoch == 2
     val = torch.from_numpy(np.concatenate([data.val_films, stress.change(data.val_films)]))
-    half = train.half_precision(torch.device("cpu"))
+    half = half_precision(torch.device("cpu"))
     assert np.array_equal(predict(fitted.network, val, mirror=False, half=half), logits[1])
     assert not np.array_equal(logits[1], logits[2])
     both = np.concatenate([fitted.val_logits, fitted.changed_logits])
@@ -350,7 +351,7 @@ def test_a_device_that_is_not_there_is_refused(data: FitData, device: str, monke
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(ValueError, match=f"device {device} is not available"):
         fit(replace(TINY, device=device), data)
-    assert train.pick_device("auto").type == "cpu"
+    assert pick_device("auto").type == "cpu"
 
 
 @pytest.mark.slow
@@ -363,7 +364,7 @@ def test_a_class_of_ten_films_and_one_of_a_hundredth_are_learnt(films: int, posi
 
 
 def test_it_judges_by_plain_films_and_averaged_weights(data: FitData) -> None:
-    fitted, half = fit(TINY, data), train.half_precision(torch.device("cpu"))
+    fitted, half = fit(TINY, data), half_precision(torch.device("cpu"))
     logits = torch.from_numpy(predict(fitted.network, torch.from_numpy(data.val_films), mirror=False, half=half))
     loss = functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(data.val_labels).double())
     assert fitted.history[fitted.best_epoch - 1]["val/loss"] == pytest.approx(float(loss), abs=1e-6)
