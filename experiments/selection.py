@@ -5,9 +5,10 @@
     python -m experiments.selection rank --data DIR --keep FOLDER [--json FILE]
 
 train   Trains every recipe below with each seed, at 64 px unless it says otherwise, and keeps the networks. Prints the
-        objective on the validation films as they are (`val`), on them and their changed copies (`objective`,
-        what the search minimises), the mean over every change of its own log loss (`every change`), the objective on
-        films of one shape (`one shape`: see `shortcut_audit`), and AUC. No test film is opened.
+        objective on the validation films as they are (`val`), on them and their changed copies (`changed`), on those
+        and the painted normal ones, which count as ill (`objective`, what the search minimises), the mean over every
+        change of its own log loss (`every change`), the objective on films of one shape (`one shape`: see
+        `shortcut_audit`), and AUC. No test film is opened.
 folds   Trains every recipe once a fold, the training films being divided by patient, and keeps the mean over the folds
         of that objective on the films that were left out (`folds`). Neither validation nor test film is opened.
 rank    Opens the test films once for all that was kept: Spearman's correlation, over recipes, of each of those figures
@@ -63,7 +64,7 @@ RECIPES: dict[str, TrainConfig] = {
     **{f"opacity {value}": replace(BASE, opacity=value) for value in (0.2, 0.4)},
     "batches of 32": replace(BASE, batch_size=32, lr=4e-3),
 }
-VAL = ("val", "objective", "every change", "one shape", "AUC")
+VAL = ("val", "changed", "objective", "every change", "one shape", "AUC")
 FOLDS = "folds.json"  # by recipe, what `folds` found
 TEST = ("test AUC", "test log loss")
 
@@ -78,6 +79,7 @@ def validated(network: torch.nn.Module, films: FitData) -> dict[str, Any]:
     alone = logits(plain)
     both = np.concatenate([alone, logits(stress.change(plain))])
     every = np.resize(labels, len(both))
+    painted = logits(stress.painted(plain, labels)) if films.opacities else np.empty(0)
     each = [logits(np.stack([change(film) for film in plain])) for kind in stress.KINDS for change in kind.values()]
     shape = np.stack([of_one_shape(film, label) for film, label in zip(plain, labels, strict=True)])
     points = {}
@@ -86,7 +88,8 @@ def validated(network: torch.nn.Module, films: FitData) -> dict[str, Any]:
         points[name] = {**asdict(line), "threshold": threshold}
     return {
         "val": objective(labels, alone),
-        "objective": objective(every, both),
+        "changed": objective(every, both),
+        "objective": objective(np.append(every, np.ones(len(painted), every.dtype)), np.append(both, painted)),
         "every change": float(np.mean([objective(labels, x) for x in each])),
         "one shape": objective(labels, logits(shape)),
         "AUC": metrics.auc_components(labels, alone)[0],

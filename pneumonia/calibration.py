@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pneumonia.metrics import CLIP, Floats, checked, checked_logits
+from pneumonia.metrics import CLIP, Floats, checked, checked_logits, raw_loss, score
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,30 @@ def choose_threshold(labels: ArrayLike, probabilities: ArrayLike) -> float:
     grid = np.linspace(logits.min(), logits.max(), 401)
     gain = sigmoid((grid[:, None] - negative) / scale).mean(1) - sigmoid((grid[:, None] - positive) / scale).mean(1)
     return float(sigmoid(grid[gain >= gain.max() - 1e-9].mean()))  # the middle of a plateau
+
+
+def epoch_scores(labels: np.ndarray, logits: np.ndarray, painted: np.ndarray) -> dict[str, float]:
+    """An epoch's scores on the validation films at the threshold that would be chosen now, by metric; NaN as losses if
+    a logit is not finite.
+
+    Args:
+        labels: [N], of the films as they are.
+        logits: of the films as they are, and perhaps of the changed ones behind them, [N] or [3 N].
+        painted: of normal films with an opacity, which count as ill, in the objective alone; perhaps none.
+    """
+    if not (np.isfinite(logits).all() and np.isfinite(painted).all()):
+        return {"val/loss": float("nan"), "val/objective": float("nan")}
+    every, plain = np.resize(labels, len(logits)), logits[: len(labels)]
+    line = fit_calibration(every, logits)
+    both = 0 < labels.sum() < len(labels)
+    threshold = choose_threshold(every, line.apply(logits)) if both else 0.5
+    ill = painted if both else painted[:0]  # they stand for no class
+    scores = {f"val/{name}": value for name, value in score(labels, line.apply(plain), threshold).items()}
+    return {
+        **scores,
+        "val/loss": raw_loss(labels, plain),
+        "val/objective": objective(np.append(every, np.ones(len(ill), every.dtype)), np.append(logits, ill)),
+    }
 
 
 def logit(probabilities: ArrayLike) -> Floats:

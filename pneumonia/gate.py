@@ -1,9 +1,10 @@
 """The gate: which of the versions of a registered model is the champion.
 
-Champion and candidate are scored on the same validation films, as they are and changed as another hospital might make
-them (see `stress`), with the mean log loss of the probabilities that each serves: a proper score (Good 1952) that does
-not saturate where AUC does. The score stands as a tag on the version, `gate.log_loss.<films>`, where <films> identifies
-the films.
+Champion and candidate are scored on the same validation films, as they are, changed as another hospital might make
+them and, where opacities tell the classes apart, the normal ones with an opacity painted, which count as ill (see
+`stress`), with the mean log loss of the probabilities that each serves: a proper score (Good 1952) that does not
+saturate where AUC does. The score stands as a tag on the version, `gate.log_loss.<films>`, where <films> identifies the
+films.
 
 The rule: of the versions scored on these films, the one with the lowest log loss is the champion, and of equal ones the
 earliest. Versions that tell other classes apart do not compete. A version promoted by hand is outdone only by later
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import mlflow
@@ -28,6 +30,7 @@ from mlflow.exceptions import MlflowException
 
 from pneumonia import stress
 from pneumonia.intervals import mean_error
+from pneumonia.layout import told_by_opacities
 from pneumonia.record import Record
 from pneumonia.served import CANONICAL, FilmError, decode, read_film
 from pneumonia.tracking import Tracker, reach
@@ -53,6 +56,14 @@ class Verdict:
         return f"{self.name} version {self.version} is {self.alias}: {self.reason}"
 
 
+class Image(NamedTuple):
+    """What a model is asked about: a film, or a changed copy of it."""
+
+    film: int  # number of the film
+    label: int  # 0 or 1
+    data: str  # base64
+
+
 class FilmGone(ValueError):
     """A validation film that the gate needs is no longer there as it was; the sentence names it."""
 
@@ -66,11 +77,12 @@ class Validation:
     films: list[tuple[Path, str]]  # and the SHA-256 of each
     labels: np.ndarray  # [N], 0 and 1
     patients: list[str]
+    opacities: bool  # tell the classes apart
     key: str
 
-    def images(self) -> Iterator[str]:
-        """Base64, three of each film: as it is, in another shape, otherwise changed. They are read for each model anew,
-        since all those of a large set would not fit into memory.
+    def images(self) -> Iterator[Image]:
+        """Three of each film: as it is, in another shape, otherwise changed; of a normal one perhaps a fourth, with an
+        opacity. They are read for each model anew, since all those of a large set would not fit into memory.
 
         Raises:
             FilmGone: a film is no longer there, or another one.
@@ -79,8 +91,11 @@ class Validation:
             film = _read(path)
             if hashlib.sha256(film).hexdigest() != sha256:
                 raise FilmGone(f"the validation film {path} has just become another one")
-            for image in (film, *_copies(film, number)):
-                yield base64.b64encode(image).decode()
+            read, label = read_film(film, CANONICAL), int(self.labels[number])
+            for image in (film, *(_png(copy, film) for copy in stress.copies_of(read, number))):
+                yield Image(number, label, base64.b64encode(image).decode())
+            if self.opacities and label == 0:
+                yield Image(number, 1, base64.b64encode(_png(stress.painted_of(read, number), film)).decode())
 
 
 def validation(record: Record) -> Validation:
@@ -91,7 +106,7 @@ def validation(record: Record) -> Validation:
         FilmGone: a film is no longer there, or can no longer be read.
     """
     root = Path(record.run.dataset["source"])
-    positive = record.run.dataset["classes"][1]
+    classes = tuple(record.run.dataset["classes"])
     rows = pd.read_csv(record.artifacts / "predictions" / "val.csv", dtype=str, keep_default_na=False)
     found = []
     for name, label, patient in zip(rows["path"], rows["label"], rows["patient"], strict=True):
@@ -100,14 +115,17 @@ def validation(record: Record) -> Validation:
             read_film(film, CANONICAL)
         except FilmError as error:
             raise FilmGone(f"the validation film {path} can no longer be read: {error}") from error
-        found.append((hashlib.sha256(film).hexdigest(), int(label == positive), name, patient))
+        found.append((hashlib.sha256(film).hexdigest(), int(label == classes[1]), name, patient))
     found.sort()
     lines = [f"{sha256} {label}" for sha256, label, *_ in found]
+    opacities = told_by_opacities(classes)
+    lines.append(f"changes {stress.VERSION}{', painted' if opacities else ''}")
     return Validation(
         films=[(root / name, sha256) for sha256, _, name, _ in found],
         labels=np.array([label for _, label, *_ in found]),
         patients=[patient for *_, patient in found],
-        key=hashlib.sha256("\n".join([*lines, f"changes {stress.VERSION}"]).encode()).hexdigest()[:12],
+        opacities=opacities,
+        key=hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12],
     )
 
 
@@ -119,22 +137,18 @@ def _read(path: Path) -> bytes:
         raise FilmGone(f"the validation film {path} {what}") from error
 
 
-def _copies(film: bytes, number: int) -> Iterator[bytes]:
-    """A film's changed copies, as PNG; as it is where a change leaves nothing that a model would take.
-
-    They are made at 224 px, since models of all sizes are to see the same ones; training makes them at its own size.
-    """
-    for copy in stress.copies_of(read_film(film, CANONICAL), number):
-        png = cv2.imencode(".png", copy)[1].tobytes()
-        try:
-            decode(png)
-        except FilmError:
-            png = film
-        yield png
+def _png(copy: np.ndarray, film: bytes) -> bytes:
+    """A changed copy as PNG; the film as it is where the change leaves nothing that a model would take."""
+    png = cv2.imencode(".png", copy)[1].tobytes()
+    try:
+        decode(png)
+    except FilmError:
+        return film
+    return png
 
 
 def losses(uri: str, films: Validation) -> np.ndarray:
-    """Log loss of each image, by the model's own code. Float64 [N, 3], in the order of `Validation.images`.
+    """Log loss of each film, the mean of its images', by the model's own code. Float64 [N].
 
     Raises:
         FilmGone: a film is no longer there, or another one.
@@ -142,11 +156,14 @@ def losses(uri: str, films: Validation) -> np.ndarray:
     with tempfile.TemporaryDirectory(prefix="pneumonia-gate-") as scratch:
         folder = mlflow.artifacts.download_artifacts(uri, dst_path=scratch)
         model = mlflow.pyfunc.load_model(folder)
-        images, parts = films.images(), []
+        images, total, count = films.images(), np.zeros(len(films.labels)), np.zeros(len(films.labels))
         while batch := list(islice(images, BATCH)):
-            parts.append(model.predict(pd.DataFrame({"image": batch}))["probability"].to_numpy())
-    positive = np.clip(np.concatenate(parts).reshape(-1, 1 + len(stress.KINDS)), 1e-7, 1 - 1e-7)
-    return np.asarray(-np.log(np.where(films.labels[:, None] == 1, positive, 1 - positive)))
+            numbers, labels, encoded = zip(*batch, strict=True)
+            answer = model.predict(pd.DataFrame({"image": encoded}))["probability"].to_numpy()
+            positive = np.clip(answer, 1e-7, 1 - 1e-7)
+            np.add.at(total, list(numbers), -np.log(np.where(np.array(labels) == 1, positive, 1 - positive)))
+            np.add.at(count, list(numbers), 1)
+    return total / count
 
 
 def decide(tracker: Tracker, name: str, version: str, films: Validation) -> Verdict:
@@ -209,7 +226,7 @@ def _reason(
     if rival is None or champion is None:
         other = "" if best == version else f"; version {best} is better"
         return f"{score}, no champion to beat{other}" if best == version else f"{score}{other}"
-    difference = (own - rival).mean(axis=1)  # of a film as it is and changed
+    difference = own - rival
     spread = mean_error(difference, patients)
     return (
         f"{score} against {rival.mean():.4f} of version {champion} (difference {difference.mean():+.4f} ± {spread:.4f})"

@@ -3,14 +3,21 @@
 They judge epochs, trials, calibration, threshold and champion beside the films as they are. On films like those it was
 trained on, a network's AUC saturates above .99, and its threshold lies where such films part, which harder normal films
 do not respect.
+
+Changed copies still share all that one class's films of one hospital have in common. A normal film with a painted
+opacity has that too, and is ill: where opacities tell the classes apart, such films judge epochs, trials and champion.
+Calibration and threshold are for real films, and go without them.
 """
 
 from collections.abc import Callable
 
 import cv2
 import numpy as np
+import torch
 
-VERSION = 3  # raise it when a change changes: scores of films changed otherwise do not compare
+from pneumonia import opacity
+
+VERSION = 4  # raise it when a change changes: scores of films changed otherwise do not compare
 Change = Callable[[np.ndarray], np.ndarray]  # a film uint8 [S, S] -> uint8 [S, S]
 
 
@@ -114,3 +121,18 @@ def change(films: np.ndarray) -> np.ndarray:
 def copies_of(film: np.ndarray, number: int) -> list[np.ndarray]:
     """The film uint8 [S, S] in the shape, and with the change, that are number `number`'s turn."""
     return [list(kind.values())[number % len(kind)](film) for kind in KINDS]
+
+
+def painted(films: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Films uint8 [N, S, S] and labels [N] -> uint8 [M, S, S]: the M normal ones, each with an opacity, so that it
+    counts as ill.
+    """
+    normal = np.flatnonzero(labels == 0)
+    copies = [painted_of(np.asarray(films[number]), int(number)) for number in normal]
+    return np.array(copies, dtype=np.uint8).reshape(-1, *films.shape[1:])
+
+
+def painted_of(film: np.ndarray, number: int) -> np.ndarray:
+    """The film uint8 [S, S] with the opacity that is number `number`'s, the same one at any size."""
+    one = torch.from_numpy(film[None])
+    return np.asarray(opacity.paint(one, torch.Generator().manual_seed(number)).round().to(torch.uint8)[0].numpy())

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pneumonia import calibration, memory, metrics, opacity, sampling, stress
+from pneumonia import calibration, memory, opacity, sampling, stress
 from pneumonia.augment import augment, halve, standardise
 from pneumonia.config import TrainConfig
 from pneumonia.device import half_precision, pick_device
@@ -106,9 +106,10 @@ def fit(
     Epochs are judged in the training's number format and by the film alone, which takes a quarter of the time; the
     result in float32, by film and mirror image.
     The best epoch is the one with the lowest `val/objective`, or the lowest `val/loss` where the validation films lack
-    a class. The objective is `calibration.objective` of the validation films as they are, and, if training disturbs,
-    changed (see `stress`). On one machine the same configuration and films give the same network, bit for bit, on the
-    CPU; with one thread as with two, which halve the time (see `replicas`).
+    a class. The objective is `calibration.objective` of the validation films as they are, and, if training disturbs, of
+    changed ones and of normal ones painted, which count as ill (see `stress`). On one machine the same configuration
+    and films give the same network, bit for bit, on the CPU; with one thread as with two, which halve the time (see
+    `replicas`).
 
     Args:
         on_epoch: told after each epoch; what it raises ends the training.
@@ -141,8 +142,13 @@ def _fit(
     halves = halve(films) if config.half_size else films
     labels = torch.from_numpy(data.train_labels.astype(np.float32)).to(device)
     smooth = labels * (1 - config.label_smoothing) + 0.5 * config.label_smoothing
-    shown_val = [data.val_films, stress.change(data.val_films)] if config.disturb else [data.val_films]
-    val = torch.from_numpy(np.concatenate(shown_val)).to(device)
+    judging = [data.val_films]
+    if config.disturb:
+        judging.append(stress.change(data.val_films))
+        if data.opacities:
+            judging.append(stress.painted(data.val_films, data.val_labels))
+    val = torch.from_numpy(np.concatenate(judging)).to(device)
+    real = sum(len(part) for part in judging[:2])  # films; those behind them are painted
     draws = sampling.sampler(data.train_labels, config.sampler, generator)
 
     network = build(config.width, config.dropout, seed=config.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -208,7 +214,7 @@ def _fit(
             "train/loss": mean_loss,
             "train/images_per_second": seen / seconds,
             "train/lr": optimizer.lr,
-            **_val_metrics(data.val_labels, logits),
+            **calibration.epoch_scores(data.val_labels, logits[:real], logits[real:]),
         }
         value = values["val/objective"] if math.isfinite(values["val/objective"]) else values["val/loss"]
         if not math.isfinite(value):
@@ -232,7 +238,7 @@ def _fit(
         history=history,
         best_epoch=best_epoch,
         val_logits=logits[: len(data.val_films)],
-        changed_logits=logits[len(data.val_films) :],
+        changed_logits=logits[len(data.val_films) : real],
         seconds=time.monotonic() - began,
         device=device.type,
     )
@@ -278,22 +284,3 @@ def predict(
     chunks = torch.split(films, VAL_BATCH)
     parts = each(logits, chunks) if each else [logits(chunk) for chunk in chunks]
     return np.asarray(torch.cat(parts).cpu().double().numpy())
-
-
-def _val_metrics(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-    """The epoch's scores on the validation films, [N], at the threshold that would be chosen now.
-
-    `logits` are of the films as they are, and perhaps of the changed ones, [N] or [3 N].
-    """
-    if not np.isfinite(logits).all():
-        return {"val/loss": math.nan, "val/objective": math.nan}
-    every, plain = np.resize(labels, len(logits)), logits[: len(labels)]
-    line = calibration.fit_calibration(every, logits)
-    both = 0 < labels.sum() < len(labels)
-    threshold = calibration.choose_threshold(every, line.apply(logits)) if both else 0.5
-    scores = {f"val/{name}": value for name, value in metrics.score(labels, line.apply(plain), threshold).items()}
-    return {
-        **scores,
-        "val/loss": metrics.raw_loss(labels, plain),
-        "val/objective": calibration.objective(every, logits),
-    }

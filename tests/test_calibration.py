@@ -146,3 +146,17 @@ def test_a_calibration_can_be_undone() -> None:
     line, logits = calibration.Calibration(1.7, -0.4), np.linspace(-15, 15, 31)
     np.testing.assert_allclose(line.undo(line.apply(logits)), logits, rtol=1e-3, atol=1e-9)
     assert np.isfinite(line.undo([0.0, 1.0])).all()
+
+
+def test_painted_normal_films_count_as_ill_for_the_objective_alone() -> None:
+    labels, logits = np.array([0, 0, 1, 1] * 3), np.array([-2.0, -1.5, 1.5, 2.0] * 3)
+    without, seen, missed = (
+        calibration.epoch_scores(labels[:4], logits, np.array(painted)) for painted in ([], [1.5, 2.0], [-2.0, -1.5])
+    )
+    assert seen["val/objective"] < without["val/objective"] < missed["val/objective"]
+    for values in (seen, missed):
+        assert {**values, "val/objective": 0.0} == {**without, "val/objective": 0.0}
+    assert np.isnan(calibration.epoch_scores(labels[:4], logits, np.array([np.nan]))["val/objective"])
+    alone = calibration.epoch_scores(np.zeros(4, dtype=int), logits, np.array([2.0]))
+    assert np.isnan(alone["val/objective"])  # painted films stand for no class
+    assert np.isfinite(alone["val/loss"])

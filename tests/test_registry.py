@@ -24,7 +24,7 @@ from pneumonia.tracking import Tracker, TrackingError
 from tests.conftest import NO_SERVER, TrackingServer
 
 NAME = "pneumonia"
-FILMS = Validation(films=[], labels=np.array([]), patients=list("ab"), key="films")
+FILMS = Validation(films=[], labels=np.array([]), patients=list("ab"), opacities=True, key="films")
 
 Register = Callable[..., Verdict]
 
@@ -60,7 +60,7 @@ def stand_ins(tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def losses(uri: str, films: Validation) -> np.ndarray:
         if uri not in scores:
             raise FileNotFoundError(uri)
-        return np.full((2, 3), scores[uri])
+        return np.full(2, scores[uri])
 
     monkeypatch.setattr(gate, "losses", losses)
     tracker.client.create_registered_model(NAME)
@@ -131,8 +131,15 @@ def test_the_films_of_the_gate_are_known_by_their_content(copy_trained: Callable
     assert len(films.films) == len(films.labels) == 11
     assert set(films.labels) == {0, 1}
     images = list(films.images())
-    shown = np.array([served.read_film(base64.b64decode(image), 224) for image in images])
-    assert np.array_equal(np.concatenate([shown[1::3], shown[2::3]]), stress.change(shown[::3]))
+    for number, label in enumerate(films.labels):
+        own = [image for image in images if image.film == number]
+        shown = np.array([served.read_film(base64.b64decode(image.data), 224) for image in own])
+        assert np.array_equal(shown[1:3], stress.copies_of(shown[0], number))
+        if label == 1:
+            assert [image.label for image in own] == [1, 1, 1]
+        else:
+            assert [image.label for image in own] == [0, 0, 0, 1]
+            assert np.array_equal(shown[3], stress.painted_of(shown[0], number))
     moved = tmp_path / "elsewhere"
     shutil.copytree(record.run.dataset["source"], moved)
     record.update(dataset={**record.run.dataset, "source": str(moved)})
@@ -146,6 +153,20 @@ def test_the_films_of_the_gate_are_known_by_their_content(copy_trained: Callable
     assert gate.validation(record).key != films.key
 
 
+def test_no_opacity_is_painted_where_they_do_not_tell_the_classes(copy_trained: Callable[..., Record]) -> None:
+    record = copy_trained("one")
+    painted = gate.validation(record)
+    record.update(dataset={**record.run.dataset, "classes": ["virus", "bacteria"]})
+    path = record.artifacts / "predictions" / "val.csv"
+    path.write_text(path.read_text().replace("NORMAL,", "virus,").replace("PNEUMONIA,", "bacteria,"))
+    films = gate.validation(record)
+    assert set(films.labels) == {0, 1}
+    assert [(image.film, image.label) for image in films.images()] == [
+        (number, label) for number, label in enumerate(films.labels) for _ in range(3)
+    ]
+    assert films.key != painted.key
+
+
 def test_a_film_that_its_change_would_empty_is_scored_as_it_is(copy_trained: Callable[..., Record]) -> None:
     record = copy_trained("one")
     root = shutil.copytree(record.run.dataset["source"], record.folder / "films")
@@ -156,9 +177,9 @@ def test_a_film_that_its_change_would_empty_is_scored_as_it_is(copy_trained: Cal
         cv2.imwrite(str(root / path), dark)
     images = list(gate.validation(record).images())
     for image in images:
-        served.decode(base64.b64decode(image))  # what a model would refuse ends a registration
-    assert images[2] == images[0]  # the first change darkens
-    assert images[1] != images[0]  # another shape does not
+        served.decode(base64.b64decode(image.data))  # what a model would refuse ends a registration
+    assert images[2].data == images[0].data  # the first change darkens
+    assert images[1].data != images[0].data  # another shape does not
 
 
 def test_a_film_that_can_no_longer_be_read_is_named_and_stops_no_other(
@@ -178,20 +199,24 @@ def test_a_film_that_can_no_longer_be_read_is_named_and_stops_no_other(
     assert f"{path} can no longer be read" in missed[0]
 
 
-def test_losses_are_of_the_films_as_they_are_first_in_the_order_of_their_content(
+def test_a_films_loss_is_the_mean_over_its_images(
     tracker: Tracker, register: Register, copy_trained: Callable[..., Record]
 ) -> None:
     register("one", bias=0.0)
     record = copy_trained("two")
     films = gate.validation(record)
     found = gate.losses(f"models:/{NAME}/1", films)
-    assert found.shape == (11, 3)
+    assert found.shape == (11,)
+    model = mlflow.pyfunc.load_model(f"models:/{NAME}/1")
+    images = pd.DataFrame(films.images())
+    answer = model.predict(pd.DataFrame({"image": images["data"]}))["probability"].to_numpy()
+    images["loss"] = -np.log(np.where(images["label"] == 1, answer, 1 - answer))
+    assert found == pytest.approx(images.groupby("film")["loss"].mean().to_numpy(), abs=1e-6)
     said = pd.read_csv(record.artifacts / "predictions" / "val.csv").set_index("path")["probability"]
     root = Path(record.run.dataset["source"])
     p = np.array([said[path.relative_to(root).as_posix()] for path, _ in films.films])
-    assert np.exp(-found[:, 0]) == pytest.approx(np.where(films.labels == 1, p, 1 - p), abs=1e-4)
-    for copies in found.T[1:]:
-        assert not np.allclose(copies, found[:, 0])
+    as_it_is = images.groupby("film")["loss"].first().to_numpy()
+    assert np.exp(-as_it_is) == pytest.approx(np.where(films.labels == 1, p, 1 - p), abs=1e-4)
 
 
 def test_a_registration_whose_film_went_midway_is_taken_up_again(
@@ -222,7 +247,7 @@ def test_a_film_that_goes_while_models_are_scored_is_named(copy_trained: Callabl
     (second, _), (third, _) = films.films[1:3]
     second.write_bytes(third.read_bytes())
     images = films.images()
-    assert len([next(images) for _ in range(3)]) == 3
+    assert [next(images).film for _ in range(3 + (films.labels[0] == 0))] == [0] * (3 + (films.labels[0] == 0))
     with pytest.raises(gate.FilmGone, match=re.escape(f"{second} has just become another one")):
         next(images)
     films.films[0][0].unlink()
@@ -294,7 +319,7 @@ def test_registration_that_broke_off_goes_on_with_the_same_version(
             method(*args, **kwargs)
         raise ConnectionError("connection reset by peer")
 
-    monkeypatch.setattr(gate, "losses", lambda uri, films: np.full((len(films.labels), 3), 0.5))
+    monkeypatch.setattr(gate, "losses", lambda uri, films: np.full(len(films.labels), 0.5))
     with monkeypatch.context() as broken:
         broken.setattr(MlflowClient, call, fail)
         with pytest.raises(TrackingError, match="connection reset"):
@@ -355,7 +380,7 @@ def test_a_champion_that_was_deleted_is_no_obstacle(tracker: Tracker, stand_ins:
 def test_other_films_are_another_contest(tracker: Tracker, stand_ins: Callable[[float], str]) -> None:
     first, second = stand_ins(0.2), stand_ins(0.3)
     gate.decide(tracker, NAME, first, FILMS)
-    others = Validation(films=[], labels=np.array([]), patients=list("ab"), key="others")
+    others = Validation(films=[], labels=np.array([]), patients=list("ab"), opacities=True, key="others")
     assert gate.decide(tracker, NAME, second, others).alias == CHALLENGER  # the champion is scored on those too
     assert f"gate.log_loss.{others.key}" in tracker.client.get_model_version(NAME, first).tags
 
@@ -395,7 +420,7 @@ def test_promotion_forgives_a_version_that_could_not_be_scored(
     second = stand_ins(0.5)
     assert f"version {first}, cannot be scored (FileNotFoundError)" in gate.decide(tracker, NAME, second, FILMS).reason
     promote(tracker, NAME, first)
-    monkeypatch.setattr(gate, "losses", lambda uri, films: np.full((2, 3), 0.5 if uri.endswith("1") else 0.6))
+    monkeypatch.setattr(gate, "losses", lambda uri, films: np.full(2, 0.5 if uri.endswith("1") else 0.6))
     assert gate.decide(tracker, NAME, stand_ins(0.6), FILMS).alias == CHALLENGER
     assert aliases(tracker)[CHAMPION] == first
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pneumonia.stress import CHANGES, SHAPES, change
+from pneumonia.stress import CHANGES, SHAPES, change, painted, painted_of
 
 ALL = {**SHAPES, **CHANGES}
 
@@ -53,3 +53,25 @@ def test_each_film_is_judged_in_another_shape_and_changed_by_turns(film: np.ndar
         assert np.array_equal(copies[number], list(SHAPES.values())[number % len(SHAPES)](one))
         assert np.array_equal(copies[20 + number], list(CHANGES.values())[number % len(CHANGES)](one))
     assert change(films[:0]).shape == (0, 96, 96)
+
+
+def test_normal_films_are_painted_each_in_its_own_way_and_the_same_every_time(film: np.ndarray) -> None:
+    films, labels = np.stack([film] * 6), np.array([1, 0, 0, 1, 0, 1])
+    copies = painted(films, labels)
+    assert (copies.shape, copies.dtype) == ((3, 96, 96), np.uint8)
+    assert np.array_equal(copies, painted(films, labels))
+    for copy, number in zip(copies, (1, 2, 4), strict=True):
+        assert np.array_equal(copy, painted_of(film, number))
+        assert (copy >= film).all()
+        assert (copy > film).any()
+    assert len(np.unique(copies, axis=0)) == 3
+    assert painted(films, np.ones(6, dtype=int)).shape == (0, 96, 96)
+
+
+def test_an_opacity_is_the_same_one_at_any_size() -> None:
+    large = np.full((192, 192), 40, dtype=np.uint8)
+    large[:40] = 200  # what an opacity goes towards
+    small = large[::2, ::2].copy()
+    for number in range(5):
+        halved = painted_of(large, number).astype(int).reshape(96, 2, 96, 2).mean(axis=(1, 3))
+        assert np.abs(halved - painted_of(small, number)).max() < 12

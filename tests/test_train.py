@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pneumonia import stress, train
+from pneumonia import calibration, stress, train
 from pneumonia.config import TrainConfig
 from pneumonia.device import half_precision, pick_device
 from pneumonia.model import Network, build
@@ -48,8 +48,8 @@ def data() -> FitData:
 def test_opacities_are_painted_where_the_class_is_one_they_show_and_a_share_is_asked_for(data: FitData) -> None:
     without, painted = fit(replace(TINY, opacity=0.0), data), fit(replace(TINY, opacity=0.5), data)
     other_class = fit(replace(TINY, opacity=0.5), replace(data, opacities=False))
-    assert (without.val_logits == other_class.val_logits).all()
-    assert (without.val_logits != painted.val_logits).any()
+    losses = [[epoch["train/loss"] for epoch in fitted.history] for fitted in (without, other_class, painted)]
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_one_batch_is_overfitted() -> None:
@@ -114,7 +114,7 @@ def test_the_best_epochs_weights_come_out(data: FitData) -> None:
 
 def test_training_stops_when_it_gets_no_better(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([0.5, 0.4, 0.6, 0.6, 0.6, 0.6])
-    monkeypatch.setattr(train, "_val_metrics", lambda *_: {"val/objective": next(losses)})
+    monkeypatch.setattr(calibration, "epoch_scores", lambda *_: {"val/objective": next(losses)})
     fitted = fit(replace(TINY, epochs=6, patience=2), data)
     assert (len(fitted.history), fitted.best_epoch) == (4, 2)
 
@@ -223,22 +223,23 @@ def test_validation_films_change_nothing_that_is_learnt(data: FitData) -> None:
 
 def test_an_earlier_best_epoch_comes_out_and_not_the_last(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
     losses, logits, best = iter([0.5, 0.4, 0.6]), [], []
-    real = train._val_metrics
+    real = calibration.epoch_scores
 
-    def judge(labels: np.ndarray, values: np.ndarray) -> dict[str, float]:
-        logits.append(values)
-        return {**real(labels, values), "val/objective": next(losses)}
+    def judge(labels: np.ndarray, values: np.ndarray, painted: np.ndarray) -> dict[str, float]:
+        logits.append(np.concatenate([values, painted]))
+        return {**real(labels, values, painted), "val/objective": next(losses)}
 
-    monkeypatch.setattr(train, "_val_metrics", judge)
+    monkeypatch.setattr(calibration, "epoch_scores", judge)
     fitted = fit(TINY, data, on_epoch=lambda epoch: best.append(epoch.best))
     assert best == [True, True, False]
     assert fitted.best_epoch == 2
-    val = torch.from_numpy(np.concatenate([data.val_films, stress.change(data.val_films)]))
+    painted = stress.painted(data.val_films, data.val_labels)
+    val = torch.from_numpy(np.concatenate([data.val_films, stress.change(data.val_films), painted]))
     half = half_precision(torch.device("cpu"))
     assert np.array_equal(predict(fitted.network, val, mirror=False, half=half), logits[1])
     assert not np.array_equal(logits[1], logits[2])
     both = np.concatenate([fitted.val_logits, fitted.changed_logits])
-    assert np.allclose(predict(fitted.network, val), both, atol=1e-5)
+    assert np.allclose(predict(fitted.network, val[: -len(painted)]), both, atol=1e-5)
 
 
 def test_changed_films_judge_where_training_disturbs(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,12 +250,13 @@ def test_changed_films_judge_where_training_disturbs(data: FitData, monkeypatch:
     assert np.array_equal(logits[: len(data.val_labels)], fitted.val_logits)
     for copies in np.split(fitted.changed_logits, 2):
         assert not np.allclose(fitted.val_logits, copies)
-    judged: list[int] = []
-    real = train._val_metrics
-    monkeypatch.setattr(train, "_val_metrics", lambda y, x: (judged.append(len(x)), real(y, x))[1])
-    for disturb in (1.0, 0.0):
-        fit(replace(TINY, epochs=1, disturb=disturb), data)
-    assert judged == [3 * len(data.val_labels), len(data.val_labels)]
+    judged: list[tuple[int, int]] = []
+    real = calibration.epoch_scores
+    monkeypatch.setattr(calibration, "epoch_scores", lambda y, *x: (judged.append(tuple(map(len, x))), real(y, *x))[1])
+    for disturb, opacities in ((1.0, True), (1.0, False), (0.0, True)):
+        fit(replace(TINY, epochs=1, disturb=disturb), replace(data, opacities=opacities))
+    films, normal = len(data.val_labels), int((data.val_labels == 0).sum())
+    assert judged == [(3 * films, normal), (3 * films, 0), (films, 0)]
 
     assert alone.changed_logits.size == 0
     assert np.array_equal(alone.judged(data.val_labels)[1], alone.val_logits)
