@@ -6,14 +6,18 @@ says normal. (CutPaste, Li et al. 2021, makes its abnormal films so; here they s
 `experiments/LOG.md`.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 LUNGS = ((0.31, 0.48), (0.69, 0.48))  # centres (across, down) of two ellipses within most lungs, of the film's side
-HALF_WIDTH, HALF_HEIGHT = 0.2, 0.42
+HALF_WIDTH, HALF_HEIGHT, SIZES = 0.2, 0.42, 0.25  # and by how much they vary, of the logarithm
 CELLS = (3, 6, 12)  # sides of the grids of noise that an opacity is made of: lobes, patches, mottling
-TISSUE = 0.85  # quantile of a film's greys that a whole opacity has: about that of heart and liver
+AIR, TISSUE = 0.25, 0.85  # quantiles of a film's greys: about those of lungs, and of heart and liver
+SOFT = 10.0  # grey levels
 SEVERITY = (0.6, 1.0)  # of the way to that grey, where the opacity is densest
 
 
@@ -36,7 +40,8 @@ def paint(films: Tensor, generator: torch.Generator) -> Tensor:
     """Films [B, S, S] of grey levels -> float32 [B, S, S], each with an opacity in its lungs.
 
     Clouds of three sizes, seen through a soft window of any size somewhere in either lung, bring air towards the grey
-    of soft tissue; nothing gets darker. All draws come from `generator`, on the CPU.
+    of soft tissue: in part by hiding ribs and vessels, in part by lying over them. Nothing gets darker. All draws come
+    from `generator`, on the CPU.
     """
     batch, side, device = len(films), films.shape[-1], films.device
 
@@ -52,20 +57,29 @@ def paint(films: Tensor, generator: torch.Generator) -> Tensor:
     lung = torch.tensor(LUNGS)[torch.randint(2, (batch,), generator=generator)]
     across, down = (lung + draw(-1, 1, 2) * torch.tensor([0.12, 0.28])).T.reshape(2, batch, 1, 1)
     radius = torch.exp(draw(-2.3, 0.0, 1, 1))  # of the film's side: from a tenth to the whole
-    centres = (torch.arange(side) + 0.5) / side
-    window = torch.exp(((centres - across) ** 2 + (centres[:, None] - down) ** 2) / (-2 * radius**2))
+    window = torch.exp(_squares(side, across, down, 1.0, 1.0) / (-2 * radius**2))
     edge = draw(0.15, 0.6, 1, 1)  # of an opacity, from sharp to soft
-    dense = torch.sigmoid((clouds / power.sqrt() - draw(-1.0, 0.5, 1, 1)) / edge) * window * _lungs(side)
-    dense *= draw(*SEVERITY, 1, 1) / dense.amax(dim=(1, 2), keepdim=True)
+    dense = torch.sigmoid((clouds / power.sqrt() - draw(-1.0, 0.5, 1, 1)) / edge) * window * _lungs(side, draw)
+    dense = (dense * draw(*SEVERITY, 1, 1) / dense.amax(dim=(1, 2), keepdim=True)).to(device)
 
     x, border = films.float(), side // 8
     inner = x[:, border : side - border, border : side - border].flatten(1)
-    tissue = inner.quantile(TISSUE, dim=1).view(-1, 1, 1)
-    return x + dense.to(device) * (tissue - x).clamp(min=0)
+    air, tissue = inner.quantile(torch.tensor([AIR, TISSUE], device=device), dim=1).view(2, batch, 1, 1)
+    hiding = (tissue - x).clamp(min=0)
+    overlying = (tissue - air) * torch.sigmoid((tissue - x) / SOFT + 1)  # not over what is denser than tissue
+    return (x + dense * torch.lerp(hiding, overlying, draw(0, 1, 1, 1).to(device))).clamp(max=255)
 
 
-def _lungs(side: int) -> Tensor:
-    """1 within two ellipses, [S, S], 0 outside, and between them a soft edge."""
-    centres = (torch.arange(side) + 0.5) / side
-    far = [((centres - x) / HALF_WIDTH) ** 2 + ((centres[:, None] - y) / HALF_HEIGHT) ** 2 for x, y in LUNGS]
+def _lungs(side: int, draw: Callable[..., Tensor]) -> Tensor:
+    """1 within two ellipses, [B, S, S], 0 outside, and between them a soft edge; each of its own size and place."""
+    far = []
+    for across, down in LUNGS:
+        wide, high = (half * torch.exp(draw(-SIZES, SIZES, 1, 1)) for half in (HALF_WIDTH, HALF_HEIGHT))
+        far.append(_squares(side, across + draw(-0.05, 0.05, 1, 1), down + draw(-0.08, 0.08, 1, 1), wide, high))
     return ((1 - torch.stack(far).amin(dim=0)) * 2.5).clamp(0, 1)
+
+
+def _squares(side: int, across: Any, down: Any, wide: Any, high: Any) -> Tensor:
+    """Squared distances [B, S, S] from the points (across, down), in units of the half axes `wide` and `high`."""
+    centres = (torch.arange(side) + 0.5) / side
+    return torch.as_tensor(((centres - across) / wide) ** 2 + ((centres[:, None] - down) / high) ** 2)
