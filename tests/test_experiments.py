@@ -5,6 +5,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from conftest import TINY
 
 from experiments import drawn_films, quality, selection, shortcut_audit, speedrun, step_profile
-from pneumonia import cache, data
+from pneumonia import cache, data, predict, stress
 from pneumonia.cache import Decoded
 from pneumonia.config import SearchConfig, TrainConfig
 from pneumonia.record import Record
@@ -137,6 +138,30 @@ def test_the_audit_finds_what_the_files_give_away(films: Path, tmp_path: Path) -
     fair, unfair = shortcut_audit.files(data.scan(films)), shortcut_audit.files(data.scan(folder))
     assert unfair["alone"]["quantisation"] == 1.0
     assert unfair["alone"]["quantisation"] > fair["alone"]["quantisation"]
+
+
+def test_the_audit_asks_the_model_itself(films: Path, trained: Record) -> None:
+    index, model = data.scan(films), predict.load(str(trained.model))
+    rows = index.only("val")
+    said = predict.predict(model, [index.root / path for path in rows["path"]])["probability"]
+    read = [cv2.imread(str(index.root / path), cv2.IMREAD_GRAYSCALE) for path in rows["path"]]
+    assert shortcut_audit.asked(model, read) == pytest.approx(said.to_numpy(), abs=1e-3)
+
+
+def test_the_audit_paints_normal_films_and_changes_one_class_alone(
+    films: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked of a model that goes by the grey of the film."""
+    grey = SimpleNamespace(threshold=0.5)
+    monkeypatch.setattr(shortcut_audit, "asked", lambda _, shown: np.array([film.mean() / 255 for film in shown]))
+    index = data.scan(films)
+    found = shortcut_audit.one_class_changed(grey, index)  # type: ignore[arg-type]
+    assert list(found) == ["NORMAL", "PNEUMONIA"]
+    assert set(found["NORMAL"]) == {*stress.SHAPES, *stress.CHANGES}
+    assert found["NORMAL"]["lighter"] < found["NORMAL"]["darker"]
+    assert found["PNEUMONIA"]["lighter"] > found["PNEUMONIA"]["darker"]
+    painted = shortcut_audit.by_opacity(grey, index)  # type: ignore[arg-type]
+    assert painted["auc"]["value"] > 0.6  # painted films are brighter
 
 
 def test_random_weights_destroy_the_heatmaps(trained: Record, decoded: Decoded) -> None:
