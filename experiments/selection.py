@@ -10,12 +10,12 @@ train   Trains every recipe below with each seed, at 64 px unless it says otherw
         change of its own log loss (`every change`), the objective on films of one shape (`one shape`: see
         `shortcut_audit`), and AUC. No test film is opened.
 folds   Trains every recipe once a fold, the training films being divided by patient, and keeps the mean over the folds
-        of that objective on the films that were left out (`folds`). Neither validation nor test film is opened.
+        of `objective` on the films that were left out (`folds`). Neither validation nor test film is opened.
 rank    Opens the test films once for all that was kept: Spearman's correlation, over recipes, of each of those figures
         with the AUC, the balanced log loss (after the line that suits the test films best, so of separation alone) and
         the best threshold's accuracy on test films; and how far accuracy at the frozen threshold stays behind that, and
         the log loss of the served probabilities, with calibration and threshold from the films as they are, and from
-        those and the changed ones.
+        those and the changed ones. What `train` kept before a change of `stress` it must train anew.
 
 Recipes are chosen by `train` and `folds`; `rank` comes when the choice is made. Cost: half a minute a training on 2
 cores. Result: see LOG.md.
@@ -70,7 +70,7 @@ TEST = ("test AUC", "test log loss")
 
 
 def validated(network: torch.nn.Module, films: FitData) -> dict[str, Any]:
-    """The figures of the validation films, and calibration and threshold as fitted to those as they are, and to all."""
+    """The figures of the validation films; calibration and threshold by those as they are, and with changed ones."""
     labels, plain = films.val_labels, np.asarray(films.val_films)
 
     def logits(shown: np.ndarray) -> np.ndarray:
@@ -89,7 +89,7 @@ def validated(network: torch.nn.Module, films: FitData) -> dict[str, Any]:
     return {
         "val": objective(labels, alone),
         "changed": objective(every, both),
-        "objective": objective(np.append(every, np.ones(len(painted), every.dtype)), np.append(both, painted)),
+        "objective": objective(every, both, painted),
         "every change": float(np.mean([objective(labels, x) for x in each])),
         "one shape": objective(labels, logits(shape)),
         "AUC": metrics.auc_components(labels, alone)[0],

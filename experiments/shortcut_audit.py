@@ -12,7 +12,7 @@ model        What the model's AUC and log loss do when every film is saved again
              when all are stretched or narrowed, or cut until both classes are of one shape: ill films are a quarter
              wider before all become squares, so that the shape of a chest in the square gives its class away.
 opacities    How the model tells the normal films from the same ones with an opacity painted into the lungs: of what a
-             hospital's films have in common nothing else is different.
+             hospital's films have in common nothing else is different. (Other opacities than those that judged it.)
 one class    The model's AUC when one class alone is re-exposed, cropped, turned and so on (`stress`), as if its films
              came from another machine.
 labels       Trainings on labels that were shuffled among the training films. Their AUC must be .5 in the mean over
@@ -184,7 +184,10 @@ def asked(model: predict.Model, films: Iterable[np.ndarray]) -> np.ndarray:
         for number, film in enumerate(films):
             paths.append(Path(scratch) / f"{number}.png")
             cv2.imwrite(str(paths[-1]), film, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-        return predict.predict(model, paths)["probability"].to_numpy(dtype=float)
+        answers = predict.predict(model, paths)
+    if len(refused := answers[answers["error"] != ""]):
+        raise SystemExit(f"a change left a film of which the model says: {refused['error'].iloc[0]}")
+    return answers["probability"].to_numpy(dtype=float)
 
 
 def shuffled_labels(films: FitData, shuffles: int) -> list[dict[str, float]]:

@@ -2,10 +2,11 @@
 
     python -m experiments.step_profile [--size 64] [--width 16] [--disturb 0] [--threads 1 2] [--json FILE]
 
-Trains on random films and times the parts of a step from inside: waiting for the next batch (the sampler's draws),
-augmentation, forward and backward pass, putting the replicas together, optimizer and averaged weights. Then measures
-what a core can do at all: a large matrix product in the number format of the training. The network's floating-point
-operations (torch's FlopCounterMode, forward and backward) over the time of a whole step give the share of that.
+Trains on random films, without painted opacities, and times the parts of a step from inside: waiting for the next batch
+(the sampler's draws), augmentation, forward and backward pass, putting the replicas together, optimizer and averaged
+weights. Then measures what a core can do at all: a large matrix product in the number format of the training. The
+network's floating-point operations (torch's FlopCounterMode, forward and backward) over the time of a whole step give
+the share of that.
 
 Cost: half a minute. Result: see LOG.md.
 """

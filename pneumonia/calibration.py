@@ -1,4 +1,4 @@
-"""From a network's logits to the probability that is served and its threshold, and the loss that a search compares.
+"""From a network's logits to the probability that is served and its threshold, and the scores that a search compares.
 
 All of it is fitted to validation films: `labels` is int [N] with 1 for the positive class, `logits` is float [N].
 """
@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pneumonia.metrics import CLIP, Floats, checked, checked_logits, raw_loss, score
+
+PAINTED = 0.1  # share of the positive class that painted films have in the objective
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,15 @@ def operating_point(labels: ArrayLike, logits: ArrayLike) -> tuple[Calibration, 
     return line, choose_threshold(labels, line.apply(logits))
 
 
-def objective(labels: ArrayLike, logits: ArrayLike) -> float:
+def objective(labels: ArrayLike, logits: ArrayLike, painted: ArrayLike = ()) -> float:
     """The search's objective, lower is better: class-balanced log loss after the best line in the logit, nats.
 
     It measures separation, not calibration: log 2 for a network that cannot tell the classes apart (or has them the
     wrong way round), towards 0 as the classes part, and unlike AUC it does not saturate. NaN if a class is missing.
+
+    Args:
+        painted: logits of normal films with a painted opacity, which make up a tenth of the positive class, however
+            many they are; they do not stand in for a class that is missing.
 
     Raises:
         ValueError: as `fit_calibration`.
@@ -70,6 +76,9 @@ def objective(labels: ArrayLike, logits: ArrayLike) -> float:
     if positives in (0, y.size):
         return float("nan")
     weights = np.where(y == 1, 0.5 / positives, 0.5 / (y.size - positives))
+    if count := len(drawn := np.asarray(painted, dtype=np.float64)):
+        weights = np.append(np.where(y == 1, 1 - PAINTED, 1.0) * weights, np.full(count, PAINTED * 0.5 / count))
+        y, x = np.append(y, np.ones(count, y.dtype)), np.append(x, drawn)
     slope, intercept = _logistic(x, y.astype(np.float64), weights, smallest=0.0)
     return float(weights @ np.logaddexp(0, np.where(y == 1, -1, 1) * (slope * x + intercept)))
 
@@ -112,12 +121,11 @@ def epoch_scores(labels: np.ndarray, logits: np.ndarray, painted: np.ndarray) ->
     line = fit_calibration(every, logits)
     both = 0 < labels.sum() < len(labels)
     threshold = choose_threshold(every, line.apply(logits)) if both else 0.5
-    ill = painted if both else painted[:0]  # they stand for no class
     scores = {f"val/{name}": value for name, value in score(labels, line.apply(plain), threshold).items()}
     return {
         **scores,
         "val/loss": raw_loss(labels, plain),
-        "val/objective": objective(np.append(every, np.ones(len(ill), every.dtype)), np.append(logits, ill)),
+        "val/objective": objective(every, logits, painted),
     }
 
 

@@ -56,8 +56,8 @@ class TrainConfig:
         0.2,
         "share of the normal films drawn that have an opacity painted into the lungs and count as ill, so that what "
         "else normal films have in common no longer says normal; 0 turns it off, as do classes that are not called "
-        "normal (or alike) and pneumonia, opacity, consolidation, infiltrate or COVID. It costs val/objective a "
-        "little, so that runs with and without it do not compare by that alone",
+        "normal (or alike) and pneumonia, opacity, consolidation, infiltrate or COVID. With such classes, normal "
+        "validation films are painted too, and judge epochs, trials and champion, whatever the share",
     )
     half_size: float = _setting(
         0.0, "share of the epochs, the first ones, that train at half the size, in half the time"

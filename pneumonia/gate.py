@@ -1,10 +1,10 @@
 """The gate: which of the versions of a registered model is the champion.
 
-Champion and candidate are scored on the same validation films, as they are, changed as another hospital might make
-them and, where opacities tell the classes apart, the normal ones with an opacity painted, which count as ill (see
-`stress`), with the mean log loss of the probabilities that each serves: a proper score (Good 1952) that does not
-saturate where AUC does. The score stands as a tag on the version, `gate.log_loss.<films>`, where <films> identifies the
-films.
+Champion and candidate are scored on the same validation films, as they are, changed as another hospital might make them
+and, where opacities tell the classes apart, the normal ones with an opacity painted, which count as ill (see `stress`),
+with the mean log loss of the probabilities that each serves, by film and then over films: a proper score (Good 1952)
+that does not saturate where AUC does. The score stands as a tag on the version, `gate.log_loss.<films>`, where <films>
+identifies the films.
 
 The rule: of the versions scored on these films, the one with the lowest log loss is the champion, and of equal ones the
 earliest. Versions that tell other classes apart do not compete. A version promoted by hand is outdone only by later
@@ -81,8 +81,9 @@ class Validation:
     key: str
 
     def images(self) -> Iterator[Image]:
-        """Three of each film: as it is, in another shape, otherwise changed; of a normal one perhaps a fourth, with an
-        opacity. They are read for each model anew, since all those of a large set would not fit into memory.
+        """Three of each film: as it is, in another shape, otherwise changed (as it is, where a change leaves nothing
+        that a model would take); of a normal one perhaps a fourth, with an opacity. They are read for each model anew,
+        since all those of a large set would not fit into memory.
 
         Raises:
             FilmGone: a film is no longer there, or another one.
@@ -91,11 +92,16 @@ class Validation:
             film = _read(path)
             if hashlib.sha256(film).hexdigest() != sha256:
                 raise FilmGone(f"the validation film {path} has just become another one")
+            # At 224 px, since models of all sizes are to see the same copies; training makes them at its own size.
             read, label = read_film(film, CANONICAL), int(self.labels[number])
-            for image in (film, *(_png(copy, film) for copy in stress.copies_of(read, number))):
+            copies = [_png(copy) or film for copy in stress.copies_of(read, number)]
+            for image in (film, *copies):
                 yield Image(number, label, base64.b64encode(image).decode())
             if self.opacities and label == 0:
-                yield Image(number, 1, base64.b64encode(_png(stress.painted_of(read, number), film)).decode())
+                painted = stress.painted_of(read, number)
+                shown = _png(painted) if (painted != read).any() else None
+                if shown is not None:
+                    yield Image(number, 1, base64.b64encode(shown).decode())
 
 
 def validation(record: Record) -> Validation:
@@ -137,13 +143,13 @@ def _read(path: Path) -> bytes:
         raise FilmGone(f"the validation film {path} {what}") from error
 
 
-def _png(copy: np.ndarray, film: bytes) -> bytes:
-    """A changed copy as PNG; the film as it is where the change leaves nothing that a model would take."""
+def _png(copy: np.ndarray) -> bytes | None:
+    """A copy as PNG; None if a model would not take it."""
     png = cv2.imencode(".png", copy)[1].tobytes()
     try:
         decode(png)
     except FilmError:
-        return film
+        return None
     return png
 
 
@@ -156,14 +162,14 @@ def losses(uri: str, films: Validation) -> np.ndarray:
     with tempfile.TemporaryDirectory(prefix="pneumonia-gate-") as scratch:
         folder = mlflow.artifacts.download_artifacts(uri, dst_path=scratch)
         model = mlflow.pyfunc.load_model(folder)
-        images, total, count = films.images(), np.zeros(len(films.labels)), np.zeros(len(films.labels))
+        images, asked, answers = films.images(), [], []
         while batch := list(islice(images, BATCH)):
-            numbers, labels, encoded = zip(*batch, strict=True)
-            answer = model.predict(pd.DataFrame({"image": encoded}))["probability"].to_numpy()
-            positive = np.clip(answer, 1e-7, 1 - 1e-7)
-            np.add.at(total, list(numbers), -np.log(np.where(np.array(labels) == 1, positive, 1 - positive)))
-            np.add.at(count, list(numbers), 1)
-    return total / count
+            answers.append(model.predict(pd.DataFrame({"image": [image.data for image in batch]}))["probability"])
+            asked += [(image.film, image.label) for image in batch]
+    film, label = np.array(asked).T
+    positive = np.clip(np.concatenate(answers), 1e-7, 1 - 1e-7)
+    loss = -np.log(np.where(label == 1, positive, 1 - positive))
+    return np.asarray(np.bincount(film, loss) / np.bincount(film))
 
 
 def decide(tracker: Tracker, name: str, version: str, films: Validation) -> Verdict:
@@ -204,7 +210,7 @@ def decide(tracker: Tracker, name: str, version: str, films: Validation) -> Verd
             continue
         if best == (_best(client, name, tag) or version):
             break
-    reason = "; ".join([_reason(own, rival, films.patients, champion, version, best), *notes])
+    reason = "; ".join([_reason(own, rival, films, champion, version, best), *notes])
     if best == version:
         drop_challenger(client, name, version)
         return Verdict(name=name, version=version, alias=CHAMPION, reason=reason)
@@ -220,14 +226,15 @@ def drop_challenger(client: MlflowClient, name: str, version: str) -> None:
 
 
 def _reason(
-    own: np.ndarray, rival: np.ndarray | None, patients: list[str], champion: str | None, version: str, best: str
+    own: np.ndarray, rival: np.ndarray | None, films: Validation, champion: str | None, version: str, best: str
 ) -> str:
-    score = f"log loss {own.mean():.4f} on {len(patients)} validation films, as they are and changed"
+    painted = ", and normal ones painted" if films.opacities else ""
+    score = f"log loss {own.mean():.4f} on {len(films.patients)} validation films, as they are and changed{painted}"
     if rival is None or champion is None:
         other = "" if best == version else f"; version {best} is better"
         return f"{score}, no champion to beat{other}" if best == version else f"{score}{other}"
     difference = own - rival
-    spread = mean_error(difference, patients)
+    spread = mean_error(difference, films.patients)
     return (
         f"{score} against {rival.mean():.4f} of version {champion} (difference {difference.mean():+.4f} ± {spread:.4f})"
     )

@@ -7,18 +7,18 @@ says normal. (CutPaste, Li et al. 2021, makes its abnormal films so; here they s
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-LUNGS = ((0.31, 0.48), (0.69, 0.48))  # centres (across, down) of two ellipses within most lungs, of the film's side
-HALF_WIDTH, HALF_HEIGHT, SIZES = 0.2, 0.42, 0.25  # and by how much they vary, of the logarithm
+LUNGS = ((0.31, 0.48), (0.69, 0.48))  # centres (across, down) of two ellipses about the lungs, of the film's side
+PLACES = (0.05, 0.08)  # how far they vary, either way
+HALF_WIDTH, HALF_HEIGHT, SIZES = 0.2, 0.42, 0.25  # and by how much the ellipses vary, of the logarithm
 CELLS = (3, 6, 12)  # sides of the grids of noise that an opacity is made of: lobes, patches, mottling
 AIR, TISSUE = 0.25, 0.85  # quantiles of a film's greys: about those of lungs, and of heart and liver
-SOFT = 10.0  # grey levels
-SEVERITY = (0.6, 1.0)  # of the way to that grey, where the opacity is densest
+SOFT = 10.0  # grey levels within which, above those of tissue, an opacity stops lying over what is denser
+SEVERITY = (0.6, 1.0)  # of the way from air to tissue, where the opacity is densest
 
 
 def give(films: Tensor, targets: Tensor, *, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -39,9 +39,10 @@ def give(films: Tensor, targets: Tensor, *, share: float, generator: torch.Gener
 def paint(films: Tensor, generator: torch.Generator) -> Tensor:
     """Films [B, S, S] of grey levels -> float32 [B, S, S], each with an opacity in its lungs.
 
-    Clouds of three sizes, seen through a soft window of any size somewhere in either lung, bring air towards the grey
-    of soft tissue: in part by hiding ribs and vessels, in part by lying over them. Nothing gets darker. All draws come
-    from `generator`, on the CPU.
+    Clouds of three sizes, seen through a soft window of any size somewhere in either lung. They hide ribs and vessels,
+    which tend to the grey of soft tissue, or lie over them, which adds what tissue has more than air, or anything in
+    between. Nothing gets darker. All draws come from `generator`, on the CPU. What `stress` shows hangs on it: a change
+    here raises `stress.VERSION`.
     """
     batch, side, device = len(films), films.shape[-1], films.device
 
@@ -66,7 +67,7 @@ def paint(films: Tensor, generator: torch.Generator) -> Tensor:
     inner = x[:, border : side - border, border : side - border].flatten(1)
     air, tissue = inner.quantile(torch.tensor([AIR, TISSUE], device=device), dim=1).view(2, batch, 1, 1)
     hiding = (tissue - x).clamp(min=0)
-    overlying = (tissue - air) * torch.sigmoid((tissue - x) / SOFT + 1)  # not over what is denser than tissue
+    overlying = (tissue - air) * torch.sigmoid((tissue - x) / SOFT + 1)
     return (x + dense * torch.lerp(hiding, overlying, draw(0, 1, 1, 1).to(device))).clamp(max=255)
 
 
@@ -75,11 +76,13 @@ def _lungs(side: int, draw: Callable[..., Tensor]) -> Tensor:
     far = []
     for across, down in LUNGS:
         wide, high = (half * torch.exp(draw(-SIZES, SIZES, 1, 1)) for half in (HALF_WIDTH, HALF_HEIGHT))
-        far.append(_squares(side, across + draw(-0.05, 0.05, 1, 1), down + draw(-0.08, 0.08, 1, 1), wide, high))
+        aside, below = (draw(-most, most, 1, 1) for most in PLACES)
+        far.append(_squares(side, across + aside, down + below, wide, high))
     return ((1 - torch.stack(far).amin(dim=0)) * 2.5).clamp(0, 1)
 
 
-def _squares(side: int, across: Any, down: Any, wide: Any, high: Any) -> Tensor:
+def _squares(side: int, across: Tensor, down: Tensor, wide: Tensor | float, high: Tensor | float) -> Tensor:
     """Squared distances [B, S, S] from the points (across, down), in units of the half axes `wide` and `high`."""
     centres = (torch.arange(side) + 0.5) / side
-    return torch.as_tensor(((centres - across) / wide) ** 2 + ((centres[:, None] - down) / high) ** 2)
+    squares: Tensor = ((centres - across) / wide) ** 2 + ((centres[:, None] - down) / high) ** 2
+    return squares

@@ -5,19 +5,16 @@ trained on, a network's AUC saturates above .99, and its threshold lies where su
 do not respect.
 
 Changed copies still share all that one class's films of one hospital have in common. A normal film with a painted
-opacity has that too, and is ill: where opacities tell the classes apart, such films judge epochs, trials and champion.
-Calibration and threshold are for real films, and go without them.
+opacity has that too, and is ill: where opacities tell the classes apart, such films judge epochs, trials (if training
+disturbs) and champion. Calibration and threshold are for real films, and go without them.
 """
 
 from collections.abc import Callable
 
 import cv2
 import numpy as np
-import torch
 
-from pneumonia import opacity
-
-VERSION = 4  # raise it when a change changes: scores of films changed otherwise do not compare
+VERSION = 4  # raise it when a change, or `opacity.paint`, changes: scores of films changed otherwise do not compare
 Change = Callable[[np.ndarray], np.ndarray]  # a film uint8 [S, S] -> uint8 [S, S]
 
 
@@ -124,15 +121,19 @@ def copies_of(film: np.ndarray, number: int) -> list[np.ndarray]:
 
 
 def painted(films: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Films uint8 [N, S, S] and labels [N] -> uint8 [M, S, S]: the M normal ones, each with an opacity, so that it
-    counts as ill.
+    """Films uint8 [N, S, S] and labels [N] -> uint8 [M, S, S]: the normal ones, each with an opacity, so that it counts
+    as ill; without those that cannot show one.
     """
-    normal = np.flatnonzero(labels == 0)
-    copies = [painted_of(np.asarray(films[number]), int(number)) for number in normal]
+    pairs = [(film, painted_of(film, number)) for number, film in enumerate(np.asarray(films)) if labels[number] == 0]
+    copies = [copy for film, copy in pairs if (copy != film).any()]
     return np.array(copies, dtype=np.uint8).reshape(-1, *films.shape[1:])
 
 
 def painted_of(film: np.ndarray, number: int) -> np.ndarray:
     """The film uint8 [S, S] with the opacity that is number `number`'s, the same one at any size."""
-    one = torch.from_numpy(film[None])
+    import torch  # a second or two, which commands that judge nothing need not wait
+
+    from pneumonia import opacity
+
+    one = torch.from_numpy(np.array(film[None]))
     return np.asarray(opacity.paint(one, torch.Generator().manual_seed(number)).round().to(torch.uint8)[0].numpy())

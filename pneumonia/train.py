@@ -107,9 +107,9 @@ def fit(
     result in float32, by film and mirror image.
     The best epoch is the one with the lowest `val/objective`, or the lowest `val/loss` where the validation films lack
     a class. The objective is `calibration.objective` of the validation films as they are, and, if training disturbs, of
-    changed ones and of normal ones painted, which count as ill (see `stress`). On one machine the same configuration
-    and films give the same network, bit for bit, on the CPU; with one thread as with two, which halve the time (see
-    `replicas`).
+    changed ones and, if opacities tell, of normal ones painted, which count as ill (see `stress`). On one machine the
+    same configuration and films give the same network, bit for bit, on the CPU; with one thread as with two, which
+    halve the time (see `replicas`).
 
     Args:
         on_epoch: told after each epoch; what it raises ends the training.
@@ -231,14 +231,14 @@ def _fit(
         if number - best_epoch >= config.patience:
             break
     average.load_state_dict(best_state)
-    logits = predict(average, val, each=each)
+    logits = predict(average, val[:real], each=each)
     return Fitted(
         network=average.to("cpu"),
         config=config,
         history=history,
         best_epoch=best_epoch,
         val_logits=logits[: len(data.val_films)],
-        changed_logits=logits[len(data.val_films) : real],
+        changed_logits=logits[len(data.val_films) :],
         seconds=time.monotonic() - began,
         device=device.type,
     )

@@ -49,7 +49,7 @@ def run_training(
 
     Returns:
         The objective: the best epoch's class-balanced log loss on the validation films, as they are and, if training
-        disturbs, changed and painted.
+        disturbs, changed and, if opacities tell the classes, painted.
 
     Raises:
         Diverged: loss or gradient was no number.

@@ -158,5 +158,18 @@ def test_painted_normal_films_count_as_ill_for_the_objective_alone() -> None:
         assert {**values, "val/objective": 0.0} == {**without, "val/objective": 0.0}
     assert np.isnan(calibration.epoch_scores(labels[:4], logits, np.array([np.nan]))["val/objective"])
     alone = calibration.epoch_scores(np.zeros(4, dtype=int), logits, np.array([2.0]))
-    assert np.isnan(alone["val/objective"])  # painted films stand for no class
+    assert np.isnan(alone["val/objective"])  # painted films do not stand in for a class
     assert np.isfinite(alone["val/loss"])
+
+
+def test_painted_films_are_a_tenth_of_the_positive_class_however_many_they_are() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) < 40
+    logits = rng.normal(np.where(labels, 1.0, -1.0))
+    few = rng.normal(0.5, 1.0, 30)
+    assert calibration.objective(labels, logits, few) == pytest.approx(
+        calibration.objective(labels, logits, np.tile(few, 50)), abs=1e-6
+    )
+    copies = calibration.objective(labels, logits, logits[labels])  # as the real ones
+    assert copies == pytest.approx(calibration.objective(labels, logits), abs=1e-6)
+    assert copies < calibration.objective(labels, logits, few)

@@ -40,6 +40,17 @@ def test_the_card_tells_of_painted_opacities(index: Index, share: float) -> None
     assert ("A share of 0.3 of the normal films drawn" in text) == (share > 0)
 
 
+@pytest.mark.parametrize(("disturb", "classes"), [(0.5, None), (0.0, None), (0.5, ("virus", "bacteria"))])
+def test_the_card_says_which_films_chose_the_epoch(
+    index: Index, disturb: float, classes: tuple[str, str] | None
+) -> None:
+    config, validation = replace(TINY, disturb=disturb), evaluated(index, "val")
+    of = replace(index, classes=classes or index.classes)
+    text = card.card("pneumonia", index=of, config=config, validation=validation, best_epoch=2, tags={})
+    assert ("as they are and changed" in text) == (disturb > 0)
+    assert ("of normal ones painted, which count as ill" in text) == (disturb > 0 and classes is None)
+
+
 def test_the_command_in_the_card_is_one_that_the_program_takes(whole: str) -> None:
     from pneumonia.cli.runs import train
 

@@ -33,7 +33,7 @@ def test_air_turns_to_tissue_and_nothing_gets_darker_nor_bone_brighter(films: to
     assert painted.dtype == torch.float32
     assert changed.min() >= 0
     assert painted[films == AIR].max() <= TISSUE + 1e-3
-    assert changed[films == TISSUE].max() < TISSUE - AIR  # an opacity before the heart
+    assert 0 < changed[films == TISSUE].max() < 0.75 * (TISSUE - AIR)  # an opacity before the heart
     assert changed[films == BONE].max() < 1
 
 

@@ -175,9 +175,12 @@ def test_a_film_that_its_change_would_empty_is_scored_as_it_is(copy_trained: Cal
     dark = np.random.default_rng(0).integers(0, 12, (64, 64)).astype(np.uint8)
     for path in rows["path"]:
         cv2.imwrite(str(root / path), dark)
-    images = list(gate.validation(record).images())
+    films = gate.validation(record)
+    images = list(films.images())
     for image in images:
         served.decode(base64.b64decode(image.data))  # what a model would refuse ends a registration
+        if image.label != films.labels[image.film]:
+            assert image.data != images[0].data  # no film counts as normal and as ill
     assert images[2].data == images[0].data  # the first change darkens
     assert images[1].data != images[0].data  # another shape does not
 

@@ -179,8 +179,9 @@ def test_a_rare_class_works(positives: float) -> None:
     assert np.isfinite(fit(replace(TINY, epochs=1), rare).val_logits).all()
 
 
-def test_validation_films_of_one_class_choose_by_plain_loss(data: FitData) -> None:
-    val, val_labels = blobs(20, positives=1.0)
+@pytest.mark.parametrize("positives", [0.0, 1.0])
+def test_validation_films_of_one_class_choose_by_plain_loss(data: FitData, positives: float) -> None:
+    val, val_labels = blobs(20, positives=positives)
     lacking = replace(data, val_films=val, val_labels=val_labels)
     fitted = fit(TINY, lacking)
     assert all(np.isnan(epoch["val/objective"]) for epoch in fitted.history)

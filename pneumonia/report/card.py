@@ -10,6 +10,7 @@ from typing import Literal
 from pneumonia.config import TrainConfig
 from pneumonia.data import Index
 from pneumonia.evaluation import Evaluation
+from pneumonia.layout import told_by_opacities
 
 DESCRIPTION_LENGTH = 5000  # PostgreSQL refuses a longer one, sqlite keeps it silently
 TEST = "Test films"
@@ -56,6 +57,9 @@ def card(
     negative, positive = index.classes
     whose = origin(index)
     changed = ", as they are and changed as another hospital might make them" if config.disturb else ""
+    judging = changed
+    if config.disturb and told_by_opacities(index.classes):
+        judging += ", and of normal ones painted, which count as ill"
     painted = ""
     if config.opacity:
         painted = (
@@ -78,7 +82,7 @@ def card(
         "Protocol": _bullets(
             "Validation films are whole patients, chosen by a salted hash; no patient is on both sides.",
             f"Residual CNN from random weights, {config.size} px, width {config.width}, {config.epochs} epochs, of "
-            f"which the averaged weights after number {best_epoch} were the best on the validation films; "
+            f"which the averaged weights after number {best_epoch} were the best on the validation films{judging}; "
             f"sampler: {config.sampler}.{painted}",
             f"Calibration (Platt's line) and threshold come from the validation films{changed}.",
             "Test films were neither trained on nor looked at; `pneumonia evaluate` opens them, and counts how often.",

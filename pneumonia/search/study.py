@@ -172,7 +172,11 @@ def default_name(fingerprint: str, base: TrainConfig) -> str:
 
 def judge(base: TrainConfig) -> str:
     """What judges the trials, in words: those judged otherwise do not compare."""
-    changed = f" and changed (changes {stress.VERSION})" if base.disturb else ""
+    changed = (
+        f" and changed (changes {stress.VERSION}, with painted normal ones where opacities tell)"
+        if base.disturb
+        else ""
+    )
     return f"{OBJECTIVE} of the films as they are{changed}"
 
 
