@@ -40,9 +40,9 @@ def paint(films: Tensor, generator: torch.Generator) -> Tensor:
     """Films [B, S, S] of grey levels -> float32 [B, S, S], each with an opacity in its lungs.
 
     Clouds of three sizes, seen through a soft window of any size somewhere in either lung. They hide ribs and vessels,
-    which tend to the grey of soft tissue, or lie over them, which adds what tissue has more than air, or anything in
-    between. Nothing gets darker. All draws come from `generator`, on the CPU. What `stress` shows hangs on it: a change
-    here raises `stress.VERSION`.
+    by turning all to the grey of soft tissue, or lie over them, by adding the difference between tissue and air, or do
+    anything in between. Nothing gets darker. All draws come from `generator`, on the CPU. What `stress` shows hangs on
+    it: a change here raises `stress.VERSION`.
     """
     batch, side, device = len(films), films.shape[-1], films.device
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pneumonia.stress import CHANGES, SHAPES, change, painted, painted_of
+from pneumonia.stress import CHANGES, SHAPES, VERSION, change, painted, painted_of
 
 ALL = {**SHAPES, **CHANGES}
 
@@ -76,3 +76,10 @@ def test_an_opacity_is_the_same_one_at_any_size() -> None:
         assert (painted_of(large, number) > large + 20).any()
         halved = painted_of(large, number).astype(int).reshape(96, 2, 96, 2).mean(axis=(1, 3))
         assert np.abs(halved - painted_of(small, number)).max() < 12
+
+
+def test_what_judges_changes_with_the_version_alone(film: np.ndarray) -> None:
+    """If this fails, raise VERSION and write the new figures here."""
+    shown = [painted_of(film, number).mean() for number in range(3)]
+    shown += [copy.mean() for copy in change(np.stack([film] * 9)).reshape(2, 9, -1)]
+    assert (VERSION, *shown) == pytest.approx((4, 123.1, 110.8, 118.3, 110.4, 111.5), abs=0.3)
