@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pneumonia import clahe
 from pneumonia.disturb import disturb
 
 ROTATION = math.radians(15)
@@ -13,6 +14,7 @@ SCALE, ASPECT = 0.15, 0.15  # of the logarithm
 DISTURBED_ASPECT = 0.5  # the same, at full disturbance
 BLUR = 0.5  # share of the neighbourhood's mean in each pixel
 DISTURBED_BLUR, SHARPENING = 0.5, 1.0  # more of it, and less than none, at full disturbance
+DISTURBED_CLAHE = 0.6  # share of the films, at full disturbance
 SHIFT = 0.1  # of the film's side
 GAMMA = 0.3  # of the logarithm
 NOISE = 0.1  # of the film's standard deviation
@@ -67,10 +69,12 @@ def augment(films: Tensor, *, strength: float, disturbance: float = 0.0, generat
         strength: scales every effect but mirroring, which 0 alone turns off.
         disturbance: strength of `disturb`. Shortcuts hang on scale, gamma, aspect and blur too (ill films are wider
             than normal ones before both become squares, and coarser): they vary more then, and films are sharpened
-            too. 0 for both is `standardise` alone.
+            too, or go through `clahe` first. 0 for both is `standardise` alone.
     """
     if strength == disturbance == 0:
         return standardise(films)
+    if disturbance:
+        films = clahe.give(films, share=DISTURBED_CLAHE * min(disturbance, 1.0), generator=generator)
     batch, device = len(films), films.device
 
     def draw(spread: float, strength: float = strength) -> Tensor:

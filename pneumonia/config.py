@@ -48,9 +48,9 @@ class TrainConfig:
     )
     disturb: float = _setting(
         0.5,
-        "strength of what hides how a film was made: frames, holes, exposure, tone, local contrast, and more scale, "
-        "shape, gamma, blur and sharpness; 0 turns it off, and then val/objective, calibration and threshold are of "
-        "the films as they are alone, so that such runs do not compare with others by val/objective",
+        "strength of what hides how a film was made: frames, holes, exposure, tone, local contrast (CLAHE too), and "
+        "more scale, shape, gamma, blur and sharpness; 0 turns it off, and then val/objective, calibration and "
+        "threshold are of the films as they are alone, so that such runs do not compare with others by val/objective",
     )
     opacity: float = _setting(
         0.2,

@@ -179,13 +179,36 @@ def test_blur_takes_from_the_detail(films: torch.Tensor, monkeypatch: pytest.Mon
 def test_disturbance_blurs_and_sharpens(films: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "disturb", lambda x, **_: x)
     generator = torch.Generator().manual_seed(0)
-    for name in ("SCALE", "DISTURBED_ASPECT", "GAMMA"):
+    for name in ("SCALE", "DISTURBED_ASPECT", "GAMMA", "DISTURBED_CLAHE"):
         monkeypatch.setattr(module, name, 0.0)
     soft = functional.avg_pool2d(films.float().unsqueeze(1), 3, 1, 1).squeeze(1).to(torch.uint8)
     x = augment(soft.repeat(16, 1, 1), strength=0.0, disturbance=0.5, generator=generator)
     detail = x.diff(dim=3).square().mean((1, 2, 3)) / standardise(soft).diff(dim=3).square().mean((1, 2, 3)).repeat(16)
     assert detail.min() < 0.9
     assert detail.max() > 1.15
+
+
+@pytest.mark.parametrize(("disturbance", "share"), [(0.5, 0.3), (1.0, 0.6), (4.0, 0.6)])
+def test_disturbance_gives_clahe_to_a_share_before_all_else(
+    films: torch.Tensor, disturbance: float, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = []
+
+    def flat(films: torch.Tensor, *, share: float, generator: torch.Generator) -> torch.Tensor:
+        shares.append(share)
+        return torch.full_like(films, 100)
+
+    monkeypatch.setattr(module.clahe, "give", flat)
+    monkeypatch.setattr(module, "disturb", lambda x, **_: x)
+    x = augment(films, strength=0.0, disturbance=disturbance, generator=torch.Generator().manual_seed(0))
+    assert shares == [pytest.approx(share)]
+    assert x.abs().max() < 0.5  # of the flat film, up to rounding, and not of what was there before
+
+
+def test_no_film_goes_through_clahe_undisturbed(films: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = draw(films, 1.0)
+    monkeypatch.setattr(module.clahe, "give", None)
+    assert torch.equal(draw(films, 1.0), plain)
 
 
 @pytest.mark.slow
