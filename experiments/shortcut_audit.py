@@ -8,9 +8,9 @@ Six looks, all at validation films; no test film is opened:
 files        What the files alone tell, without a look at a lung: bytes a pixel, shape, JPEG quantisation, colour, and
              the grey of the border, to a boosted forest that is fitted to the training films.
 model        What the model's AUC and log loss do when every film is saved again as a JPEG of one quality, when the
-             outer tenth of each side is cut off, or painted in the mean grey of what is left, and when both happen; and
-             when all are stretched or narrowed, or cut until both classes are of one shape: ill films are a quarter
-             wider before all become squares, so that the shape of a chest in the square gives its class away.
+             outer tenth of each side is cut off, or painted in the mean grey of what is left, when local contrast is
+             evened out (CLAHE), and when all are stretched or narrowed, or cut until both classes are of one shape: ill
+             films are a quarter wider before all become squares, so that a chest's shape there gives its class away.
 opacities    How the model tells the normal films from the same ones with an opacity painted into the lungs: of what a
              hospital's films have in common nothing else is different. (Other opacities than those that judged it.)
 one class    The model's AUC when one class alone is re-exposed, cropped, turned and so on (`stress`), as if its films
@@ -140,7 +140,7 @@ def by_model(model: predict.Model, index: data.Index) -> dict[str, Any]:
         "resaved": lambda film, _: resaved(film),
         "cropped": lambda film, _: cropped(film),
         "masked": lambda film, _: masked(film),
-        "masked and resaved": lambda film, _: resaved(masked(film)),
+        "evened out": lambda film, _: CHANGES["evened"](film),
         "all wider": lambda film, _: stretched(WIDER)(film),
         "all narrower": lambda film, _: stretched(1 / WIDER)(film),
         "of one shape": of_one_shape,
@@ -205,15 +205,13 @@ def heatmaps(network: Network, films: np.ndarray) -> dict[str, dict[str, float |
     """Rank correlation of the maps of `films` uint8 [N, S, S] before and after layers are made random: for each number
     of layers the mean over films, and of that mean and spread over draws of the random weights.
     """
-    stages = [(f"stage {number}", number - 1) for number in (4, 3, 2, 1)]
     before = cams(network, films)
     draws: list[dict[str, float]] = []
     for seed in range(DRAWS):
         torch.manual_seed(seed)
         other = copy.deepcopy(network)
-        layers: list[tuple[str, nn.Module]] = [("head", other.head)]
-        layers += [(name, other.stages[at]) for name, at in stages]
-        layers += [("stem", other.stem)]
+        stages = [(f"stage {number}", other.stages[number - 1]) for number in (4, 3, 2, 1)]
+        layers: list[tuple[str, nn.Module]] = [("head", other.head), *stages, ("stem", other.stem)]
         draws.append({})
         for name, layer in layers:
             for module in layer.modules():
@@ -286,8 +284,7 @@ def show(report: dict[str, Any]) -> None:
         return "{:.3f} ({:.3f}-{:.3f})".format(score["value"], *score["interval"])
 
     table = pd.DataFrame([{"": name, **{score: words(value) for score, value in of.items()}} for name, of in rows])
-    table = table.fillna("")
-    print(table.to_string(index=False))
+    print(table.fillna("").to_string(index=False))
     print("\neach by itself: " + ", ".join(f"{name} {auc:.3f}" for name, auc in report["files"]["alone"].items()))
     print("\nAUC of the model with one class alone changed:")
     for name, aucs in report["one class changed"].items():

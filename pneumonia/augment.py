@@ -69,7 +69,8 @@ def augment(films: Tensor, *, strength: float, disturbance: float = 0.0, generat
         strength: scales every effect but mirroring, which 0 alone turns off.
         disturbance: strength of `disturb`. Shortcuts hang on scale, gamma, aspect and blur too (ill films are wider
             than normal ones before both become squares, and coarser): they vary more then, and films are sharpened
-            too, or go through `clahe` first. 0 for both is `standardise` alone.
+            too. Before all else a share of the films goes through `clahe`, a larger one up to 1. 0 for both is
+            `standardise` alone.
     """
     if strength == disturbance == 0:
         return standardise(films)

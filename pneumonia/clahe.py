@@ -1,10 +1,13 @@
 """Local contrast evened out as viewers, archives and digital detectors do it, in a share of the training films.
 
 `disturb` evens it out smoothly, on a coarse grid, and that does not guard a network against the real thing: with CLAHE
-on all validation films, one trained so called half of the normal ones ill. What it brought: `experiments/LOG.md`.
+on all validation films the specificities of three models trained so were .92, .82 and .49. What it brought:
+`experiments/LOG.md`.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
@@ -13,27 +16,43 @@ from torch import Tensor
 
 CLIP = (1.0, 6.0)  # the limit of contrast, uniform in the logarithm; 2 to 4 are usual
 TILES = (3, 12)  # a side of the grid of tiles; 8 is usual
+# OpenCV's limit is a whole number of pixels of a tile, and one at least: with 8 by 8 pixels it is 4 whatever was drawn,
+# and with fewer there would be no limit to speak of.
+SMALLEST_TILE = 8  # pixels a side
 
 
 def give(films: Tensor, *, share: float, generator: torch.Generator) -> Tensor:
     """Films [B, S, S] of grey levels -> the same, a `share` of them through CLAHE (contrast-limited adaptive histogram
-    equalisation, Zuiderveld 1994, OpenCV's), each with its own limit and tiles; float32 if any was.
+    equalisation, Zuiderveld 1994, OpenCV's), each with its own limit and tiles.
 
-    All draws come from `generator`; the work is done on the CPU, an eighth of a millisecond a film of 96 pixels.
+    The result is float32, or `films` itself if none was chosen. All draws come from `generator`. The work is done on
+    the CPU, an eighth of a millisecond a film of 96 pixels; another device waits for it.
     """
-    batch = len(films)
+    batch, finest = len(films), max(TILES[0], min(TILES[1], films.shape[-1] // SMALLEST_TILE))
     chosen = torch.rand(batch, generator=generator) < share
     low, high = (math.log(limit) for limit in CLIP)
     clips = torch.exp(torch.rand(batch, generator=generator) * (high - low) + low)
-    tiles = torch.randint(TILES[0], TILES[1] + 1, (batch,), generator=generator)
+    tiles = torch.randint(TILES[0], finest + 1, (batch,), generator=generator)
     if not chosen.any():
         return films
-    shown = films.to(torch.float32, copy=True)
-    greys = shown[chosen.to(films.device)].round().clamp(0, 255).to("cpu", torch.uint8).numpy()
-    pairs = zip(clips[chosen].tolist(), tiles[chosen].tolist(), strict=True)
+    shown, rows = films.to(torch.float32, copy=True), chosen.nonzero().squeeze(1).to(films.device)
+    greys = shown[rows].round().clamp(0, 255).to("cpu", torch.uint8).numpy()
     evened = [
         cv2.createCLAHE(clipLimit=clip, tileGridSize=(grid, grid)).apply(grey)
-        for grey, (clip, grid) in zip(greys, pairs, strict=True)
+        for grey, clip, grid in zip(greys, clips[chosen].tolist(), tiles[chosen].tolist(), strict=True)
     ]
-    shown[chosen.to(films.device)] = torch.from_numpy(np.stack(evened)).to(shown)
+    shown[rows] = torch.from_numpy(np.stack(evened)).to(shown)
     return shown
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For a block that calls `give` again and again: OpenCV has threads of its own, one a core, and to wake them costs
+    more than they bring for films this small.
+    """
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)

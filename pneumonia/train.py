@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pneumonia import calibration, memory, opacity, sampling, stress
+from pneumonia import calibration, clahe, memory, opacity, sampling, stress
 from pneumonia.augment import augment, halve, standardise
 from pneumonia.config import TrainConfig
 from pneumonia.device import half_precision, pick_device
@@ -123,7 +123,7 @@ def fit(
         raise ValueError("there are no validation films: the training films need at least two patients a class")
     device = pick_device(config.device)
     parts = max(1, round(config.batch_size / PART)) if device.type == "cpu" else 1
-    with memory.kept(), team(parts) as each:
+    with memory.kept(), clahe.one_thread(), team(parts) as each:
         return _fit(config, data, device, parts, each, on_epoch, on_step)
 
 

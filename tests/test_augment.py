@@ -192,16 +192,18 @@ def test_disturbance_blurs_and_sharpens(films: torch.Tensor, monkeypatch: pytest
 def test_disturbance_gives_clahe_to_a_share_before_all_else(
     films: torch.Tensor, disturbance: float, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shares = []
+    shares, seen = [], []
 
     def flat(films: torch.Tensor, *, share: float, generator: torch.Generator) -> torch.Tensor:
         shares.append(share)
+        seen.append(films)
         return torch.full_like(films, 100)
 
     monkeypatch.setattr(module.clahe, "give", flat)
     monkeypatch.setattr(module, "disturb", lambda x, **_: x)
     x = augment(films, strength=0.0, disturbance=disturbance, generator=torch.Generator().manual_seed(0))
     assert shares == [pytest.approx(share)]
+    assert seen[0] is films
     assert x.abs().max() < 0.5  # of the flat film, up to rounding, and not of what was there before
 
 

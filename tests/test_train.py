@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -98,10 +99,16 @@ def test_it_learns_what_can_be_learnt(data: FitData) -> None:
 
 def test_global_state_is_left_alone(data: FitData) -> None:
     torch.manual_seed(7)
-    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    state, threads = torch.get_rng_state(), (torch.get_num_threads(), cv2.getNumThreads())
     fit(replace(TINY, epochs=1), data)
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.get_num_threads() == threads
+    assert (torch.get_num_threads(), cv2.getNumThreads()) == threads
+
+
+def test_opencv_keeps_to_one_thread_while_training(data: FitData) -> None:
+    counts: list[int] = []
+    fit(replace(TINY, epochs=1), data, on_step=lambda _: counts.append(cv2.getNumThreads()))
+    assert set(counts) == {1}
 
 
 def test_the_best_epochs_weights_come_out(data: FitData) -> None:
