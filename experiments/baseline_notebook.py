@@ -13,8 +13,8 @@ its user looks, and to the first of all four looks an epoch that has it. It runs
 most, and, if another network was there before, no longer than that one took.
 
 Prints for each the seconds to that AUC, and their ratio. Cost: some five minutes an epoch on 2 cores, so up to an
-hour and a half. `SPRINT` was chosen by validation films. Result: 149 times as
-long at epochs' ends, 52 at any look; see LOG.md.
+hour and a half. `SPRINT` was chosen by validation films. Result: 149 times as long at epochs' ends, 52 at any look; see
+LOG.md.
 """
 
 import argparse

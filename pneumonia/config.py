@@ -41,7 +41,7 @@ class TrainConfig:
     dropout: float = _setting(0.3, "dropout before the last layer", Range(low=0.0, high=0.5))
     label_smoothing: float = _setting(0.05, "share of each label spread evenly over both classes")
     ema_decay: float = _setting(
-        0.995, "decay a step of the averaged weights that are validated and kept, once there were steps enough for it"
+        0.995, "decay a step of the averaged weights, which are what is validated and kept; less in the first steps"
     )
     augment: float = _setting(
         1.0, "strength of the augmentation; 0 turns it off, but not disturb or opacity", Range(low=1.0, high=1.5)
@@ -54,10 +54,11 @@ class TrainConfig:
     )
     opacity: float = _setting(
         0.2,
-        "share of the normal films drawn that have an opacity painted into the lungs and count as ill, so that what "
-        "else normal films have in common no longer says normal; 0 turns it off, as do classes that are not called "
-        "normal (or alike) and pneumonia, opacity, consolidation, infiltrate or COVID. With such classes, normal "
-        "validation films are painted too, and judge epochs, trials and champion, whatever the share",
+        "share of the normal films in each batch that have an opacity painted into the lungs and count as ill, so that "
+        "what else normal films have in common no longer says normal; 0 turns it off, as do classes that are not "
+        "called normal (or alike) and pneumonia, opacity, consolidation, infiltrate or COVID. With such classes, "
+        "normal validation films are painted too, whatever the share, and judge the champion and, unless disturb is 0, "
+        "epochs and trials",
     )
     half_size: float = _setting(
         0.0, "share of the epochs, the first ones, that train at half the size, in half the time"
@@ -127,8 +128,8 @@ class SearchConfig:
     )
     opacity: float | None = _setting(
         None,
-        "share of the normal films drawn that have an opacity painted into the lungs and count as ill, where the "
-        "classes are normal and pneumonia or alike; 0 turns it off [0.2; synthetic: 0]",
+        "share of the normal films in each batch that have an opacity painted into the lungs and count as ill, where "
+        "the classes are normal and pneumonia or alike; 0 turns it off [0.2; synthetic: 0]",
     )
     timeout: float | None = _setting(None, "start no trial after so many seconds")
     keep_models: int | None = _setting(None, "keep the models of the N best trials only [all up to 20 trials, then 5]")
