@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
+VERSION = 2  # raise it when the same settings come to train otherwise: a search begun before does not go on then
 Sampler = Literal["weighted", "none"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Pruner = Literal["auto", "halving", "none"]

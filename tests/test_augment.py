@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from pneumonia import augment as module
-from pneumonia import served
+from pneumonia import config, served
 from pneumonia.augment import augment, halve, standardise
 
 UNIFORM = 1 / math.sqrt(3)  # the standard deviation of a draw from [-1, 1]
@@ -211,6 +211,19 @@ def test_no_film_goes_through_clahe_undisturbed(films: torch.Tensor, monkeypatch
     plain = draw(films, 1.0)
     monkeypatch.setattr(module.clahe, "give", None)
     assert torch.equal(draw(films, 1.0), plain)
+
+
+def test_what_training_shows_changes_with_the_version_alone(films: torch.Tensor) -> None:
+    """If this fails, raise the VERSION of `config` and write the new figures here."""
+    soft = functional.avg_pool2d(films.float().unsqueeze(1), 9, 1, 4).squeeze(1).repeat(16, 1, 1)
+    shown = []
+    for strength, disturbance in ((1.0, 0.0), (0.0, 1.0), (1.0, 0.5)):
+        generator = torch.Generator().manual_seed(0)
+        x = augment(soft, strength=strength, disturbance=disturbance, generator=generator)
+        shown += [x.abs().mean().item(), x.diff(dim=3).abs().mean().item(), (x**3).mean(dim=(1, 2, 3)).std().item()]
+    assert (config.VERSION, *shown) == pytest.approx(
+        (2, 0.8023, 0.1690, 0.3855, 0.8137, 0.2425, 0.6795, 0.8166, 0.2134, 0.5667), abs=0.001
+    )
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ import sqlalchemy.exc
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
-from pneumonia import stress
+from pneumonia import config, stress
 from pneumonia.config import TrainConfig, search_space
 from pneumonia.search import lease
 from pneumonia.search import study as studies
@@ -399,12 +399,15 @@ def test_a_finished_study_is_followed_by_another(url: str) -> None:
     assert names == ["films", "films-2", "films-3"]
 
 
-def test_the_default_name_says_what_is_searched() -> None:
+def test_the_default_name_says_what_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     def name(fingerprint: str = "f" * 64, **changes: Any) -> str:
         return studies.default_name(fingerprint, replace(BASE, **changes))
 
     assert name() == name(lr=9e-3, width=8, device="cpu")  # searched over, or without influence on what is found
     assert len({name(), name("e" * 64), name(size=64), name(epochs=4), name(seed=1), name(sampler="none")}) == 6
+    before = name()
+    monkeypatch.setattr(config, "VERSION", config.VERSION + 1)
+    assert name() != before
 
 
 class TestLease:

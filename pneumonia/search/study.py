@@ -22,7 +22,7 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateF
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from pneumonia import stress
+from pneumonia import config, stress
 from pneumonia.config import Pruner, TrainConfig, search_space
 from pneumonia.search.sampler import Sampler
 from pneumonia.stop import held, is_gone
@@ -163,10 +163,13 @@ def distributions() -> dict[str, BaseDistribution]:
 
 
 def default_name(fingerprint: str, base: TrainConfig) -> str:
-    """A name that searches of the same films with the same space and the same fixed settings share."""
+    """A name that searches of the same films with the same space, the same fixed settings and the same code of the
+    training share.
+    """
     space = {name: asdict(r) for name, r in search_space().items()}
     fixed = {name: value for name, value in asdict(base).items() if name not in space and name != "device"}
-    digest = hashlib.sha256(json.dumps([space, fixed, judge(base)], sort_keys=True).encode()).hexdigest()
+    searched = [space, fixed, judge(base), config.VERSION]
+    digest = hashlib.sha256(json.dumps(searched, sort_keys=True).encode()).hexdigest()
     return f"{fingerprint[:12]}-{digest[:8]}"
 
 
