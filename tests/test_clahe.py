@@ -43,29 +43,35 @@ def test_contrast_is_raised_by_more_or_less(films: torch.Tensor) -> None:
     assert contrast.max() > 1.6
 
 
-def test_a_film_goes_through_opencvs_clahe_within_the_bounds(
-    films: torch.Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[tuple[float, tuple[int, int]]] = []
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, tuple[int, int]]]:
+    """Limit and tiles of each CLAHE that is made of OpenCV's."""
+    made: list[tuple[float, tuple[int, int]]] = []
     make = cv2.createCLAHE
 
     def watched(clipLimit: float, tileGridSize: tuple[int, int]) -> cv2.CLAHE:  # noqa: N803
-        calls.append((clipLimit, tileGridSize))
+        made.append((clipLimit, tileGridSize))
         return make(clipLimit, tileGridSize)
 
     monkeypatch.setattr(cv2, "createCLAHE", watched)
+    return made
+
+
+def test_a_film_goes_through_opencvs_clahe_within_the_bounds(
+    films: torch.Tensor, calls: list[tuple[float, tuple[int, int]]]
+) -> None:
     shown = films.float() - 0.4
     given = give(shown, share=1.0, generator=generator())
-    limits, grids = np.array([clip for clip, _ in calls]), [grid for _, grid in calls]
-    assert len(calls) == len(films)
+    assert torch.equal(shown, films.float() - 0.4)
+    made = calls.copy()
+    limits, grids = np.array([clip for clip, _ in made]), [grid for _, grid in made]
+    assert len(made) == len(films)
     assert CLIP[0] <= limits.min() < 1.5
     assert 4 < limits.max() <= CLIP[1]
-    assert (
-        {down for down, _ in grids} == {across for _, across in grids} == set(range(TILES[0], 48 // SMALLEST_TILE + 1))
-    )
-    assert torch.equal(shown, films.float() - 0.4)
+    tiles = set(range(TILES[0], films.shape[-1] // SMALLEST_TILE + 1))
+    assert {down for down, _ in grids} == {across for _, across in grids} == tiles
     for number in (0, 1, 63):
-        assert np.array_equal(given[number].numpy(), make(*calls[number]).apply(films[number].numpy()))
+        assert np.array_equal(given[number].numpy(), cv2.createCLAHE(*made[number]).apply(films[number].numpy()))
 
 
 def test_the_generator_alone_decides(films: torch.Tensor) -> None:
@@ -82,15 +88,7 @@ def test_a_film_of_one_grey_stays_of_one_grey(grey: int) -> None:
 
 @pytest.mark.parametrize(("side", "finest"), [(16, 3), (64, 8), (96, 12), (224, 12)])
 def test_tiles_are_no_smaller_than_opencvs_limit_can_bear(
-    side: int, finest: int, monkeypatch: pytest.MonkeyPatch
+    side: int, finest: int, calls: list[tuple[float, tuple[int, int]]]
 ) -> None:
-    grids: list[int] = []
-    make = cv2.createCLAHE
-
-    def watched(clipLimit: float, tileGridSize: tuple[int, int]) -> cv2.CLAHE:  # noqa: N803
-        grids.append(tileGridSize[0])
-        return make(clipLimit, tileGridSize)
-
-    monkeypatch.setattr(cv2, "createCLAHE", watched)
     give(torch.zeros(128, side, side, dtype=torch.uint8), share=1.0, generator=generator())
-    assert max(grids) == finest
+    assert max(across for _, (_, across) in calls) == finest
