@@ -17,7 +17,7 @@ The default of `opacity` was chosen by such films (of another seed), and painted
 ones: figures of recipes with it flatter, and a little those of all recipes that disturb, since painted validation films
 help to choose their best epoch. No figure here says how well another hospital's films will be read. No test film is
 opened. Cost: half a minute a training of 12 epochs at 64 px on 2 cores, and a quarter of a minute for drawing. Result:
-painted .941 on real validation films, models .85 to .89 (.76 without `opacity`); see LOG.md.
+painted .943 on real validation films, models .85 to .89 (.76 without `opacity`); see LOG.md.
 """
 
 import argparse
