@@ -31,11 +31,11 @@ class TrainConfig:
         ValueError: a field is out of its range; the sentence names the field, its bound and the value given.
     """
 
-    size: int = _setting(96, "side of the square that films are resized to, pixels (a multiple of 16)")
+    size: int = _setting(64, "side of the square that films are resized to, pixels (a multiple of 16)")
     width: int = _setting(
-        24, "channels of the first stage; later stages have 2, 4 and 8 times as many", Range(choices=(8, 12, 16, 24))
+        16, "channels of the first stage; later stages have 2, 4 and 8 times as many", Range(choices=(8, 12, 16, 24))
     )
-    epochs: int = _setting(40, "passes over the training films")
+    epochs: int = _setting(64, "passes over the training films")
     batch_size: int = _setting(64, "films in a step")
     lr: float = _setting(2e-3, "peak learning rate of the one-cycle schedule", Range(low=5e-4, high=1e-2, log=True))
     weight_decay: float = _setting(0.05, "AdamW's decoupled weight decay", Range(low=5e-3, high=0.5, log=True))
@@ -109,10 +109,10 @@ class SearchConfig:
 
     data: str = _setting("synthetic", "'synthetic', a folder of films, or a CSV/Parquet manifest")
     trials: int | None = _setting(None, "trials to bring to an end, pruned ones included [8; synthetic: 4]")
-    epochs: int | None = _setting(None, "epochs of a trial [4]")
-    final_epochs: int | None = _setting(None, "epochs of the final training [40; synthetic: 8]")
+    epochs: int | None = _setting(None, "epochs of a trial [8; synthetic: 4]")
+    final_epochs: int | None = _setting(None, "epochs of the final training [64; synthetic: 8]")
     workers: int | None = _setting(None, "processes that run trials, one thread each [one a core]")
-    size: int | None = _setting(None, "side of the square that films are resized to, pixels [96; synthetic: 64]")
+    size: int | None = _setting(None, "side of the square that films are resized to, pixels [64]")
     seed: int = _setting(0, "seed of the search and of every training in it")
     study: str | None = _setting(
         None, "name of the study [from the films, the search space and what is fixed, such as size, epochs, seed]"
@@ -156,10 +156,10 @@ class SearchConfig:
         return replace(
             self,
             trials=trials,
-            epochs=self.epochs or 4,
+            epochs=self.epochs or (4 if demo else 8),
             final_epochs=self.final_epochs or (8 if demo else TrainConfig.epochs),
             workers=self.workers or min(cores, trials),
-            size=self.size or (64 if demo else 96),
+            size=self.size or TrainConfig.size,
             pruner=self.pruner if self.pruner != "auto" else "none" if demo else "halving",
             # drawn films were all made by one machine: there is nothing to hide, and eight epochs are few
             disturb=self.disturb if self.disturb is not None else 0.0 if demo else TrainConfig.disturb,

@@ -30,7 +30,7 @@ from pneumonia.served import FilmError, decode
 from pneumonia.tracking import Tracker, finished
 from pneumonia.trial import data_tags, dataset_of
 
-SIDE = 96  # pixels: the default training size, whose cache a training then finds ready
+SIDE = config.TrainConfig.size  # pixels; a training then finds its cache ready
 SAMPLES = 18  # films of each class that are shown
 TOGETHER = 256  # films whose grey levels are summed at a time: 10 MB as float32
 

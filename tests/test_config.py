@@ -57,7 +57,8 @@ def test_what_is_open_is_decided_by_the_films() -> None:
     real, demo = SearchConfig(data="films").for_data(cores=2), SearchConfig().for_data(cores=2)
     assert None not in asdict(real.decided()).values()
     assert real.decided().trials >= 8
-    assert demo.decided().size < real.decided().size
+    assert demo.decided().size == real.decided().size == TrainConfig().size
+    assert demo.decided().epochs < demo.decided().final_epochs < real.decided().final_epochs == TrainConfig().epochs
     assert (real.pruner, demo.pruner) == ("halving", "none")
     assert (real.disturb, demo.disturb) == (TrainConfig().disturb, 0.0)
     assert (real.opacity, demo.opacity) == (TrainConfig().opacity, 0.0)
