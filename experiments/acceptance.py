@@ -10,7 +10,7 @@ Checks, each with its figure and its bound:
 3. skew      films of full_size/ against the same films of the 224 px set: the median difference in probability is at
              most .03, and a label flips only within .1 of the threshold.
 
-It works in a folder of its own (--folder), so that nothing here is touched. Cost: about 11 minutes a seed on 2 cores.
+It works in a folder of its own (--folder), so that nothing here is touched. Cost: about 7 minutes a seed on 2 cores.
 The AUC of check 1 opens the test films; it is a report, and nothing may be chosen by it.
 """
 
