@@ -12,8 +12,8 @@ pruning   Searches at the search's own settings, by two workers, with each prune
           other, for what each would have saved and lost.
 
 Films are decoded before the clock starts. Everything is kept in a temporary folder. No test film is opened.
-Cost: for `workers` a minute and a half a trial on 2 cores, for `pruning` seven minutes a seed. Result: 1.86, and
-.43 of the epochs for a best objective of .130 instead of .126; see LOG.md.
+Cost: for `workers` a minute and a quarter a trial on 2 cores, for `pruning` seven minutes a seed. Result: 1.83,
+and, with 96 px and four epochs, .43 of the epochs for a best objective of .130 instead of .126; see LOG.md.
 """
 
 import argparse
