@@ -37,6 +37,7 @@ from PIL import Image
 from pneumonia.record import Record, Run, read_json, write_json
 
 OPEN = ("auto", "none", "")  # words for "decide it yourself" in an MLproject parameter
+DROPPED = "model.dropped"  # tag of a run whose model was given up for better ones (see `keep_models`)
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "INTERRUPTED": "KILLED"}
 DIGEST_LENGTH = 36  # MLflow's bound on a dataset's digest
 
@@ -164,7 +165,7 @@ def _send(record: Record, client: MlflowClient, uri: str) -> str:
 
     status = record.status
     if status is not None and not have.get("closed", False):
-        if status["state"] == "COMPLETE" and record.model.exists() and "model_id" not in have:
+        if status["state"] in ("COMPLETE", "PRUNED") and record.model.exists() and "model_id" not in have:
             remember(model_id=_send_model(record, run, run_id, client, uri), dropped=False)
         if (record.folder / "summary.json").exists():
             summary = read_json(record.folder / "summary.json")
@@ -263,8 +264,10 @@ def delete_model(model: LoggedModel, client: MlflowClient, uri: str) -> None:
 
 
 def _close(run: Run, status: dict[str, Any], run_id: str, client: MlflowClient) -> None:
-    if run.description:  # it says by now what came of the run
-        client.set_tag(run_id, MLFLOW_RUN_NOTE, run.description)
+    # they say by now what came of the run
+    said = {**run.tags, **({MLFLOW_RUN_NOTE: run.description} if run.description else {})}
+    if said:
+        client.log_batch(run_id, tags=[RunTag(name, value) for name, value in said.items()])
     close_run(client, run_id, status["state"], status["reason"], trial=run.role in ("trial", "final", "train"))
 
 

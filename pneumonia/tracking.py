@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pneumonia import sending
 from pneumonia.record import Record, records, write_json
-from pneumonia.sending import experiment_there, if_there, masked, sent, sent_to, unsent
+from pneumonia.sending import DROPPED, experiment_there, if_there, masked, sent, sent_to, unsent
 from pneumonia.stop import held
 
 LOCK_SECONDS = 60.0  # another process that sends the same record is waited for so long
@@ -202,6 +202,7 @@ class Tracker:
         if (model_id := self.known_model(have["model_id"])) is not None:
             with tracker_errors(self.uri):
                 sending.delete_model(self.client.get_logged_model(model_id), self.client, self.uri)
+                self.client.set_tag(have["run_id"], DROPPED, "deleted")
         write_json(record.folder / "sent.json", {**have, "dropped": True})
 
 

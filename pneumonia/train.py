@@ -59,19 +59,23 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """An epoch's end: its number from 1, its metrics, and whether it is the best so far."""
+    """An epoch's end: its number from 1, its metrics, whether it is the best so far, and the network of averaged
+    weights that was judged (in eval mode, on the training's device), which the next epoch changes.
+    """
 
     number: int
     epochs: int
     metrics: dict[str, float]
     best: bool
+    network: Network
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
     """The best epoch's network (averaged weights, on the CPU, in eval mode) and how it came about.
 
-    `history` has an epoch's metrics an entry; `best_epoch` counts from 1; `val_logits` is float64 [N], of the film
+    `history` has an epoch's metrics an entry, fewer than `config.epochs` where the training ended early; `best_epoch`
+    counts from 1; `val_logits` is float64 [N], of the film
     and its mirror image averaged; `changed_logits` those of the films as `stress` changes them, [2 N], empty if
     training disturbs nothing.
     """
@@ -97,7 +101,7 @@ def fit(
     config: TrainConfig,
     data: FitData,
     *,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_epoch: Callable[[Epoch], bool | None] = lambda epoch: None,
     on_step: Callable[[Step], None] = lambda step: None,
 ) -> Fitted:
     """Trains by the recipe: AdamW, one-cycle learning rate, label smoothing, averaged weights, and, if asked for, small
@@ -112,8 +116,8 @@ def fit(
     halve the time (see `replicas`).
 
     Args:
-        on_epoch: told after each epoch; what it raises ends the training.
-        on_step: told after each step, on CUDA after every tenth; likewise.
+        on_epoch: told after each epoch; where it returns True the training ends there, with the best epoch so far.
+        on_step: told after each step, on CUDA after every tenth. What either raises ends the training without a result.
 
     Raises:
         Diverged: the loss or the gradient is not a finite number; names the step and the learning rate.
@@ -133,7 +137,7 @@ def _fit(
     device: torch.device,
     parts: int,
     each: Callable[..., list[Any]],
-    on_epoch: Callable[[Epoch], None],
+    on_epoch: Callable[[Epoch], bool | None],
     on_step: Callable[[Step], None],
 ) -> Fitted:
     began = time.monotonic()
@@ -227,8 +231,8 @@ def _fit(
             best_epoch, best_value = number, value
             best_state = copy.deepcopy(average.state_dict())
         history.append(values)
-        on_epoch(Epoch(number=number, epochs=config.epochs, metrics=values, best=better))
-        if number - best_epoch >= config.patience:
+        enough = on_epoch(Epoch(number=number, epochs=config.epochs, metrics=values, best=better, network=average))
+        if enough or number - best_epoch >= config.patience:
             break
     average.load_state_dict(best_state)
     logits = predict(average, val[:real], each=each)

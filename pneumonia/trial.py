@@ -22,6 +22,7 @@ from pneumonia.layout import told_by_opacities
 from pneumonia.model import build
 from pneumonia.record import Record
 from pneumonia.report.card import card
+from pneumonia.sending import DROPPED
 from pneumonia.served import Predictor
 from pneumonia.tracking import Tracker
 from pneumonia.train import Epoch, FitData, Fitted, Step, fit
@@ -36,15 +37,16 @@ def run_training(
     record: Record,
     *,
     tracker: Tracker,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_epoch: Callable[[Epoch], bool | None] = lambda epoch: None,
     on_step: Callable[[Step], None] = lambda step: None,
     keep_model: Callable[[float], bool] = lambda value: True,
 ) -> float:
-    """Trains, and writes all that a COMPLETE record holds but its status.
+    """Trains, and writes all that a COMPLETE or PRUNED record holds but its status.
 
     Args:
         tracker: sees the curves while they grow.
-        on_epoch, on_step: as for `fit`; what they raise ends the training and leaves the record as it is.
+        on_epoch, on_step: as for `fit`; where `on_epoch` returns True the training ends and the record is of the best
+            epoch so far; what they raise leaves the record as it is.
         keep_model: told the objective, says whether the record keeps the model.
 
     Returns:
@@ -58,10 +60,10 @@ def run_training(
     """
     record.add_params(asdict(config))
 
-    def log_epoch(epoch: Epoch) -> None:
+    def log_epoch(epoch: Epoch) -> bool | None:
         record.add_metrics(epoch.metrics, step=epoch.number)
         tracker.try_send(record)
-        on_epoch(epoch)
+        return on_epoch(epoch)
 
     fitted = fit(config, fit_data(data), on_epoch=log_epoch, on_step=on_step)
     value = float(fitted.history[fitted.best_epoch - 1][OBJECTIVE])
@@ -159,11 +161,14 @@ def conclude(record: Record, fitted: Fitted, data: Decoded, *, keep_model: bool)
         },
         step=len(fitted.history),
     )
+    epochs, of = len(fitted.history), fitted.config.epochs
+    early = "" if epochs == of else f" It ended after {epochs} of {of} epochs."
     record.update(
+        tags={**record.run.tags, "trial.epochs": f"{epochs} of {of}", **({} if keep_model else {DROPPED: "not sent"})},
         description=f"{record.run.description}\n\nOn {len(labels)} validation films: "
         f"log loss {scores['log_loss']:.4f}, AUC {scores['auc']:.4f}, "
         f"sensitivity {scores['sensitivity']:.3f} and specificity {scores['specificity']:.3f} "
-        f"at the threshold {threshold:.3f}; epoch {fitted.best_epoch} of {len(fitted.history)} was the best."
+        f"at the threshold {threshold:.3f}; epoch {fitted.best_epoch} of {epochs} was the best.{early}",
     )
 
 

@@ -1,16 +1,25 @@
 """The pruner: which trials end early, and what is left of those that do."""
 
+import base64
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import cv2
+import mlflow
+import numpy as np
 import optuna
+import pandas as pd
 import pytest
 from optuna.trial import TrialState
 
 from experiments.search_study import replay
+from pneumonia import cache
+from pneumonia.search import report, worker
 from pneumonia.search import study as studies
-from pneumonia.search import worker
 from pneumonia.search.worker import Task
 from pneumonia.stop import Stop
 from pneumonia.tracking import Tracker
@@ -74,8 +83,86 @@ def test_a_trial_but_the_recipe_is_pruned_before_its_last_epoch_or_not_at_all(
     assert len(trial.intermediate_values) == after
     run = tracker.client.get_run(trial.user_attrs["run_id"])
     assert run.data.tags["trial.state"] == state.name
+    assert run.data.tags["trial.epochs"] == f"{after} of 2"
     if state == TrialState.PRUNED:
         assert run.data.tags["reason"].startswith("after epoch 1 of 2 its val/objective was not in the best third")
+        assert run.info.status == "KILLED"
+        assert "It ended after 1 of 2 epochs." in run.data.tags["mlflow.note.content"]
+
+
+@pytest.mark.slow
+def test_a_pruned_trial_holds_what_a_complete_one_does(
+    task: Task, tracker: Tracker, decoded: cache.Decoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pruner = Always(1)
+    monkeypatch.setattr(studies, "pruner", lambda kind, epochs: pruner)
+    worker.work(replace(task, goal=3), Stop())
+    study = studies.load(studies.connect(task.storage), task.study, seed=0, pruner=pruner)
+    complete, *pruned = (tracker.client.get_run(trial.user_attrs["run_id"]) for trial in studies.trials(study))
+    assert [run.data.tags["trial.state"] for run in (complete, *pruned)] == ["COMPLETE", "PRUNED", "PRUNED"]
+    for run in pruned:
+        assert run.data.metrics.keys() == complete.data.metrics.keys()
+        assert run.data.params.keys() == complete.data.params.keys()
+        assert files(tracker, run.info.run_id) == files(tracker, complete.info.run_id)
+        model = mlflow.pyfunc.load_model(f"models:/{run.outputs.model_outputs[0].model_id}")
+        assert model.metadata.signature is not None
+        film = cv2.imencode(".png", np.asarray(decoded.films[0]))[1].tobytes()
+        answer = model.predict(pd.DataFrame({"image": [base64.b64encode(film).decode()]}))
+        assert 0 < answer["probability"].iloc[0] < 1
+        matrix = json.loads(tracker.text_of(run.info.run_id, "confusion_matrix.json") or "")
+        (_, fp), (fn, tp) = matrix
+        assert run.data.metrics["val/sensitivity"] == pytest.approx(tp / (tp + fn))
+        assert sum(map(sum, matrix)) == len(decoded.index.only("val")) > fp
+
+    table = report.table(study)
+    assert table.notna().all(axis=None)
+    values = {run.data.tags["trial.number"]: run.data.metrics["val/objective"] for run in (complete, *pruned)}
+    assert dict(zip(table["trial"].astype(str), table["val/objective"], strict=True)) == pytest.approx(values)
+    report.figures(study, tmp_path / "search")
+    assert {path.stem for path in (tmp_path / "search").iterdir()} == {
+        "history",
+        "importance",
+        "parallel_coordinate",
+        "slice",
+    }
+
+
+@pytest.mark.slow
+def test_pruned_trials_count_among_the_models_that_are_kept(
+    task: Task, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pruner = Always(1)
+    monkeypatch.setattr(studies, "pruner", lambda kind, epochs: pruner)
+    worker.work(replace(task, goal=3, keep_models=1), Stop())
+    trials = studies.trials(studies.load(studies.connect(task.storage), task.study, seed=0, pruner=pruner))
+    best = min(trials, key=studies.value)
+    for trial in trials:
+        run_id = trial.user_attrs["run_id"]
+        assert tracker.has_model(run_id) == (trial.number == best.number)
+        assert ("model.dropped" in tracker.client.get_run(run_id).data.tags) == (trial.number != best.number)
+
+
+def test_a_pruned_trials_value_is_its_best_epochs_also_where_an_older_version_noted_none() -> None:
+    def pruned(**attributes: Any) -> optuna.trial.FrozenTrial:
+        return optuna.create_trial(
+            state=TrialState.PRUNED, value=0.4, intermediate_values={1: 0.3, 2: 0.4}, user_attrs=attributes
+        )
+
+    assert studies.value(pruned()) == 0.3
+    assert studies.value(pruned(**{"val/objective": 0.25})) == 0.25
+    assert studies.value(optuna.create_trial(value=0.2)) == 0.2
+
+
+def files(tracker: Tracker, run_id: str, folder: str | None = None) -> set[str]:
+    """The paths of a run's artifacts; pictures of the gallery, whose names hold the time, without it."""
+    found: set[str] = set()
+    for item in tracker.client.list_artifacts(run_id, folder):
+        found |= (
+            files(tracker, run_id, item.path)
+            if item.is_dir
+            else {re.sub(r"\+step.*?(\+compressed)?\.", r"\1.", item.path)}
+        )
+    return found
 
 
 @pytest.mark.slow

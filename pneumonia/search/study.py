@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import math
 import threading
 import time
 import warnings
@@ -234,6 +235,14 @@ def one_remains(study: optuna.Study, base: TrainConfig) -> bool:
 
 def trials(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
     return patiently(lambda: study.get_trials(deepcopy=False, states=states or None))
+
+
+def value(trial: FrozenTrial) -> float:
+    """The objective of a trial that is done: of its best epoch, also where Optuna, for a pruned trial, has the last."""
+    if trial.state == TrialState.COMPLETE and trial.value is not None:
+        return trial.value
+    reported = min(trial.intermediate_values.values(), default=math.inf)
+    return float(trial.user_attrs.get(OBJECTIVE, reported))  # trials pruned before 0.2 have no attribute
 
 
 def failures(study: optuna.Study, *, since: int = 0) -> list[FrozenTrial]:

@@ -49,10 +49,6 @@ class Task:
     grace: int = studies.GRACE_SECONDS
 
 
-class Pruned(Exception):
-    """The pruner gave the trial up."""
-
-
 def main(task: Task) -> None:
     """The body of a worker process."""
     torch.set_num_threads(1)
@@ -135,7 +131,11 @@ def run_trial(
     if "run_id" in sent(record):
         note(trial, {"run_id": sent(record)["run_id"]})
 
-    def on_epoch(epoch: Epoch) -> None:
+    state: State = "FAIL"
+    reason, value = "", math.nan
+
+    def on_epoch(epoch: Epoch) -> bool:
+        nonlocal reason
         stop.check()
         try:
             studies.patiently(lambda: trial.report(epoch.metrics[OBJECTIVE], epoch.number))
@@ -145,21 +145,18 @@ def run_trial(
         except optuna.exceptions.UpdateFinishedTrialError as error:
             raise studies.LeaseLost(f"trial {trial.number} was given to another worker") from error
         if behind:
-            raise Pruned(
+            reason = (
                 f"after epoch {epoch.number} of {config.epochs} its val/objective was not in the best third "
                 f"of the trials that came so far"
             )
+        return behind
 
-    state: State = "FAIL"
-    reason, value = "", math.nan
     try:
         value = run_training(
             config, data, record, on_epoch=on_epoch, on_step=lambda step: stop.check(), tracker=tracker,
             keep_model=lambda value: worth_keeping(study, value, task.keep_models),
         )  # fmt: skip
-        state = "COMPLETE"
-    except Pruned as event:
-        state, reason = "PRUNED", str(event)
+        state = "PRUNED" if reason else "COMPLETE"
     except Interrupted as event:
         state, reason = "INTERRUPTED", f"{event} while training"
     except studies.LeaseLost as event:
@@ -170,7 +167,7 @@ def run_trial(
             (record.artifacts / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
     if state in ("COMPLETE", "PRUNED"):
         try:
-            note(trial, record.summary if state == "COMPLETE" else {"reason": reason})
+            note(trial, {**record.summary, **({"reason": reason} if reason else {})})
             studies.finish(study, trial.number, value if state == "COMPLETE" else None, TrialState[state])
         except studies.LeaseLost as event:
             state, reason = "FAIL", str(event)
@@ -180,7 +177,7 @@ def run_trial(
             studies.patiently(lambda: studies.retry(study, studies.trials(study)[trial.number]))
     record.finish(state, reason)
     tracker.try_send(record)
-    if state == "COMPLETE" and "model_id" in sent(record):
+    if "model_id" in sent(record):
         drop_models(study, task, tracker)
     if state == "INTERRUPTED":
         stop.check()
@@ -232,14 +229,13 @@ def close_lost(trial: FrozenTrial, home: Path, tracker: Tracker, reason: str) ->
 
 
 def worth_keeping(study: optuna.Study, value: float, keep: int) -> bool:
-    """Whether a trial of this value is among the `keep` best so far."""
-    better = [t for t in studies.trials(study, TrialState.COMPLETE) if t.value is not None and t.value < value]
-    return len(better) < keep
+    """Whether a trial of this value is among the `keep` best so far, pruned ones included."""
+    return sum(studies.value(trial) < value for trial in studies.trials(study, *studies.DONE)) < keep
 
 
 def drop_models(study: optuna.Study, task: Task, tracker: Tracker) -> None:
     """Deletes the models of trials that are no longer among the best `task.keep_models`."""
-    done = sorted(studies.trials(study, TrialState.COMPLETE), key=lambda trial: (trial.value, trial.number))
+    done = sorted(studies.trials(study, *studies.DONE), key=lambda trial: (studies.value(trial), trial.number))
     for trial in done[task.keep_models :]:
         record = Record(Path(trial.user_attrs["folder"]))
         with suppress(TrackingError):  # the next trial that ends tries again
