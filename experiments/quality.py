@@ -12,7 +12,7 @@ LOG.md.
 from experiments import speedrun
 from pneumonia.config import SearchConfig, TrainConfig
 
-PLAN = SearchConfig(data="films").for_data(cores=2).decided()
+PLAN = SearchConfig(data="films").for_data(cores=2, films=4400).decided()
 RECIPE = TrainConfig(size=PLAN.size, epochs=PLAN.final_epochs)
 
 

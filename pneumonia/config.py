@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 VERSION = 2  # raise it when the same settings come to train otherwise: a search begun before does not go on then
+TRIAL_FILMS = 36_000  # that a trial sees, all epochs together; nearly a minute on one core at 64 px
 Sampler = Literal["weighted", "none"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Pruner = Literal["auto", "halving", "none"]
@@ -11,12 +12,16 @@ Pruner = Literal["auto", "halving", "none"]
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """Values that the search may give a field: `choices`, or the interval [low, high], uniform in the log if `log`."""
+    """Values that the search may give a field: `choices`, or the interval [low, high], uniform in the log if `log`.
+
+    `long`: only where a trial is as long as the final training. A shorter one always does best with less of it.
+    """
 
     low: float = 0.0
     high: float = 0.0
     log: bool = False
     choices: tuple[int, ...] = ()
+    long: bool = False
 
 
 def _setting(default: Any, help: str, search: Range | None = None) -> Any:
@@ -36,7 +41,7 @@ class TrainConfig:
         16, "channels of the first stage; later stages have 2, 4 and 8 times as many", Range(choices=(8, 12, 16, 24))
     )
     epochs: int = _setting(64, "passes over the training films")
-    batch_size: int = _setting(64, "films in a step")
+    batch_size: int = _setting(64, "films in a step", Range(choices=(16, 32, 64), long=True))
     lr: float = _setting(2e-3, "peak learning rate of the one-cycle schedule", Range(low=5e-4, high=1e-2, log=True))
     weight_decay: float = _setting(0.05, "AdamW's decoupled weight decay", Range(low=5e-3, high=0.5, log=True))
     dropout: float = _setting(0.3, "dropout before the last layer", Range(low=0.0, high=0.5))
@@ -52,6 +57,7 @@ class TrainConfig:
         "strength of what hides how a film was made: frames, holes, exposure, tone, local contrast (CLAHE too), and "
         "more scale, shape, gamma, blur and sharpness; 0 turns it off, and then val/objective, calibration and "
         "threshold are of the films as they are alone, so that such runs do not compare with others by val/objective",
+        Range(low=0.0, high=1.0, long=True),
     )
     opacity: float = _setting(
         0.2,
@@ -94,9 +100,10 @@ class TrainConfig:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
 
 
-def search_space() -> dict[str, Range]:
-    """The fields that a search varies, with their ranges."""
-    return {f.name: f.metadata["search"] for f in fields(TrainConfig) if f.metadata["search"] is not None}
+def search_space(*, long: bool) -> dict[str, Range]:
+    """The fields that a search varies, with their ranges; `long`: its trials are as long as the final training."""
+    ranges = {field.name: field.metadata["search"] for field in fields(TrainConfig)}
+    return {name: one for name, one in ranges.items() if one is not None and (long or not one.long)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +115,12 @@ class SearchConfig:
     """
 
     data: str = _setting("synthetic", "'synthetic', a folder of films, or a CSV/Parquet manifest")
-    trials: int | None = _setting(None, "trials to bring to an end, pruned ones included [8; synthetic: 4]")
-    epochs: int | None = _setting(None, "epochs of a trial [8; synthetic: 4]")
+    trials: int | None = _setting(None, "trials to bring to an end, pruned ones included [16; synthetic: 8]")
+    epochs: int | None = _setting(
+        None,
+        "epochs of a trial [8; of fewer than 4,500 training films so many that the trial sees 36,000, at most all of "
+        "the final training's; synthetic: 4]",
+    )
     final_epochs: int | None = _setting(None, "epochs of the final training [64; synthetic: 8]")
     workers: int | None = _setting(None, "processes that run trials, one thread each [one a core]")
     size: int | None = _setting(None, "side of the square that films are resized to, pixels [64]")
@@ -125,7 +136,9 @@ class SearchConfig:
         "auto: halving, and none for synthetic films",
     )
     disturb: float | None = _setting(
-        None, "strength of what hides how a film was made, in every training; 0 turns it off [0.5; synthetic: 0]"
+        None,
+        "strength of what hides how a film was made, in every training; 0 turns it off [0.5; searched where a trial is "
+        "as long as the final training, beginning with 0.5, synthetic: with 0]",
     )
     opacity: float | None = _setting(
         None,
@@ -149,23 +162,62 @@ class SearchConfig:
         }
         TrainConfig(seed=self.seed, **given)  # the same bounds
 
-    def for_data(self, *, cores: int) -> "SearchConfig":
-        """This search with every open field decided: a two-minute start on synthetic films, the full one on others."""
+    def for_data(self, *, cores: int, films: int) -> "SearchConfig":
+        """This search with every open field decided: a two-minute start on synthetic films, the full one on others.
+
+        Args:
+            films: how many there are to train on. Where they are few, a trial can be as long as the final training,
+                and the search then finds what suits that, not what learns fastest.
+        """
         demo = self.data == "synthetic"
-        trials = self.trials or (4 if demo else 8)
+        trials = self.trials or (8 if demo else 16)
+        final_epochs = self.final_epochs or (8 if demo else TrainConfig.epochs)
+        affordable = max(8, round(TRIAL_FILMS / max(films, 1)))
         return replace(
             self,
             trials=trials,
-            epochs=self.epochs or (4 if demo else 8),
-            final_epochs=self.final_epochs or (8 if demo else TrainConfig.epochs),
+            epochs=self.epochs or (4 if demo else min(affordable, final_epochs)),
+            final_epochs=final_epochs,
             workers=self.workers or min(cores, trials),
             size=self.size or TrainConfig.size,
             pruner=self.pruner if self.pruner != "auto" else "none" if demo else "halving",
-            # drawn films were all made by one machine: there is nothing to hide, and eight epochs are few
-            disturb=self.disturb if self.disturb is not None else 0.0 if demo else TrainConfig.disturb,
             opacity=self.opacity if self.opacity is not None else 0.0 if demo else TrainConfig.opacity,
             keep_models=self.keep_models if self.keep_models is not None else (trials if trials <= 20 else 5),
         )
+
+    def recipe(self) -> TrainConfig:
+        """What the search begins with, as long as a trial: the defaults but for what is given. Of drawn films one
+        machine made all, so that there is nothing to hide, and their trainings are short.
+
+        Raises:
+            ValueError: as `decided`.
+        """
+        plan = self.decided()
+        disturb = 0.0 if self.data == "synthetic" else TrainConfig.disturb
+        return TrainConfig(
+            size=plan.size,
+            epochs=plan.epochs,
+            seed=self.seed,
+            disturb=disturb if self.disturb is None else self.disturb,
+            opacity=TrainConfig.opacity if self.opacity is None else self.opacity,
+        )
+
+    def ranges(self) -> dict[str, Range]:
+        """What the search varies: not what is given.
+
+        Raises:
+            ValueError: as `decided`.
+        """
+        plan = self.decided()
+        space = search_space(long=plan.epochs >= plan.final_epochs)
+        return {name: one for name, one in space.items() if getattr(self, name, None) is None}
+
+    @property
+    def changed(self) -> bool:
+        """Whether changed copies of the validation films judge the trials beside them; the same for all of a study,
+        whatever each has for `disturb`.
+        """
+        return self.disturb is None or self.disturb > 0
 
     def decided(self) -> "Plan":
         """The fields that `for_data` decides, as numbers.

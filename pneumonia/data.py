@@ -127,8 +127,8 @@ def require(index: Index, split: Split) -> None:
         raise DataError(f"{looked}, found {', '.join(there) or 'none'}")
 
 
-def assign_val(table: pd.DataFrame) -> pd.DataFrame:
-    """Turns about `VAL_SHARE` of the train films into val, by whole patients; the other rows stay as they are.
+def assign_val(table: pd.DataFrame, *, share: float = VAL_SHARE, salt: str = VAL_SALT) -> pd.DataFrame:
+    """Turns about a `share` of the train films into val, by whole patients; the other rows stay as they are.
 
     A patient belongs to the stratum (label, subtype) of most of its films. Within each stratum patients are sorted by
     a salted hash of their id and taken in that order, each one that brings the number of films nearer to the share;
@@ -145,7 +145,7 @@ def assign_val(table: pd.DataFrame) -> pd.DataFrame:
     if train.empty:
         return table
     films = train.groupby("patient").size().to_dict()
-    order = {patient: hashlib.sha256(f"{VAL_SALT}:{patient}".encode()).hexdigest() for patient in films}
+    order = {patient: hashlib.sha256(f"{salt}:{patient}".encode()).hexdigest() for patient in films}
     members = {label: set(rows["patient"]) for label, rows in train.groupby("label")}
     strata: dict[Any, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     common = train.groupby(["patient", "label", "subtype"]).size().reset_index(name="n")
@@ -158,7 +158,7 @@ def assign_val(table: pd.DataFrame) -> pd.DataFrame:
     for subtypes in strata.values():
         owed = 0.0
         for _, patients in sorted(subtypes.items()):
-            owed += VAL_SHARE * sum(films[patient] for patient in patients)
+            owed += share * sum(films[patient] for patient in patients)
             for patient in sorted(patients, key=order.__getitem__):
                 if abs(owed - films[patient]) < abs(owed) and owed > 0 and patient not in irreplaceable:
                     val.add(patient)

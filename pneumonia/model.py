@@ -1,5 +1,7 @@
 """The network: a small residual CNN for one grey film."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -60,6 +62,32 @@ class Network(nn.Module):
             )  # functional.dropout takes no generator
             pooled = pooled * (kept / (1 - self.dropout)).to(pooled)
         logits: Tensor = self.head(pooled).squeeze(1)
+        return logits
+
+
+class Ensemble(nn.Module):
+    """Networks for films of one size, asked together: the logit is the mean of theirs (Lakshminarayanan et al. 2017).
+
+    It has what a `Network` has: its feature maps are theirs, one after the other, and its head holds theirs, divided by
+    their number, so that its class-activation map is the mean of theirs.
+    """
+
+    def __init__(self, members: Sequence[Network]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        weights = torch.cat([member.head.weight.detach() for member in members], dim=1) / len(members)
+        self.head = nn.Linear(weights.shape[1], 1)
+        with torch.no_grad():
+            self.head.weight.copy_(weights)
+            self.head.bias.copy_(torch.stack([member.head.bias.detach() for member in members]).mean(0))
+
+    def maps(self, x: Tensor) -> Tensor:
+        """Standardised films x [B, 1, S, S] -> feature maps of all members [B, C, S / 16, S / 16]."""
+        return torch.cat([member.maps(x) for member in self.members], dim=1)  # type: ignore[operator]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardised films x [B, 1, S, S] -> logits [B]."""
+        logits: Tensor = self.head(self.maps(x).mean(dim=(2, 3))).squeeze(1)
         return logits
 
 

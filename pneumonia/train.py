@@ -35,7 +35,9 @@ class Diverged(ArithmeticError):
 class FitData:
     """Films uint8 [N, S, S] and labels [N] of 0 and 1; the validation films are of other patients.
 
-    `opacities` says that opacities of the lungs tell the class 1 from normal, so that they may be painted.
+    `opacities` says that opacities of the lungs tell the class 1 from normal, so that they may be painted. `changed`
+    says whether changed copies of the validation films (see `stress`) judge beside them; None: if training disturbs.
+    Trials that are compared need the same, whatever each has for `disturb`.
     """
 
     train_films: np.ndarray
@@ -43,6 +45,7 @@ class FitData:
     val_films: np.ndarray
     val_labels: np.ndarray
     opacities: bool = False
+    changed: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +79,8 @@ class Fitted:
 
     `history` has an epoch's metrics an entry, fewer than `config.epochs` where the training ended early; `best_epoch`
     counts from 1; `val_logits` is float64 [N], of the film
-    and its mirror image averaged; `changed_logits` those of the films as `stress` changes them, [2 N], empty if
-    training disturbs nothing.
+    and its mirror image averaged; `changed_logits` those of the films as `stress` changes them, [2 N], empty where they
+    do not judge.
     """
 
     network: Network
@@ -90,8 +93,8 @@ class Fitted:
     device: str
 
     def judged(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Labels and logits that calibration and threshold are fitted to: of the validation films as they are, and, if
-        training disturbs, changed; `labels` are theirs, [N].
+        """Labels and logits that calibration and threshold are fitted to: of the validation films as they are and,
+        where such judge, changed; `labels` are theirs, [N].
         """
         logits = np.concatenate([self.val_logits, self.changed_logits])
         return np.resize(labels, len(logits)), logits
@@ -110,10 +113,10 @@ def fit(
     Epochs are judged in the training's number format and by the film alone, which takes a quarter of the time; the
     result in float32, by film and mirror image.
     The best epoch is the one with the lowest `val/objective`, or the lowest `val/loss` where the validation films lack
-    a class. The objective is `calibration.objective` of the validation films as they are, and, if training disturbs, of
-    changed ones and, if opacities tell, of normal ones painted, which count as ill (see `stress`). On one machine the
-    same configuration and films give the same network, bit for bit, on the CPU; with one thread as with two, which
-    halve the time (see `replicas`).
+    a class. The objective is `calibration.objective` of the validation films as they are, and, where changed ones judge
+    (see `FitData`), of these and, if opacities tell, of normal ones painted, which count as ill (see `stress`). On one
+    machine the same configuration and films give the same network, bit for bit, on the CPU; with one thread as with
+    two, which halve the time (see `replicas`).
 
     Args:
         on_epoch: told after each epoch; where it returns True the training ends there, with the best epoch so far.
@@ -147,7 +150,7 @@ def _fit(
     labels = torch.from_numpy(data.train_labels.astype(np.float32)).to(device)
     smooth = labels * (1 - config.label_smoothing) + 0.5 * config.label_smoothing
     judging = [data.val_films]
-    if config.disturb:
+    if config.disturb > 0 if data.changed is None else data.changed:
         judging.append(stress.change(data.val_films))
         if data.opacities:
             judging.append(stress.painted(data.val_films, data.val_labels))

@@ -40,6 +40,7 @@ def run_training(
     on_epoch: Callable[[Epoch], bool | None] = lambda epoch: None,
     on_step: Callable[[Step], None] = lambda step: None,
     keep_model: Callable[[float], bool] = lambda value: True,
+    changed: bool | None = None,
 ) -> float:
     """Trains, and writes all that a COMPLETE or PRUNED record holds but its status.
 
@@ -48,6 +49,7 @@ def run_training(
         on_epoch, on_step: as for `fit`; where `on_epoch` returns True the training ends and the record is of the best
             epoch so far; what they raise leaves the record as it is.
         keep_model: told the objective, says whether the record keeps the model.
+        changed: whether changed validation films judge, see `FitData`.
 
     Returns:
         The objective: the best epoch's class-balanced log loss on the validation films, as they are and, if training
@@ -65,7 +67,7 @@ def run_training(
         tracker.try_send(record)
         return on_epoch(epoch)
 
-    fitted = fit(config, fit_data(data), on_epoch=log_epoch, on_step=on_step)
+    fitted = fit(config, fit_data(data, changed=changed), on_epoch=log_epoch, on_step=on_step)
     value = float(fitted.history[fitted.best_epoch - 1][OBJECTIVE])
     conclude(record, fitted, data, keep_model=keep_model(value))
     return value
@@ -94,8 +96,8 @@ def suited(config: TrainConfig, index: Index, *, say: Callable[[str], None] = la
     return replace(config, opacity=0.0)
 
 
-def fit_data(data: Decoded) -> FitData:
-    """The training and validation films; no test film passes through here."""
+def fit_data(data: Decoded, *, changed: bool | None = None) -> FitData:
+    """The training and validation films; no test film passes through here. `changed`: see `FitData`."""
     split = data.index.table["split"].to_numpy()
     label = data.index.table["label"].to_numpy()
     return FitData(
@@ -104,6 +106,7 @@ def fit_data(data: Decoded) -> FitData:
         val_films=data.films[split == "val"],
         val_labels=label[split == "val"],
         opacities=told_by_opacities(data.index.classes),
+        changed=changed,
     )
 
 

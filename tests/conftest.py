@@ -23,7 +23,7 @@ from mlflow import MlflowClient
 from mlflow.store.db import utils
 
 from pneumonia import cache, data, synthetic
-from pneumonia.config import TrainConfig
+from pneumonia.config import TrainConfig, search_space
 from pneumonia.record import Record, Run
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task
@@ -220,10 +220,11 @@ def task(index: data.Index, tracker: Tracker, home: Path) -> Task:
     base = TrainConfig(size=32, width=8, epochs=2, device="cpu")
     home.mkdir()
     url = f"sqlite:///{home / 'study.db'}"
-    study = studies.create_or_resume(studies.connect(url), "films", base)
+    study = studies.create_or_resume(studies.connect(url), "films", base, search_space(long=True), changed=True)
     return Task(
         index=index,
         base=base,
+        changed=True,
         home=home,
         storage=url,
         study=study.study_name,

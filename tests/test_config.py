@@ -45,7 +45,7 @@ def test_every_field_has_help() -> None:
 
 
 def test_the_defaults_and_the_ends_of_every_range_are_allowed() -> None:
-    for name, values in search_space().items():
+    for name, values in search_space(long=True).items():
         ends = values.choices or (values.low, values.high)
         for end in ends:
             replace(TrainConfig(), **{name: end})
@@ -54,18 +54,38 @@ def test_the_defaults_and_the_ends_of_every_range_are_allowed() -> None:
 
 
 def test_what_is_open_is_decided_by_the_films() -> None:
-    real, demo = SearchConfig(data="films").for_data(cores=2), SearchConfig().for_data(cores=2)
-    assert None not in asdict(real.decided()).values()
+    real = SearchConfig(data="films").for_data(cores=2, films=4400)
+    demo = SearchConfig().for_data(cores=2, films=883)
     assert real.decided().trials >= 8
     assert demo.decided().size == real.decided().size == TrainConfig().size
-    assert demo.decided().epochs < demo.decided().final_epochs < real.decided().final_epochs == TrainConfig().epochs
+    assert real.decided().epochs < real.decided().final_epochs == TrainConfig().epochs
+    assert demo.decided().epochs <= demo.decided().final_epochs < real.decided().final_epochs
     assert (real.pruner, demo.pruner) == ("halving", "none")
-    assert (real.disturb, demo.disturb) == (TrainConfig().disturb, 0.0)
     assert (real.opacity, demo.opacity) == (TrainConfig().opacity, 0.0)
-    assert SearchConfig(pruner="halving").for_data(cores=2).pruner == "halving"
-    assert SearchConfig(data="films", trials=3, size=64).for_data(cores=8).decided().trials == 3
+    assert (real.recipe().disturb, demo.recipe().disturb) == (TrainConfig().disturb, 0.0)
+    assert SearchConfig(pruner="halving").for_data(cores=2, films=883).pruner == "halving"
+    assert SearchConfig(data="films", trials=3, size=64).for_data(cores=8, films=9).decided().trials == 3
     with pytest.raises(ValueError, match="trials, epochs, final_epochs"):
         SearchConfig().decided()
+
+
+def test_trials_of_few_films_are_as_long_as_the_final_training() -> None:
+    epochs = [SearchConfig(data="films").for_data(cores=2, films=n).decided().epochs for n in (1, 500, 2000, 9000)]
+    assert epochs == [64, 64, 18, 8]
+    assert SearchConfig(data="films", final_epochs=3).for_data(cores=2, films=500).decided().epochs == 3
+
+
+def test_what_only_long_trials_can_judge_is_searched_by_them_alone() -> None:
+    few = SearchConfig(data="films").for_data(cores=2, films=500)
+    many = SearchConfig(data="films").for_data(cores=2, films=4400)
+    assert few.ranges().keys() - many.ranges().keys() == {"batch_size", "disturb"}
+    assert replace(few, disturb=0.25).ranges().keys() == few.ranges().keys() - {"disturb"}
+
+
+def test_the_judge_depends_on_the_search_alone() -> None:
+    given = [SearchConfig(data="films", disturb=value).for_data(cores=2, films=500) for value in (None, 0.25, 0.0)]
+    assert [search.changed for search in given] == [True, True, False]
+    assert [search.recipe().disturb for search in given] == [0.5, 0.25, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -147,23 +167,23 @@ def test_what_was_given_is_kept() -> None:
     )
     for data in ("synthetic", "films"):
         search = replace(given, data=data)
-        assert search.for_data(cores=2) == search
+        assert search.for_data(cores=2, films=4400) == search
 
 
 @pytest.mark.parametrize("cores", [1, 2, 64])
 def test_no_more_workers_than_cores_or_trials(cores: int) -> None:
-    plan = SearchConfig(data="films").for_data(cores=cores).decided()
+    plan = SearchConfig(data="films").for_data(cores=cores, films=4400).decided()
     assert plan.workers == min(cores, plan.trials)
 
 
 def test_small_searches_keep_all_models_and_large_ones_five() -> None:
-    kept = [SearchConfig(trials=trials).for_data(cores=2).keep_models for trials in (1, 20, 21)]
+    kept = [SearchConfig(trials=trials).for_data(cores=2, films=4400).keep_models for trials in (1, 20, 21)]
     assert kept == [1, 20, 5]
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Plan)])
 def test_one_open_field_is_refused_by_name(name: str) -> None:
-    whole = SearchConfig().for_data(cores=2)
+    whole = SearchConfig().for_data(cores=2, films=4400)
     with pytest.raises(ValueError, match=rf"^{name} must be given"):
         replace(whole, **{name: None}).decided()
 

@@ -72,7 +72,7 @@ def test_the_speedrun_does_without_a_test_split(films: Path, tmp_path: Path) -> 
 
 
 def test_the_quality_recipe_is_what_the_search_trains_in_full() -> None:
-    plan = SearchConfig(data="a/folder").for_data(cores=8)
+    plan = SearchConfig(data="a/folder").for_data(cores=8, films=4400)
     assert replace(TrainConfig(), size=plan.size, epochs=plan.final_epochs) == quality.RECIPE
 
 

@@ -40,6 +40,7 @@ def in_full(
         task = Task(
             index=index,
             base=replace(TINY, epochs=1),
+            changed=True,
             home=home,
             storage="",
             study="study",
@@ -114,7 +115,7 @@ def test_of_those_who_joined_only_who_claims_the_lead_has_it(
     monkeypatch.setattr(run, "_join", join)
     monkeypatch.setattr(lease, "holder", lambda study: next(leaders))
     monkeypatch.setattr(lease, "claim", lambda study: False)
-    config = SearchConfig(data="films", disturb=0.7, opacity=0.3).for_data(cores=1)
+    config = SearchConfig(data="films", disturb=0.7, opacity=0.3).for_data(cores=1, films=4400)
     outcome = run.search(config, index, home=home, tracker=tracker)
     assert [task.parent for task in joined] == ["first", "second"]
     assert {(task.base.disturb, task.base.opacity) for task in joined} == {(0.7, 0.3)}

@@ -15,16 +15,18 @@ from typing import Any
 import optuna
 import pytest
 import sqlalchemy.exc
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from pneumonia import config, stress
 from pneumonia.config import TrainConfig, search_space
-from pneumonia.search import lease
+from pneumonia.search import lease, report
 from pneumonia.search import study as studies
 from pneumonia.stop import identity
 
 BASE = TrainConfig(size=32, epochs=3)
+SPACE = search_space(long=True)
 PRUNER = studies.pruner("none", 3)
 
 
@@ -35,7 +37,7 @@ def url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def study(url: str) -> optuna.Study:
-    return studies.create_or_resume(studies.connect(url), "films", BASE)
+    return studies.create_or_resume(studies.connect(url), "films", BASE, SPACE, changed=True)
 
 
 def claim(study: optuna.Study, goal: int = 100) -> optuna.Trial:
@@ -116,18 +118,18 @@ def test_processes_reach_the_goal_exactly(study: optuna.Study, url: str) -> None
 
 def test_a_study_of_another_objective_is_not_taken_up(study: optuna.Study, url: str) -> None:
     claim(study)
-    name = studies.default_name("ab" * 32, BASE)
-    assert studies.create_or_resume(studies.connect(url), "films", BASE).study_name == "films"
+    name = studies.default_name("ab" * 32, BASE, SPACE, changed=True)
+    assert studies.create_or_resume(studies.connect(url), "films", BASE, SPACE, changed=True).study_name == "films"
     with pytest.raises(studies.StudyError, match=r"judged by something else than .* as they are: name another"):
-        studies.create_or_resume(studies.connect(url), "films", replace(BASE, disturb=0.0))
+        studies.create_or_resume(studies.connect(url), "films", BASE, SPACE, changed=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stress, "VERSION", stress.VERSION + 1)
-        assert studies.default_name("ab" * 32, BASE) != name
+        assert studies.default_name("ab" * 32, BASE, SPACE, changed=True) != name
         with pytest.raises(studies.StudyError, match="judged by something else"):
-            studies.create_or_resume(studies.connect(url), "films", BASE)
+            studies.create_or_resume(studies.connect(url), "films", BASE, SPACE, changed=True)
     study.set_user_attr("objective", "val/log_loss")
     with pytest.raises(studies.StudyError, match="the trials of study films were judged by something else"):
-        studies.create_or_resume(studies.connect(url), "films", BASE)
+        studies.create_or_resume(studies.connect(url), "films", BASE, SPACE, changed=True)
 
 
 def test_no_worker_proposes_what_another_did(study: optuna.Study, url: str) -> None:
@@ -139,7 +141,7 @@ def test_no_worker_proposes_what_another_did(study: optuna.Study, url: str) -> N
     first, beside = worker(), worker()
     proposed = [claim(first).params, claim(beside).params, claim(first).params, claim(worker()).params]
     proposed += [claim(worker()).params, claim(beside).params]
-    assert proposed[0] == {name: getattr(BASE, name) for name in search_space()}
+    assert proposed[0] == {name: getattr(BASE, name) for name in SPACE}
     assert len({tuple(params.items()) for params in proposed}) == len(proposed)
 
 
@@ -148,7 +150,7 @@ def test_a_proposal_follows_from_the_seed_and_what_came_before(tmp_path: Path) -
 
     def search(name: str, seed: int, *, resumed: bool) -> list[dict[str, Any]]:
         storage = studies.connect(f"sqlite:///{tmp_path / name}.db")
-        studies.create_or_resume(storage, "films", BASE)
+        studies.create_or_resume(storage, "films", BASE, SPACE, changed=True)
         study = studies.load(storage, "films", seed=seed, pruner=PRUNER)
         proposed = []
         for _ in range(8):
@@ -193,14 +195,14 @@ def test_a_queued_trial_counts_before_a_new_one(study: optuna.Study) -> None:
 
 
 def test_the_first_trial_is_the_recipe(study: optuna.Study) -> None:
-    assert claim(study).params == {name: getattr(BASE, name) for name in search_space()}
+    assert claim(study).params == {name: getattr(BASE, name) for name in SPACE}
 
 
 def test_parameters_lie_in_the_search_space(study: optuna.Study) -> None:
     for _ in range(6):
         params = claim(study).params
         replace(BASE, **params)
-        for name, allowed in search_space().items():
+        for name, allowed in SPACE.items():
             assert params[name] in allowed.choices or allowed.low <= params[name] <= allowed.high
 
 
@@ -253,7 +255,7 @@ def test_a_silent_worker_loses_its_trial(url: str) -> None:
     """After the grace period the trial fails, `on_lost` hears of it, and its parameters are queued again."""
     heard: list[int] = []
     storage = studies.connect(url, heartbeat=1, grace=1, on_lost=lambda trial: heard.append(trial.number))
-    study = studies.create_or_resume(storage, "films", BASE)
+    study = studies.create_or_resume(storage, "films", BASE, SPACE, changed=True)
     silent = claim(study)
     storage.record_heartbeat(silent._trial_id)
     time.sleep(2.5)  # the database counts whole seconds
@@ -391,8 +393,10 @@ def test_a_finished_study_is_followed_by_another(url: str) -> None:
     storage = studies.connect(url)
     names = []
     for number in range(3):
-        study = studies.create_or_resume(storage, "films", BASE)
-        assert studies.create_or_resume(storage, "films", BASE).study_name == study.study_name  # unfinished: resumes
+        study = studies.create_or_resume(storage, "films", BASE, SPACE, changed=True)
+        assert (
+            studies.create_or_resume(storage, "films", BASE, SPACE, changed=True).study_name == study.study_name
+        )  # unfinished: resumes
         assert len(studies.trials(study, TrialState.WAITING)) == 1
         names.append(study.study_name)
         study.set_user_attr("finished", f"run {number}")
@@ -401,11 +405,13 @@ def test_a_finished_study_is_followed_by_another(url: str) -> None:
 
 def test_the_default_name_says_what_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     def name(fingerprint: str = "f" * 64, **changes: Any) -> str:
-        return studies.default_name(fingerprint, replace(BASE, **changes))
+        return studies.default_name(fingerprint, replace(BASE, **changes), SPACE, changed=True)
 
     assert name() == name(lr=9e-3, width=8, device="cpu")  # searched over, or without influence on what is found
     assert len({name(), name("e" * 64), name(size=64), name(epochs=4), name(seed=1), name(sampler="none")}) == 6
     before = name()
+    short = search_space(long=False)
+    assert len({before, *(studies.default_name("f" * 64, BASE, short, changed=c) for c in (True, False))}) == 3
     monkeypatch.setattr(config, "VERSION", config.VERSION + 1)
     assert name() != before
 
@@ -453,3 +459,22 @@ class TestLease:
             assert leader["host"] == "another-machine"
         finally:
             leading.__exit__(None, None, None)
+
+
+def test_a_study_of_an_earlier_version_keeps_its_space(study: optuna.Study, url: str) -> None:
+    """It has no space written down; its trials say what it is. One of the default name is named, not gone on with."""
+    old = {"lr": FloatDistribution(5e-4, 1e-2, log=True), "width": CategoricalDistribution((8, 12, 16, 24))}
+    name = f"{'f' * 12}-01234567"
+    earlier = optuna.create_study(study_name=name, storage=studies.connect(url))
+    earlier.set_user_attr("objective", studies.judge(changed=True))
+    earlier.enqueue_trial({"lr": BASE.lr, "width": BASE.width})
+    earlier.tell(earlier.ask(old), 0.5)
+    resumed = studies.create_or_resume(studies.connect(url), name, BASE, SPACE, changed=True)
+    assert resumed.study_name == name
+    assert claim(resumed).params.keys() == old.keys()
+    assert studies.one_remains(resumed, BASE)
+    assert list(report.table(resumed).columns[-5:]) == ["lr", "width", "epochs", "seconds", "reason"]
+    assert studies.left_behind(studies.connect(url), "f" * 64) == [name]
+    assert studies.left_behind(studies.connect(url), "e" * 64) == []
+    resumed.set_user_attr("finished", "run")
+    assert studies.left_behind(studies.connect(url), "f" * 64) == []

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def search(as_json: bool, **values: Any) -> None:
     """Search learning rate, width and more; train the best in full; register it. The same command resumes."""
     with boundary(resumes=True):
-        config = SearchConfig(**given(**values)).for_data(cores=cores())
+        config = SearchConfig(**given(**values))
         demo = config.data == "synthetic"
         if config.storage is not None:
             from pneumonia.search import check_url  # seconds, so not for those who need none
@@ -34,6 +34,7 @@ def search(as_json: bool, **values: Any) -> None:
         from pneumonia.tracking import source_tags
 
         index = films(config.data)
+        config = config.for_data(cores=cores(), films=len(index.only("train")))
         bar, trainer = SearchBar(), TrainBar()
         with closing(bar), closing(trainer):
             outcome = searching.search(

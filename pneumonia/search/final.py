@@ -58,7 +58,7 @@ def train_in_full(
             if registry.is_waiting(record):
                 record.update(dataset=dataset_of(task.index))  # the folder of films may have moved since
                 return record, registry.enter(tracker, record)
-    say(f"final training: {describe(full, task.base)} {full.epochs} epochs")
+    say(f"final training: {describe(best.params, task.base)} {full.epochs} epochs")
     record = Record.create(
         task.home / "records" / task.study / f"final-{time.time_ns()}",
         Run(
@@ -67,11 +67,11 @@ def train_in_full(
             experiment=task.experiment,
             parent=task.parent,
             tags={**task.tags, "study": task.study, "best.trial": str(best.number)},
-            description=f"Trial {best.number}'s configuration trained in full. {describe(full, task.base)}",
+            description=f"Trial {best.number}'s configuration trained in full. {describe(best.params, task.base)}",
             dataset=dataset_of(task.index),
             register=model_name,
         ),
     )
     with finished(record, tracker):
-        run_training(full, data, record, tracker=tracker, on_step=on_step, on_epoch=on_epoch)
+        run_training(full, data, record, tracker=tracker, on_step=on_step, on_epoch=on_epoch, changed=task.changed)
     return record, registry.enter(tracker, record) if registry.is_waiting(record) else None

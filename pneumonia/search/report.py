@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia import plots
-from pneumonia.config import search_space
+from pneumonia.search import space
 from pneumonia.search import study as studies
 from pneumonia.trial import OBJECTIVE
 
@@ -22,7 +22,7 @@ def table(study: optuna.Study) -> pd.DataFrame:
     """A row a trial, the best first, complete and pruned ones alike: number, state, objective, scores, the parameters,
     epochs, seconds, the reason.
     """
-    rows = []
+    rows, searched = [], studies.patiently(lambda: space.read(study))
     for trial in studies.trials(study):
         if trial.user_attrs.get("reason") == "surplus" or trial.state == TrialState.WAITING:
             continue
@@ -32,7 +32,7 @@ def table(study: optuna.Study) -> pd.DataFrame:
                 "state": trial.state.name,
                 OBJECTIVE: studies.value(trial) if trial.state in studies.DONE else None,
                 **{name: trial.user_attrs.get(name) for name in SCORES},
-                **{name: trial.params.get(name) for name in search_space()},
+                **{name: trial.params.get(name) for name in searched},
                 "epochs": len(trial.intermediate_values),
                 "seconds": round(trial.duration.total_seconds(), 1) if trial.duration else None,
                 "reason": trial.user_attrs.get("reason", ""),

@@ -11,7 +11,7 @@ import pandas as pd
 from optuna.trial import TrialState
 
 from pneumonia import cache
-from pneumonia.config import SearchConfig, TrainConfig, search_space
+from pneumonia.config import SearchConfig
 from pneumonia.data import Index
 from pneumonia.gate import Verdict
 from pneumonia.record import Record, Run, close_dead
@@ -61,7 +61,6 @@ def search(
     tracker: Tracker,
     experiment: str = "pneumonia",
     run_id: str | None = None,
-    base: TrainConfig | None = None,
     model_name: str = "pneumonia",
     tags: dict[str, str] | None = None,
     heartbeat: int = studies.HEARTBEAT_SECONDS,
@@ -80,8 +79,6 @@ def search(
         index: the films, as `data.scan` gives them.
         home: folder for records, caches and the default study.
         run_id: an MLflow run to adopt as the parent, as `mlflow run` makes it.
-        base: what is not searched over; its size, epochs, seed and, if given, disturb and opacity are those of
-            `config`.
         on_progress: told once a second while trials run.
         on_step, on_epoch: told about the final training.
         say: told in words what happens.
@@ -93,17 +90,13 @@ def search(
         Interrupted: a stop was requested; the runs are closed and the same call resumes.
     """
     plan = config.decided()
-    base = replace(base or TrainConfig(), size=plan.size, epochs=plan.epochs, seed=config.seed)
-    if config.disturb is not None:
-        base = replace(base, disturb=config.disturb)
-    if config.opacity is not None:
-        base = replace(base, opacity=config.opacity)
-    base = suited(base, index, say=say)
+    base = suited(config.recipe(), index, say=say)
     experiment_id = tracker.experiment_id(experiment)
     tags = {**data_tags(index), **(tags or {})}
     task = Task(
         index=index,
         base=base,
+        changed=config.changed,
         home=home,
         storage=config.storage or f"sqlite:///{home / 'study.db'}",
         study="",
@@ -119,9 +112,16 @@ def search(
         grace=grace,
     )
     home.mkdir(parents=True, exist_ok=True)
-    study = studies.create_or_resume(
-        open_storage(task, tracker), config.study or studies.default_name(index.fingerprint, base), base
-    )
+    ranges = config.ranges()
+    name = config.study or studies.default_name(index.fingerprint, base, ranges, changed=config.changed)
+    storage = open_storage(task, tracker)
+    study = studies.create_or_resume(storage, name, base, ranges, changed=config.changed)
+    for old in studies.left_behind(storage, index.fingerprint):
+        if old != name:
+            say(
+                f"study {old} of these films was begun by an earlier version, which searched otherwise, and is not "
+                f"finished; it stays as it is, and `--study {old}` goes on with it"
+            )
     task = replace(task, study=study.study_name)
     resume.settle(study, home)
     close_dead(home)
@@ -145,7 +145,7 @@ def search(
             experiment=experiment,
             run_id=run_id,
             tags={**tags, "study": study.study_name},
-            description=f"Search over {', '.join(search_space())}: {plan.trials} trials of "
+            description=f"Search over {', '.join(ranges)}: {plan.trials} trials of "
             f"{plan.epochs} epochs at {plan.size} px, then the best one trained for {plan.final_epochs}.",
             dataset=dataset_of(index),
         ),

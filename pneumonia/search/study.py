@@ -7,7 +7,7 @@ import math
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -18,13 +18,13 @@ import optuna
 import sqlalchemy
 import sqlalchemy.event
 import sqlalchemy.exc
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia import config, stress
-from pneumonia.config import Pruner, TrainConfig, search_space
+from pneumonia.config import Pruner, Range, TrainConfig
+from pneumonia.search import space
 from pneumonia.search.sampler import Sampler
 from pneumonia.stop import held, is_gone
 from pneumonia.trial import OBJECTIVE
@@ -155,42 +155,41 @@ def beating(beat: Callable[[], None], seconds: float) -> Iterator[None]:
         thread.join(timeout=1)
 
 
-def distributions() -> dict[str, BaseDistribution]:
-    """The search space as Optuna's distributions."""
-    return {
-        name: CategoricalDistribution(r.choices) if r.choices else FloatDistribution(r.low, r.high, log=r.log)
-        for name, r in search_space().items()
-    }
-
-
-def default_name(fingerprint: str, base: TrainConfig) -> str:
+def default_name(fingerprint: str, base: TrainConfig, ranges: Mapping[str, Range], *, changed: bool) -> str:
     """A name that searches of the same films with the same space, the same fixed settings and the same code of the
     training share.
     """
-    space = {name: asdict(r) for name, r in search_space().items()}
+    space = {name: asdict(one) for name, one in ranges.items()}
     fixed = {name: value for name, value in asdict(base).items() if name not in space and name != "device"}
-    searched = [space, fixed, judge(base), config.VERSION]
+    searched = [space, fixed, judge(changed), config.VERSION]
     digest = hashlib.sha256(json.dumps(searched, sort_keys=True).encode()).hexdigest()
     return f"{fingerprint[:12]}-{digest[:8]}"
 
 
-def judge(base: TrainConfig) -> str:
+def judge(changed: bool) -> str:
     """What judges the trials, in words: those judged otherwise do not compare."""
-    changed = (
-        f" and changed (changes {stress.VERSION}, with painted normal ones where opacities tell)"
-        if base.disturb
-        else ""
-    )
-    return f"{OBJECTIVE} of the films as they are{changed}"
+    also = f" and changed (changes {stress.VERSION}, with painted normal ones where opacities tell)" if changed else ""
+    return f"{OBJECTIVE} of the films as they are{also}"
 
 
-def create_or_resume(storage: RDBStorage, name: str, base: TrainConfig) -> optuna.Study:
+def create_or_resume(
+    storage: RDBStorage,
+    name: str,
+    base: TrainConfig,
+    ranges: Mapping[str, Range],
+    *,
+    changed: bool,
+) -> optuna.Study:
     """The first of `name`, `name-2`, `name-3`... that is not finished; the first trial of a new one is `base`.
+
+    Args:
+        ranges: what a new study varies; one that is there keeps its own.
+        changed: whether changed validation films judge the trials.
 
     Raises:
         StudyError: its trials were judged by another objective.
     """
-    judged = judge(base)
+    judged = judge(changed)
     number = 1
     while True:
         full = name if number == 1 else f"{name}-{number}"
@@ -200,10 +199,23 @@ def create_or_resume(storage: RDBStorage, name: str, base: TrainConfig) -> optun
         number += 1
     if not study.get_trials(deepcopy=False):
         study.set_user_attr("objective", judged)
-        study.enqueue_trial({name: getattr(base, name) for name in search_space()}, skip_if_exists=True)
+        space.write(study, ranges)
+        study.enqueue_trial(space.values(base, space.read(study)), skip_if_exists=True)
     elif study.user_attrs.get("objective") != judged:
         raise StudyError(f"the trials of study {full} were judged by something else than {judged}: name another")
     return study
+
+
+def left_behind(storage: RDBStorage, fingerprint: str) -> list[str]:
+    """Studies of these films that an earlier version began under the default name and did not finish."""
+    studies = patiently(lambda: optuna.get_all_study_summaries(storage))
+    return [
+        study.study_name
+        for study in studies
+        if study.study_name.startswith(f"{fingerprint[:12]}-")
+        and study.n_trials
+        and not {"finished", space.ATTRIBUTE} & study.user_attrs.keys()
+    ]
 
 
 def load(storage: RDBStorage, name: str, *, seed: int, pruner: optuna.pruners.BasePruner) -> optuna.Study:
@@ -228,7 +240,7 @@ def pruner(kind: Pruner, epochs: int) -> optuna.pruners.BasePruner:
 
 def one_remains(study: optuna.Study, base: TrainConfig) -> bool:
     """Whether a trial has come to its end, or the recipe is on its way there, so that others may be pruned."""
-    recipe = {name: getattr(base, name) for name in search_space()}
+    recipe = patiently(lambda: space.values(base, space.read(study)))
     alive = trials(study, TrialState.COMPLETE, TrialState.RUNNING)
     return any(trial.state == TrialState.COMPLETE or trial.params == recipe for trial in alive)
 
@@ -266,7 +278,7 @@ def claim(study: optuna.Study, goal: int, *, wait: Callable[[], None]) -> optuna
         if len(trials(study, *DONE, TrialState.RUNNING)) >= goal:
             wait()
             continue
-        trial = patiently(lambda: study.ask(distributions()))
+        trial = patiently(lambda: study.ask(space.read(study)))
         earlier = [t for t in trials(study, *LIVE) if t.number < trial.number]
         if len(earlier) < goal:
             return trial

@@ -17,7 +17,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia import cache
-from pneumonia.config import Pruner, TrainConfig, search_space
+from pneumonia.config import Pruner, TrainConfig
 from pneumonia.data import Index
 from pneumonia.record import Record, Run, State
 from pneumonia.search import study as studies
@@ -34,6 +34,7 @@ class Task:
 
     index: Index
     base: TrainConfig
+    changed: bool  # whether changed validation films judge the trials, see `train.FitData`
     home: Path
     storage: str
     study: str
@@ -123,7 +124,7 @@ def run_trial(
             experiment=task.experiment,
             parent=parent,
             tags={**task.tags, "study": task.study, "trial.number": str(trial.number)},
-            description=describe(config, task.base),
+            description=describe(trial.params, task.base),
             dataset=dataset_of(task.index),
         ),
     )
@@ -154,7 +155,7 @@ def run_trial(
     try:
         value = run_training(
             config, data, record, on_epoch=on_epoch, on_step=lambda step: stop.check(), tracker=tracker,
-            keep_model=lambda value: worth_keeping(study, value, task.keep_models),
+            keep_model=lambda value: worth_keeping(study, value, task.keep_models), changed=task.changed,
         )  # fmt: skip
         state = "PRUNED" if reason else "COMPLETE"
     except Interrupted as event:
@@ -242,9 +243,7 @@ def drop_models(study: optuna.Study, task: Task, tracker: Tracker) -> None:
             tracker.drop_model(record)
 
 
-def describe(config: TrainConfig, base: TrainConfig) -> str:
-    """What is special about a trial, in words."""
-    changed = [
-        f"{name} {getattr(config, name):.3g}" for name in search_space() if getattr(config, name) != getattr(base, name)
-    ]
+def describe(params: Mapping[str, Any], base: TrainConfig) -> str:
+    """What is special about a trial with these parameters, in words."""
+    changed = [f"{name} {value:.3g}" for name, value in params.items() if value != getattr(base, name)]
     return "The recipe as it stands." if not changed else "The recipe with " + ", ".join(changed) + "."
