@@ -81,8 +81,7 @@ def measure(
     """
     config = of.config.for_data(cores=2, films=len(of.index.only("train")))
     plan = config.decided()
-    base = replace(TrainConfig(), size=plan.size, epochs=plan.final_epochs, seed=config.seed)
-    recipe = suited(replace(base, disturb=config.disturb, opacity=config.opacity), of.index)
+    recipe = suited(replace(config.recipe(), epochs=plan.final_epochs), of.index)
     cache.decode(of.index, size=plan.size, home=home)
     rows = dict(known)
     for arm in arms:
@@ -137,12 +136,12 @@ def _seeds(of: Task, recipe: TrainConfig, seconds: float, home: Path) -> dict[st
 
 def _train(of: Task, configs: Any, home: Path, *, seconds: float = 0.0) -> dict[str, Any]:
     began, records = time.monotonic(), []
-    tracker = Nowhere("sqlite://")
+    tracker, changed = Nowhere("sqlite://"), of.config.changed
     decoded = cache.decode(of.index, size=of.config.size or TrainConfig.size, home=home)
     for config in configs:
         run = Run(name="train", role="train", experiment="gain", tags=data_tags(of.index), dataset=dataset_of(of.index))
         records.append(Record.create(home / f"train-{config.seed}", run))
-        run_training(config, decoded, records[-1], tracker=tracker)
+        run_training(config, decoded, records[-1], tracker=tracker, changed=changed)
         spent = time.monotonic() - began
         if spent + spent / len(records) / 2 > seconds:
             break

@@ -58,7 +58,7 @@ PRUNERS: dict[str, BasePruner] = {
     "quarter": PercentilePruner(25.0, n_startup_trials=2),
     "halving by 2": SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
     "halving by 3": SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
-    "halving by 3, as the search does it": studies.pruner("halving", 4),
+    "halving by 3, as the search does it": studies.pruner("halving", 4, long=False),
 }
 
 

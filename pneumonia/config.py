@@ -119,7 +119,7 @@ class SearchConfig:
     epochs: int | None = _setting(
         None,
         "epochs of a trial [8; of fewer than 4,500 training films so many that the trial sees 36,000, at most all of "
-        "the final training's; synthetic: 4]",
+        "the final training's]",
     )
     final_epochs: int | None = _setting(None, "epochs of the final training [64; synthetic: 8]")
     workers: int | None = _setting(None, "processes that run trials, one thread each [one a core]")
@@ -132,8 +132,8 @@ class SearchConfig:
     pruner: Pruner = _setting(
         "auto",
         "halving: after a quarter and three quarters of the epochs only the best third of the trials goes on, and "
-        "always the recipe as it stands; none: every trial does; "
-        "auto: halving, and none for synthetic films",
+        "always the recipe as it stands; where a trial is as long as the final training, the best half after half of "
+        "them; none: every trial does; auto: halving",
     )
     disturb: float | None = _setting(
         None,
@@ -176,11 +176,11 @@ class SearchConfig:
         return replace(
             self,
             trials=trials,
-            epochs=self.epochs or (4 if demo else min(affordable, final_epochs)),
+            epochs=self.epochs or min(affordable, final_epochs),
             final_epochs=final_epochs,
             workers=self.workers or min(cores, trials),
             size=self.size or TrainConfig.size,
-            pruner=self.pruner if self.pruner != "auto" else "none" if demo else "halving",
+            pruner=self.pruner if self.pruner != "auto" else "halving",
             opacity=self.opacity if self.opacity is not None else 0.0 if demo else TrainConfig.opacity,
             keep_models=self.keep_models if self.keep_models is not None else (trials if trials <= 20 else 5),
         )
@@ -209,7 +209,7 @@ class SearchConfig:
             ValueError: as `decided`.
         """
         plan = self.decided()
-        space = search_space(long=plan.epochs >= plan.final_epochs)
+        space = search_space(long=plan.long)
         return {name: one for name, one in space.items() if getattr(self, name, None) is None}
 
     @property
@@ -242,3 +242,8 @@ class Plan:
     workers: int
     size: int
     keep_models: int
+
+    @property
+    def long(self) -> bool:
+        """Whether a trial is as long as the final training."""
+        return self.epochs >= self.final_epochs

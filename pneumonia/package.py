@@ -22,6 +22,7 @@ from torch import nn
 
 from pneumonia import served
 from pneumonia.calibration import Calibration
+from pneumonia.model import Network, build
 
 TOLERANCE = 1e-4  # largest difference in probability between ONNX Runtime and torch
 
@@ -89,6 +90,17 @@ def write(
     (folder / "model.onnx").write_bytes(model)
     (folder / "model.safetensors").write_bytes(safetensors.torch.save(network.state_dict()))
     (folder / "package.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def read_network(folder: Path, width: int, dropout: float) -> Network:
+    """The network of a package that `write` made of one, on the CPU, in eval mode.
+
+    Raises:
+        RuntimeError: its weights are of another width.
+    """
+    network = build(width, dropout, seed=0)
+    network.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
+    return network.to(memory_format=torch.channels_last).eval()
 
 
 def _export(network: nn.Module, size: int) -> bytes:

@@ -180,6 +180,17 @@ class Tracker:
             models = self.client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
             return any(model.status == LoggedModelStatus.READY for model in models)
 
+    def fetch_model(self, run_id: str | None, folder: Path) -> Path | None:
+        """Brings the model that a run logged into `folder`; None where the store has none, or is away."""
+        if run_id is None:
+            return None
+        with suppress(TrackingError), tracker_errors(self.uri):
+            reach(self.uri)
+            if self.has_model(run_id):
+                uri = f"runs:/{run_id}/model"
+                return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder), tracking_uri=self.uri))
+        return None
+
     def text_of(self, run_id: str | None, path: str) -> str | None:
         """A run's artifact that is text; None where the store has no such run or file.
 

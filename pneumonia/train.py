@@ -17,7 +17,7 @@ from pneumonia import calibration, clahe, memory, opacity, sampling, stress
 from pneumonia.augment import augment, halve, standardise
 from pneumonia.config import TrainConfig
 from pneumonia.device import half_precision, pick_device
-from pneumonia.model import Network, build
+from pneumonia.model import Ensemble, Network, build
 from pneumonia.optimizer import AdamW
 from pneumonia.replicas import PART, Replicas, team
 
@@ -78,19 +78,23 @@ class Fitted:
     """The best epoch's network (averaged weights, on the CPU, in eval mode) and how it came about.
 
     `history` has an epoch's metrics an entry, fewer than `config.epochs` where the training ended early; `best_epoch`
-    counts from 1; `val_logits` is float64 [N], of the film
+    counts from 1; `objective` and `loss` are that epoch's. Networks that were joined (see `ensemble`) have no history
+    of their own; `members` says how many there are. `val_logits` is float64 [N], of the film
     and its mirror image averaged; `changed_logits` those of the films as `stress` changes them, [2 N], empty where they
     do not judge.
     """
 
-    network: Network
+    network: Network | Ensemble
     config: TrainConfig
     history: list[dict[str, float]]
     best_epoch: int
+    objective: float
+    loss: float
     val_logits: np.ndarray
     changed_logits: np.ndarray
     seconds: float
     device: str
+    members: int = 1
 
     def judged(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Labels and logits that calibration and threshold are fitted to: of the validation films as they are and,
@@ -149,13 +153,8 @@ def _fit(
     halves = halve(films) if config.half_size else films
     labels = torch.from_numpy(data.train_labels.astype(np.float32)).to(device)
     smooth = labels * (1 - config.label_smoothing) + 0.5 * config.label_smoothing
-    judging = [data.val_films]
-    if config.disturb > 0 if data.changed is None else data.changed:
-        judging.append(stress.change(data.val_films))
-        if data.opacities:
-            judging.append(stress.painted(data.val_films, data.val_labels))
-    val = torch.from_numpy(np.concatenate(judging)).to(device)
-    real = sum(len(part) for part in judging[:2])  # films; those behind them are painted
+    judging, real = judges(config, data)
+    val = torch.from_numpy(judging).to(device)
     draws = sampling.sampler(data.train_labels, config.sampler, generator)
 
     network = build(config.width, config.dropout, seed=config.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -244,11 +243,25 @@ def _fit(
         config=config,
         history=history,
         best_epoch=best_epoch,
+        objective=history[best_epoch - 1]["val/objective"],
+        loss=history[best_epoch - 1]["val/loss"],
         val_logits=logits[: len(data.val_films)],
         changed_logits=logits[len(data.val_films) :],
         seconds=time.monotonic() - began,
         device=device.type,
     )
+
+
+def judges(config: TrainConfig, data: FitData) -> tuple[np.ndarray, int]:
+    """The films that judge, uint8 [N, S, S]: the validation films as they are, perhaps changed, and perhaps painted;
+    and how many stand before the painted ones.
+    """
+    parts = [data.val_films]
+    if config.disturb > 0 if data.changed is None else data.changed:
+        parts.append(stress.change(data.val_films))
+        if data.opacities:
+            parts.append(stress.painted(data.val_films, data.val_labels))
+    return np.concatenate(parts), sum(len(part) for part in parts[:2])
 
 
 def _check(loss: Tensor, norm: Tensor, scaler: torch.amp.GradScaler, step: int, lr: float) -> None:

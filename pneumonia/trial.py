@@ -68,9 +68,8 @@ def run_training(
         return on_epoch(epoch)
 
     fitted = fit(config, fit_data(data, changed=changed), on_epoch=log_epoch, on_step=on_step)
-    value = float(fitted.history[fitted.best_epoch - 1][OBJECTIVE])
-    conclude(record, fitted, data, keep_model=keep_model(value))
-    return value
+    conclude(record, fitted, data, keep_model=keep_model(fitted.objective))
+    return fitted.objective
 
 
 def warm_up() -> None:
@@ -121,7 +120,8 @@ def conclude(record: Record, fitted: Fitted, data: Decoded, *, keep_model: bool)
     probabilities = calibration.apply(fitted.val_logits)
     write_scores(record, labels, probabilities, threshold, classes)
     write_predictions(record.artifacts / "predictions" / "val.csv", val, probabilities, classes)
-    plots.save(plots.learning_curves(fitted.history), record.artifacts / "figures" / "learning_curves.png")
+    if fitted.history:
+        plots.save(plots.learning_curves(fitted.history), record.artifacts / "figures" / "learning_curves.png")
     if record.run.register is not None:
         scored = pd.DataFrame({"probability": probabilities, "error": ""})
         text = card(
@@ -130,6 +130,8 @@ def conclude(record: Record, fitted: Fitted, data: Decoded, *, keep_model: bool)
             config=fitted.config,
             validation=assess(val, scored, split="val", classes=classes, threshold=threshold),
             best_epoch=fitted.best_epoch,
+            changed=fitted.changed_logits.size > 0,
+            members=fitted.members,
             tags=record.run.tags,
         )
         (record.artifacts / "model_card.md").write_text(text, encoding="utf-8")
@@ -148,30 +150,35 @@ def conclude(record: Record, fitted: Fitted, data: Decoded, *, keep_model: bool)
         if keep_model:
             mlflow.pyfunc.save_model(str(model), **package.pyfunc_arguments(folder))
             model.rename(record.model)  # a record has a whole model or none
-    best, last = fitted.history[fitted.best_epoch - 1], fitted.history[-1]
     scores = metrics.score(labels, probabilities, threshold)
     record.summarise(
         {
             **{f"val/{name}": value for name, value in scores.items()},
-            OBJECTIVE: best[OBJECTIVE],
-            "val/loss": best["val/loss"],
+            OBJECTIVE: fitted.objective,
+            "val/loss": fitted.loss,
             "val/threshold": threshold,
-            "train/images_per_second": last["train/images_per_second"],
+            **{
+                name: value for name, value in (fitted.history or [{}])[-1].items() if name == "train/images_per_second"
+            },
             "train/seconds": fitted.seconds,
-            "train/best_epoch": fitted.best_epoch,
+            **({"train/best_epoch": fitted.best_epoch} if fitted.history else {}),
             "data/seconds": data.seconds,
             "record/seconds": time.monotonic() - began,
         },
         step=len(fitted.history),
     )
     epochs, of = len(fitted.history), fitted.config.epochs
-    early = "" if epochs == of else f" It ended after {epochs} of {of} epochs."
+    tags, how = {}, f"the mean of {fitted.members} networks."
+    if fitted.history:
+        tags = {"trial.epochs": f"{epochs} of {of}"}
+        early = "" if epochs == of else f" It ended after {epochs} of {of} epochs."
+        how = f"epoch {fitted.best_epoch} of {epochs} was the best.{early}"
     record.update(
-        tags={**record.run.tags, "trial.epochs": f"{epochs} of {of}", **({} if keep_model else {DROPPED: "not sent"})},
+        tags={**record.run.tags, **tags, **({} if keep_model else {DROPPED: "not sent"})},
         description=f"{record.run.description}\n\nOn {len(labels)} validation films: "
         f"log loss {scores['log_loss']:.4f}, AUC {scores['auc']:.4f}, "
         f"sensitivity {scores['sensitivity']:.3f} and specificity {scores['specificity']:.3f} "
-        f"at the threshold {threshold:.3f}; epoch {fitted.best_epoch} of {epochs} was the best.{early}",
+        f"at the threshold {threshold:.3f}; {how}",
     )
 
 

@@ -224,6 +224,7 @@ def task(index: data.Index, tracker: Tracker, home: Path) -> Task:
     return Task(
         index=index,
         base=base,
+        long=False,
         changed=True,
         home=home,
         storage=url,

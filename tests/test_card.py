@@ -22,7 +22,9 @@ def evaluated(index: Index, split: str) -> Evaluation:
 def whole(index: Index) -> str:
     validation = evaluated(index, "val")
     tags = {"mlflow.source.git.commit": "abc123"}
-    return card.card("pneumonia", index=index, config=TINY, validation=validation, best_epoch=2, tags=tags)
+    return card.card(
+        "pneumonia", index=index, config=TINY, validation=validation, best_epoch=2, changed=True, tags=tags
+    )
 
 
 def test_the_card_says_what_made_the_model(whole: str, index: Index) -> None:
@@ -36,19 +38,28 @@ def test_the_card_says_what_made_the_model(whole: str, index: Index) -> None:
 @pytest.mark.parametrize("share", [0.0, 0.3])
 def test_the_card_tells_of_painted_opacities(index: Index, share: float) -> None:
     config, validation = replace(TINY, opacity=share), evaluated(index, "val")
-    text = card.card("pneumonia", index=index, config=config, validation=validation, best_epoch=2, tags={})
+    text = card.card(
+        "pneumonia", index=index, config=config, validation=validation, best_epoch=2, changed=True, tags={}
+    )
     assert ("A share of 0.3 of the normal films drawn" in text) == (share > 0)
 
 
-@pytest.mark.parametrize(("disturb", "classes"), [(0.5, None), (0.0, None), (0.5, ("virus", "bacteria"))])
+@pytest.mark.parametrize(("changed", "classes"), [(True, None), (False, None), (True, ("virus", "bacteria"))])
 def test_the_card_says_which_films_chose_the_epoch(
-    index: Index, disturb: float, classes: tuple[str, str] | None
+    index: Index, changed: bool, classes: tuple[str, str] | None
 ) -> None:
-    config, validation = replace(TINY, disturb=disturb), evaluated(index, "val")
     of = replace(index, classes=classes or index.classes)
-    text = card.card("pneumonia", index=of, config=config, validation=validation, best_epoch=2, tags={})
-    assert ("as they are and changed" in text) == (disturb > 0)
-    assert ("of normal ones painted, which count as ill" in text) == (disturb > 0 and classes is None)
+    told = {"config": TINY, "validation": evaluated(index, "val"), "best_epoch": 2, "tags": {}}
+    text = card.card("pneumonia", index=of, changed=changed, **told)  # type: ignore[arg-type]
+    assert ("as they are and changed" in text) == changed
+    assert ("of normal ones painted, which count as ill" in text) == (changed and classes is None)
+
+
+def test_the_card_says_how_many_networks_were_joined(index: Index) -> None:
+    told = {"index": index, "config": TINY, "validation": evaluated(index, "val"), "changed": True, "tags": {}}
+    text = card.card("pneumonia", best_epoch=0, members=3, **told)  # type: ignore[arg-type]
+    assert "the mean of the 3 best trials' networks" in text
+    assert "pneumonia search --data FILMS --seed 0" in text
 
 
 def test_the_command_in_the_card_is_one_that_the_program_takes(whole: str) -> None:

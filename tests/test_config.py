@@ -1,6 +1,6 @@
 """Settings: every field is checked, and the search space lies inside what is allowed."""
 
-from dataclasses import FrozenInstanceError, asdict, fields, replace
+from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any
 
 import click
@@ -60,7 +60,7 @@ def test_what_is_open_is_decided_by_the_films() -> None:
     assert demo.decided().size == real.decided().size == TrainConfig().size
     assert real.decided().epochs < real.decided().final_epochs == TrainConfig().epochs
     assert demo.decided().epochs <= demo.decided().final_epochs < real.decided().final_epochs
-    assert (real.pruner, demo.pruner) == ("halving", "none")
+    assert (real.pruner, demo.pruner) == ("halving", "halving")
     assert (real.opacity, demo.opacity) == (TrainConfig().opacity, 0.0)
     assert (real.recipe().disturb, demo.recipe().disturb) == (TrainConfig().disturb, 0.0)
     assert SearchConfig(pruner="halving").for_data(cores=2, films=883).pruner == "halving"

@@ -236,7 +236,9 @@ def test_no_number_and_no_memory(task: Task, tracker: Tracker, monkeypatch: pyte
     monkeypatch.setattr(worker, "run_training", faulty)
     worker.work(task, Stop())
 
-    study = studies.load(studies.connect(task.storage), task.study, seed=0, pruner=studies.pruner("none", 1))
+    study = studies.load(
+        studies.connect(task.storage), task.study, seed=0, pruner=studies.pruner("none", 1, long=False)
+    )
     every = studies.trials(study)
     assert [t.state for t in every[:2]] == [TrialState.FAIL, TrialState.FAIL]
     assert len(every) == 5

@@ -40,6 +40,7 @@ def in_full(
         task = Task(
             index=index,
             base=replace(TINY, epochs=1),
+            long=False,
             changed=True,
             home=home,
             storage="",
@@ -58,7 +59,7 @@ def in_full(
         )
         assert isinstance(best, FrozenTrial)
         quiet = [lambda news: None] * 3
-        return final.train_in_full(best, task, TINY.epochs, decoded, tracker, "pneumonia", *quiet)
+        return final.finish([best], task, TINY.epochs, decoded, tracker, "pneumonia", *quiet)
 
     return end
 

@@ -27,7 +27,7 @@ from pneumonia.stop import identity
 
 BASE = TrainConfig(size=32, epochs=3)
 SPACE = search_space(long=True)
-PRUNER = studies.pruner("none", 3)
+PRUNER = studies.pruner("none", 3, long=False)
 
 
 @pytest.fixture
@@ -478,3 +478,15 @@ def test_a_study_of_an_earlier_version_keeps_its_space(study: optuna.Study, url:
     assert studies.left_behind(studies.connect(url), "e" * 64) == []
     resumed.set_user_attr("finished", "run")
     assert studies.left_behind(studies.connect(url), "f" * 64) == []
+
+
+def test_long_trials_begin_with_what_few_films_have_wanted(url: str) -> None:
+    study = studies.create_or_resume(studies.connect(url), "long", BASE, SPACE, changed=True, long=True)
+    first = [claim(study).params for _ in range(5)]
+    assert first[0] == {name: getattr(BASE, name) for name in SPACE}
+    assert [p["batch_size"] for p in first[:4]] == [64, 32, 64, 64]
+    fixed = {name: one for name, one in SPACE.items() if name != "disturb"}
+    study = studies.create_or_resume(studies.connect(url), "fixed", BASE, fixed, changed=True, long=True)
+    assert all(claim(study).params.keys() == fixed.keys() for _ in range(4))
+    short = studies.create_or_resume(studies.connect(url), "short", BASE, search_space(long=False), changed=True)
+    assert len(studies.trials(short)) == 1

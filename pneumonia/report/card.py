@@ -44,6 +44,8 @@ def card(
     config: TrainConfig,
     validation: Evaluation,
     best_epoch: int,
+    changed: bool,
+    members: int = 1,
     tags: Mapping[str, str],
 ) -> str:
     """The card of a model that has not met the test films yet.
@@ -52,13 +54,16 @@ def card(
         name: of the registered model.
         index: of the training and validation films; its report speaks of all.
         validation: of the films that chose epoch, calibration and threshold.
+        best_epoch: of the training; 0 where networks of several trainings were joined.
+        changed: whether changed copies of these judged beside them.
+        members: how many networks the model is the mean of.
         tags: of the run; the git commit is taken from them.
     """
     negative, positive = index.classes
     whose = origin(index)
-    changed = ", as they are and changed as another hospital might make them" if config.disturb else ""
-    judging = changed
-    if config.disturb and told_by_opacities(index.classes):
+    copies = ", as they are and changed as another hospital might make them" if changed else ""
+    judging = copies
+    if changed and told_by_opacities(index.classes):
         judging += ", and of normal ones painted, which count as ill"
     painted = ""
     if config.opacity:
@@ -67,6 +72,13 @@ def card(
             "lungs and counted as ill."
         )
     commit = tags.get("mlflow.source.git.commit")
+    trained = f"{config.epochs} epochs, of which the averaged weights after number {best_epoch} were the best on"
+    again = " ".join(f"--{field.replace('_', '-')} {value}" for field, value in asdict(config).items())
+    again = f"`pneumonia train --data FILMS {again}`"
+    if not best_epoch:
+        joined = f"the mean of the {members} best trials' networks" if members > 1 else "the best trial's network"
+        trained = f"{config.epochs} epochs: {joined} of a search (settings of the best), chosen on"
+        again = f"`pneumonia search --data FILMS --seed {config.seed}`, with the other parameters of the search's run"
     sections = {
         "Intended use": _bullets(
             f"Gives a probability that a frontal chest film is {positive} rather than {negative}.",
@@ -81,10 +93,9 @@ def card(
         ),
         "Protocol": _bullets(
             "Validation films are whole patients, chosen by a salted hash; no patient is on both sides.",
-            f"Residual CNN from random weights, {config.size} px, width {config.width}, {config.epochs} epochs, of "
-            f"which the averaged weights after number {best_epoch} were the best on the validation films{judging}; "
-            f"sampler: {config.sampler}.{painted}",
-            f"Calibration (Platt's line) and threshold come from the validation films{changed}.",
+            f"Residual CNN from random weights, {config.size} px, width {config.width}, {trained} the validation "
+            f"films{judging}; sampler: {config.sampler}.{painted}",
+            f"Calibration (Platt's line) and threshold come from the validation films{copies}.",
             "Test films were neither trained on nor looked at; `pneumonia evaluate` opens them, and counts how often.",
         ),
         "Validation films": "These films chose epoch, calibration and threshold, so the figures flatter.\n\n"
@@ -92,14 +103,12 @@ def card(
         TEST: "Not opened yet: `pneumonia evaluate` does.",
         "Known failures": _bullets(*FAILURES[whose]),
         "Threshold": f"A film is called {positive} when its probability is at least {validation.threshold:.4f}: the "
-        f"threshold that maximises balanced accuracy on the validation films{changed}, "
+        f"threshold that maximises balanced accuracy on the validation films{copies}, "
         "once each film's logit is blurred.",
         "How to make it again": _bullets(
             f"Commit: {commit}" if commit else "Commit: unknown, it was not made from a checkout",
             f"Films: fingerprint {index.fingerprint[:12]}; seed {config.seed}",
-            "`pneumonia train --data FILMS "
-            + " ".join(f"--{field.replace('_', '-')} {value}" for field, value in asdict(config).items())
-            + "`",
+            again,
         ),
     }
     return _join(f"Model card: {name}", sections)

@@ -1,29 +1,32 @@
-"""The final candidate: the best trial's configuration, trained in full and taken through the gate."""
+"""The final candidate, from the best trials, taken through the gate."""
 
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from pneumonia import cache, registry
+from pneumonia import cache, ensemble, package, registry
 from pneumonia.gate import Verdict
+from pneumonia.model import Network
 from pneumonia.record import Record, Run, records
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task, describe
 from pneumonia.sending import sent
 from pneumonia.tracking import Tracker, finished
 from pneumonia.train import Epoch, Step
-from pneumonia.trial import dataset_of, run_training
+from pneumonia.trial import conclude, dataset_of, fit_data, run_training
 
 
 class SearchError(RuntimeError):
     """The search cannot go on; the sentence says why and what to do."""
 
 
-def best(study: optuna.Study) -> FrozenTrial:
-    """The trial with the lowest objective, the earliest of equal ones.
+def ranked(study: optuna.Study) -> list[FrozenTrial]:
+    """The complete trials by their objective, the earlier of equal ones first.
 
     Raises:
         SearchError: no trial came to an end.
@@ -33,11 +36,11 @@ def best(study: optuna.Study) -> FrozenTrial:
         failed = studies.failures(study)
         why = f"; the last failure said: {failed[-1].user_attrs['reason']}" if failed else ""
         raise SearchError(f"no trial of study {study.study_name} came to an end{why}")
-    return min(complete, key=lambda trial: (trial.value, trial.number))
+    return sorted(complete, key=lambda trial: (trial.value, trial.number))
 
 
-def train_in_full(
-    best: FrozenTrial,
+def finish(
+    trials: Sequence[FrozenTrial],
     task: Task,
     epochs: int,
     data: cache.Decoded,
@@ -47,18 +50,38 @@ def train_in_full(
     on_epoch: Callable[[Epoch], None],
     say: Callable[[str], None],
 ) -> tuple[Record, Verdict | None]:
-    """Trains the best configuration in full, and takes the model through the gate; what a killed search had done of
-    that is not done again.
+    """Makes the final model and takes it through the gate; what a killed search had done of that is not done again.
+
+    Where trials are shorter than `epochs`, the best one's configuration is trained in full. Where they are as long,
+    that would give the best trial's network again: instead the networks of the best trials are joined (see
+    `ensemble`).
+
+    Args:
+        trials: the complete ones, the best first.
     """
+    best, joined = trials[0], {}
     full = replace(task.base, **best.params, epochs=epochs)
+    networks = _networks(trials[: ensemble.MOST], task, tracker) if task.long else []
+    if networks:
+        joined = {"best.trials": " ".join(str(number) for number, _ in networks)}
     for record in records(task.home / "records" / task.study):
-        if record.run.role == "final" and record.run.register == model_name and record.params == asdict(full):
+        run = record.run
+        same = asdict(full).items() <= record.params.items() and run.tags.get("best.trials") == joined.get(
+            "best.trials"
+        )
+        if run.role == "final" and run.register == model_name and same:
             if (verdict := sent(record).get("verdict")) is not None:
                 return record, Verdict(**verdict)
             if registry.is_waiting(record):
                 record.update(dataset=dataset_of(task.index))  # the folder of films may have moved since
                 return record, registry.enter(tracker, record)
-    say(f"final training: {describe(best.params, task.base)} {full.epochs} epochs")
+    what = describe(best.params, task.base)
+    if networks:
+        say(f"final model: of trials {joined['best.trials']}, which were trained in full; the best: {what}")
+        description = f"The networks of the best trials, {joined['best.trials']}, or of some of them, joined. {what}"
+    else:
+        say(f"final training: {what} {full.epochs} epochs")
+        description = f"Trial {best.number}'s configuration trained in full. {what}"
     record = Record.create(
         task.home / "records" / task.study / f"final-{time.time_ns()}",
         Run(
@@ -66,12 +89,35 @@ def train_in_full(
             role="final",
             experiment=task.experiment,
             parent=task.parent,
-            tags={**task.tags, "study": task.study, "best.trial": str(best.number)},
-            description=f"Trial {best.number}'s configuration trained in full. {describe(best.params, task.base)}",
+            tags={**task.tags, "study": task.study, "best.trial": str(best.number), **joined},
+            description=description,
             dataset=dataset_of(task.index),
             register=model_name,
         ),
     )
     with finished(record, tracker):
-        run_training(full, data, record, tracker=tracker, on_step=on_step, on_epoch=on_epoch, changed=task.changed)
+        if networks:
+            fitted = ensemble.join([one for _, one in networks], full, fit_data(data, changed=task.changed))
+            record.add_params({**asdict(full), "members": fitted.members})
+            conclude(record, fitted, data, keep_model=True)
+        else:
+            run_training(full, data, record, tracker=tracker, on_step=on_step, on_epoch=on_epoch, changed=task.changed)
     return record, registry.enter(tracker, record) if registry.is_waiting(record) else None
+
+
+def _networks(trials: Sequence[FrozenTrial], task: Task, tracker: Tracker) -> list[tuple[int, Network]]:
+    """Numbers and networks of the trials that kept their models; none if the best has not."""
+    found: list[tuple[int, Network]] = []
+    for trial in trials:
+        config = replace(task.base, **trial.params)
+        record = Record(Path(trial.user_attrs["folder"]))
+        run_id = trial.user_attrs.get("run_id") or sent(record).get("run_id")
+        with tempfile.TemporaryDirectory(prefix="pneumonia-trial-") as scratch:
+            # a record that is sent has given its model to the store
+            model = record.model if record.model.exists() else tracker.fetch_model(run_id, Path(scratch))
+            if model is not None:
+                network = package.read_network(model / "artifacts" / "package", config.width, config.dropout)
+                found.append((trial.number, network))
+        if not found:
+            return []
+    return found

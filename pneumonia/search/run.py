@@ -8,7 +8,7 @@ from pathlib import Path
 
 import optuna
 import pandas as pd
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia import cache
 from pneumonia.config import SearchConfig
@@ -96,6 +96,7 @@ def search(
     task = Task(
         index=index,
         base=base,
+        long=plan.long,
         changed=config.changed,
         home=home,
         storage=config.storage or f"sqlite:///{home / 'study.db'}",
@@ -115,7 +116,7 @@ def search(
     ranges = config.ranges()
     name = config.study or studies.default_name(index.fingerprint, base, ranges, changed=config.changed)
     storage = open_storage(task, tracker)
-    study = studies.create_or_resume(storage, name, base, ranges, changed=config.changed)
+    study = studies.create_or_resume(storage, name, base, ranges, changed=config.changed, long=plan.long)
     for old in studies.left_behind(storage, index.fingerprint):
         if old != name:
             say(
@@ -160,13 +161,12 @@ def search(
         for line in data.unread():
             say(line)
         _run_trials(study, task, plan.workers, on_progress, tracker)
-        best = final.best(study)
-        _record_trials(study, parent)
+        trials = final.ranked(study)
+        best = trials[0]
+        _record_trials(study, best, parent)
         tracker.try_send(parent)
         say(f"best trial: {best.number} with val/objective {best.value:.4f}")
-        last, verdict = final.train_in_full(
-            best, task, plan.final_epochs, data, tracker, model_name, on_step, on_epoch, say
-        )
+        last, verdict = final.finish(trials, task, plan.final_epochs, data, tracker, model_name, on_step, on_epoch, say)
         parent.summarise(last.summary, step=0)
         studies.patiently(lambda: study.set_user_attr("finished", parent_id))
     return Outcome(
@@ -201,7 +201,7 @@ def _join(
         study=study.study_name,
         run_id=task.parent,
         table=report.table(study),
-        best_params=final.best(study).params,
+        best_params=final.ranked(study)[0].params,
         joined=True,
         unsent=len(tracker.sync(task.home)[1]),
     )
@@ -248,8 +248,7 @@ def progress(study: optuna.Study, goal: int) -> Progress:
     )
 
 
-def _record_trials(study: optuna.Study, parent: Record) -> None:
-    best = final.best(study)
+def _record_trials(study: optuna.Study, best: FrozenTrial, parent: Record) -> None:
     parent.add_params({f"best/{name}": value for name, value in best.params.items()})
     parent.add_params({"best/trial": best.number})
     report.table(study).to_csv(parent.artifacts / "trials.csv", index=False)

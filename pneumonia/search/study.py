@@ -179,10 +179,12 @@ def create_or_resume(
     ranges: Mapping[str, Range],
     *,
     changed: bool,
+    long: bool = False,
 ) -> optuna.Study:
     """The first of `name`, `name-2`, `name-3`... that is not finished; the first trial of a new one is `base`.
 
     Args:
+        long: its trials are as long as the final training.
         ranges: what a new study varies; one that is there keeps its own.
         changed: whether changed validation films judge the trials.
 
@@ -200,7 +202,8 @@ def create_or_resume(
     if not study.get_trials(deepcopy=False):
         study.set_user_attr("objective", judged)
         space.write(study, ranges)
-        study.enqueue_trial(space.values(base, space.read(study)), skip_if_exists=True)
+        for params in space.beginnings(base, space.read(study), long=long):
+            study.enqueue_trial(params, skip_if_exists=True)
     elif study.user_attrs.get("objective") != judged:
         raise StudyError(f"the trials of study {full} were judged by something else than {judged}: name another")
     return study
@@ -223,18 +226,21 @@ def load(storage: RDBStorage, name: str, *, seed: int, pruner: optuna.pruners.Ba
     return optuna.load_study(study_name=name, storage=storage, sampler=Sampler(seed), pruner=pruner)
 
 
-def pruner(kind: Pruner, epochs: int) -> optuna.pruners.BasePruner:
+def pruner(kind: Pruner, epochs: int, *, long: bool) -> optuna.pruners.BasePruner:
     """Asynchronous successive halving (Li et al. 2020): after a quarter and three quarters of the `epochs` a trial
-    goes on if it is in the best third of those that came so far, the recipe as it stands among them.
+    goes on if it is in the best third of those that came so far, the recipe as it stands among them; `long` trials, as
+    long as the final training, if they are in the best half after half of them.
 
-    That one is never given up (see `worker`): narrow networks are ahead after few epochs and come first, and would end
-    the wide ones that win in the end. Half of the epochs for the same best objective: `experiments/search_study.py`.
+    Never sooner than after a quarter, in which the learning rate rises: a trial with a high one or with much
+    augmentation is behind till then, and in long trials for longer. The recipe is never given up (see `worker`): narrow
+    networks are ahead after few epochs and come first, and would end the wide ones that win in the end. In short trials
+    it leaves half of the epochs for the same best objective: `experiments/search_study.py`.
     """
     if kind == "none":
         return optuna.pruners.NopPruner()
     # bootstrap_count: the first to come does not go on for want of others, which is what the recipe is for
     return optuna.pruners.SuccessiveHalvingPruner(
-        min_resource=max(1, epochs // 4), reduction_factor=3, bootstrap_count=1
+        min_resource=max(1, epochs // (2 if long else 4)), reduction_factor=2 if long else 3, bootstrap_count=1
     )
 
 

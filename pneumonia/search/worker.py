@@ -34,6 +34,7 @@ class Task:
 
     index: Index
     base: TrainConfig
+    long: bool  # trials are as long as the final training
     changed: bool  # whether changed validation films judge the trials, see `train.FitData`
     home: Path
     storage: str
@@ -71,7 +72,7 @@ def work(task: Task, stop: Stop) -> None:
     """
     tracker = Tracker(task.tracking_uri)
     storage = open_storage(task, tracker)
-    pruner = studies.pruner(task.pruner, task.base.epochs)
+    pruner = studies.pruner(task.pruner, task.base.epochs, long=task.long)
     study = studies.load(storage, task.study, seed=task.base.seed, pruner=pruner)
     data = cache.decode(task.index.keep("train", "val"), size=task.base.size, home=task.home)
     warm_up()
@@ -133,7 +134,7 @@ def run_trial(
         note(trial, {"run_id": sent(record)["run_id"]})
 
     state: State = "FAIL"
-    reason, value = "", math.nan
+    reason, value, share = "", math.nan, "half" if task.long else "third"
 
     def on_epoch(epoch: Epoch) -> bool:
         nonlocal reason
@@ -147,7 +148,7 @@ def run_trial(
             raise studies.LeaseLost(f"trial {trial.number} was given to another worker") from error
         if behind:
             reason = (
-                f"after epoch {epoch.number} of {config.epochs} its val/objective was not in the best third "
+                f"after epoch {epoch.number} of {config.epochs} its val/objective was not in the best {share} "
                 f"of the trials that came so far"
             )
         return behind

@@ -1,0 +1,80 @@
+"""Several networks as one: what is served is the mean of theirs, and as many are taken as the validation films want."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pneumonia import cache, ensemble, package
+from pneumonia.model import Ensemble, Network, build
+from pneumonia.served import Predictor
+from pneumonia.train import fit, predict
+from pneumonia.trial import fit_data
+from tests.conftest import TINY
+
+
+def networks(*widths: int) -> list[Network]:
+    return [build(width, 0.3, seed=seed).eval() for seed, width in enumerate(widths)]
+
+
+def test_the_logit_is_the_mean_of_the_members() -> None:
+    films = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 32, 32), dtype=np.uint8))
+    members = networks(8, 12, 16)
+    mean = np.mean([predict(member, films) for member in members], axis=0)
+    assert predict(Ensemble(members).eval(), films) == pytest.approx(mean, abs=1e-6)
+
+
+def test_an_ensemble_is_packaged_as_a_network_is(tmp_path: Path) -> None:
+    """One graph, whose map is the mean of the members' maps."""
+    members = networks(8, 12)
+    films = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
+    settings = {"size": 32, "classes": ("a", "b"), "threshold": 0.5, "slope": 1.0, "intercept": 0.0}
+    package.write(tmp_path / "both", Ensemble(members).eval(), **settings)  # type: ignore[arg-type]
+    both = Predictor(tmp_path / "both")
+    logits = predict(Ensemble(members).eval(), torch.from_numpy(films))
+    assert both.probabilities(films) == pytest.approx(1 / (1 + np.exp(-logits)), abs=1e-5)
+    assert both.heatmap(films[0]).startswith(b"\x89PNG")
+
+
+def test_a_packaged_network_is_read_back(tmp_path: Path) -> None:
+    (network,) = networks(8)
+    package.write(tmp_path, network, size=32, classes=("a", "b"), threshold=0.5, slope=1.0, intercept=0.0)
+    films = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 32, 32), dtype=np.uint8))
+    assert (predict(package.read_network(tmp_path, 8, 0.3), films) == predict(network, films)).all()
+
+
+def test_a_bad_member_is_not_taken(decoded: cache.Decoded) -> None:
+    data = fit_data(decoded, changed=True)
+    good = fit(TINY, data)
+    assert isinstance(good.network, Network)
+    bad = build(TINY.width, 0.3, seed=9).eval()
+    with torch.no_grad():
+        bad.head.weight.copy_(-100 * good.network.head.weight)
+    joined = ensemble.join([good.network, bad], TINY, data)
+    assert joined.members == 1
+    assert joined.network is good.network
+    assert joined.objective == pytest.approx(good.objective, abs=1e-6)  # as the training itself judged it
+    assert joined.val_logits == pytest.approx(good.val_logits, abs=1e-6)
+    assert joined.changed_logits == pytest.approx(good.changed_logits, abs=1e-6)
+
+
+def test_members_are_taken_while_the_validation_films_gain(decoded: cache.Decoded) -> None:
+    data = fit_data(decoded, changed=True)
+    trained = [fit(replace(TINY, seed=seed), data) for seed in range(3)]
+    trained.sort(key=lambda one: one.objective)
+    joined = ensemble.join([one.network for one in trained], TINY, data)  # type: ignore[misc]
+    assert joined.objective <= trained[0].objective + 1e-9
+    taken = trained[: joined.members]
+    assert joined.val_logits == pytest.approx(np.mean([one.val_logits for one in taken], axis=0), abs=1e-5)
+    assert joined.history == []
+
+
+def test_joining_needs_networks_and_films(decoded: cache.Decoded) -> None:
+    data = fit_data(decoded)
+    none = replace(data, val_films=data.val_films[:0], val_labels=data.val_labels[:0])
+    with pytest.raises(ValueError, match="needs networks and validation films"):
+        ensemble.join([], TINY, data)
+    with pytest.raises(ValueError, match="needs networks and validation films"):
+        ensemble.join(networks(8), TINY, none)
