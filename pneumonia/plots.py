@@ -228,6 +228,60 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
+def seeds(recipes: Mapping[str, Mapping[str, ArrayLike]]) -> Figure:
+    """Each score's value for each seed as a dot, and mean ± standard deviation as a bar: a row a score, each with a
+    scale of its own.
+
+    Args:
+        recipes: name of the recipe to its scores, each name to its values [S] in the order of the seeds; all recipes
+            have the same scores. The first four are drawn.
+    """
+    shown = {
+        recipe: {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()}
+        for recipe, scores in itertools.islice(recipes.items(), 4)
+    }
+    names = list(next(iter(shown.values())))
+    figure = _canvas()
+    figure.subplots_adjust(left=0.27, right=0.77, bottom=0.11, top=0.9 if len(shown) == 1 else 0.8, hspace=0.9)
+    every = figure.subplots(len(names), 1, squeeze=False)[:, 0]
+    every[0].set_title("Scores by seed, mean ± standard deviation")
+    for axes, name in zip(every, names, strict=True):
+        for row, (recipe, scores) in enumerate(shown.items()):
+            values, colour = scores[name], (BLUE, ORANGE, GREEN, BLACK)[row]
+            there = np.isfinite(values)
+            # Equal values lie below each other, in the order of the seeds.
+            heights = -row - 0.3 * np.linspace(-1, 1, values.size) if values.size > 1 else np.array([-row])
+            axes.plot(values[there], heights[there], "o", color=colour, markersize=4, alpha=0.6, clip_on=False)
+            if there.any():
+                mean, spread = values[there].mean(), values[there].std(ddof=1) if there.sum() > 1 else np.nan
+                bar = None if np.isnan(spread) else spread
+                axes.errorbar(
+                    mean, -row, xerr=bar, fmt="|", color=colour, markersize=14, capsize=4, label=plain(recipe)
+                )
+                text, at = mean_and_spread(mean, spread), 1 - (row + 0.5) / len(shown)
+                axes.text(1.03, at, text, color=colour, transform=axes.transAxes, va="center", fontsize="small")
+        axes.set(yticks=[], ylim=(0.5 - len(shown), 0.5))
+        axes.set_ylabel(name.replace("_", " "), rotation=0, ha="right", va="center")
+        axes.margins(x=0.08)
+        axes.ticklabel_format(axis="x", useOffset=False)
+        axes.locator_params(axis="x", nbins=5)
+        axes.tick_params(axis="x", labelsize="small")
+        axes.grid(axis="x", alpha=0.3)
+    every[-1].set_xlabel("score; each row has its own scale")
+    if len(shown) > 1:
+        handles, labels = every[0].get_legend_handles_labels()
+        labels = [textwrap.shorten(label, 70) for label in labels]
+        figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 1.0), fontsize="small", frameon=False)
+    return figure
+
+
+def mean_and_spread(mean: float, spread: float) -> str:
+    """A mean and its standard deviation, as figures and tables show them; NaN is left out."""
+    if not np.isfinite(mean):
+        return "none"
+    return f"{mean:.4f} ± {spread:.4f}" if np.isfinite(spread) else f"{mean:.4f}"
+
+
 def plain(name: str) -> str:
     """A user's name as matplotlib must have it: no formula between dollars, and no leading _, which hides a legend."""
     return (" " if name.startswith("_") else "") + name.replace("$", r"\$")

@@ -45,16 +45,23 @@ class SearchBar:
 
 
 class TrainBar:
-    """Steps of one training with the loss, the last val AUC, films a second and the time left."""
+    """Steps of one training with the loss, the last val AUC, films a second and the time left; `begin` is for the next
+    of several.
+    """
 
     def __init__(self) -> None:
         self._bar: Any = None
         self._auc = "-"
+        self._name = "training"
+
+    def begin(self, name: str) -> None:
+        self.close()
+        self._auc, self._name = "-", name
 
     def on_step(self, step: "Step") -> None:
         if self._bar is None:
             layout = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps [{elapsed}<{remaining}{postfix}]"
-            self._bar = tqdm(total=step.steps, desc="training", dynamic_ncols=True, bar_format=layout, mininterval=0.5)
+            self._bar = tqdm(total=step.steps, desc=self._name, dynamic_ncols=True, bar_format=layout, mininterval=0.5)
         self._bar.set_postfix(
             {"loss": f"{step.loss:.3f}", "val_auc": self._auc, "films/s": f"{step.images_per_second:.0f}"},
             refresh=False,

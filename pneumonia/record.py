@@ -28,7 +28,7 @@ from typing import Any, Literal
 from pneumonia.stop import identity, is_gone
 
 State = Literal["COMPLETE", "PRUNED", "FAIL", "INTERRUPTED"]
-Role = Literal["search", "trial", "final", "train", "evaluate", "compare", "eda", "worker"]
+Role = Literal["search", "trial", "final", "train", "seeds", "evaluate", "compare", "eda", "worker"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,18 +13,18 @@ import pandas as pd
 
 from pneumonia import gallery, metrics, package, plots
 from pneumonia.bands import Band
-from pneumonia.cache import Decoded, room
+from pneumonia.cache import Decoded, decode, room
 from pneumonia.calibration import operating_point
 from pneumonia.config import TrainConfig
 from pneumonia.data import Index
 from pneumonia.evaluation import assess
 from pneumonia.layout import told_by_opacities
 from pneumonia.model import build
-from pneumonia.record import Record
+from pneumonia.record import Record, Run
 from pneumonia.report.card import card
 from pneumonia.sending import DROPPED
 from pneumonia.served import Predictor
-from pneumonia.tracking import Tracker
+from pneumonia.tracking import Tracker, finished
 from pneumonia.train import Epoch, FitData, Fitted, Step, fit
 
 MODEL_BYTES = 100 << 20  # more than two copies of the widest network take
@@ -70,6 +70,90 @@ def run_training(
     fitted = fit(config, fit_data(data, changed=changed), on_epoch=log_epoch, on_step=on_step)
     conclude(record, fitted, data, keep_model=keep_model(fitted.objective))
     return fitted.objective
+
+
+def train_and_record(
+    config: TrainConfig,
+    index: Index,
+    *,
+    data: str,
+    home: Path,
+    tracker: Tracker,
+    experiment: str = "pneumonia",
+    run_id: str | None = None,
+    tags: dict[str, str] | None = None,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_step: Callable[[Step], None] = lambda step: None,
+    say: Callable[[str], None] = lambda line: None,
+    progress: bool = False,
+) -> Record:
+    """One training as a run of its own; nothing is registered.
+
+    Args:
+        data: what the films are called where the user named them.
+
+    Raises:
+        TrackingError: the tracking store cannot be reached before the training; later it may be away.
+        Otherwise what `decode_for` and `run_training` raise; the run has ended as FAIL then.
+    """
+    folder = home / "records" / "train" / f"{time.time_ns()}"
+    record = begin(config, index, folder, data=data, experiment=experiment, run_id=run_id, tags=tags)
+    tracker.send(record)
+    with finished(record, tracker):
+        decoded = decode_for(record, index, size=config.size, home=home, say=say, progress=progress)
+        run_training(config, decoded, record, tracker=tracker, on_epoch=on_epoch, on_step=on_step)
+    return record
+
+
+def begin(
+    config: TrainConfig,
+    index: Index,
+    folder: Path,
+    *,
+    data: str,
+    experiment: str,
+    run_id: str | None = None,
+    parent: str | None = None,
+    tags: dict[str, str] | None = None,
+) -> Record:
+    """The record of one training, before it starts."""
+    drawn = "" if config.sampler == "weighted" else f" sampler {config.sampler}"
+    record = Record.create(
+        folder,
+        Run(
+            name=f"train {index.root.name} {config.size}px w{config.width}{drawn} seed {config.seed}",
+            role="train",
+            experiment=experiment,
+            parent=parent,
+            run_id=run_id,
+            tags={**data_tags(index), **(tags or {})},
+            description=f"One training of {config.epochs} epochs at {config.size} px, width {config.width}.",
+            dataset=dataset_of(index),
+        ),
+    )
+    record.add_params({"data": data, **asdict(config)})
+    return record
+
+
+def decode_for(
+    record: Record,
+    index: Index,
+    *,
+    size: int,
+    home: Path,
+    say: Callable[[str], None] = lambda line: None,
+    progress: bool = False,
+) -> Decoded:
+    """The decoded training and validation films; the record's `data_report.json` lists those that are left out.
+
+    Raises:
+        DataError, DiskFullError: as `cache.decode`.
+    """
+    decoded = decode(index.keep("train", "val"), size=size, home=home, progress=progress)
+    record.add_json("data_report.json", index.without(decoded.failures).report.as_dict())
+    for line in decoded.unread():
+        say(line)
+    return decoded
 
 
 def warm_up() -> None:

@@ -15,6 +15,7 @@ rng = np.random.default_rng(0)
 Y = np.repeat([0, 1], [40, 120])
 P = Calibration(1.0, 0.0).apply(rng.normal(4 * Y - 2, 1.5))
 HISTORY = [{"train/loss": 0.7 / e, "val/loss": 0.6 / e, "val/auc": 1 - 0.2 / e} for e in range(1, 9)]
+SEEDS = {"auc": [0.95, 0.97, 0.96], "log_loss": [0.1, np.nan, 0.2], "brier": [0.1, 0.1, 0.1]}
 
 FIGURES: dict[str, Callable[[], Figure]] = {
     "confusion_matrix": lambda: plots.confusion_matrix(metrics.confusion(Y, P, 0.4), ("NORMAL", "PNEUMONIA")),
@@ -24,6 +25,8 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "roc with a band": lambda: plots.roc(Y, P, 0.4, bands(Y, P, patients=np.arange(Y.size))[0]),
     "histograms": lambda: plots.histograms({"NORMAL": P[Y == 0], "PNEUMONIA": P[Y == 1]}, 0.4),
     "learning_curves": lambda: plots.learning_curves(HISTORY),
+    "seeds": lambda: plots.seeds({"": SEEDS}),
+    "seeds of two recipes": lambda: plots.seeds({"_one, of $x$": SEEDS, "two": SEEDS}),
 }
 
 
@@ -54,6 +57,18 @@ LARGE = {
     "few films": lambda: plots.reliability([0, 1, 1], [0.2, 0.4, 0.9], 0.5),
     "many films": lambda: plots.reliability(np.tile([0, 1], 200_000), np.tile([0.2, 0.9], 200_000), 0.5),
 }
+
+
+def test_seeds_show_every_seed_and_what_they_say_together() -> None:
+    figure = plots.seeds({"": SEEDS})
+    assert [axes.get_ylabel() for axes in figure.axes] == ["auc", "log loss", "brier"]
+    for axes, values in zip(figure.axes, SEEDS.values(), strict=True):
+        there = [value for value in values if np.isfinite(value)]
+        assert axes.lines[0].get_xdata().tolist() == there
+        assert plots.mean_and_spread(np.mean(there), np.std(there, ddof=1)) in texts(figure)
+    assert "0.9600 ± 0.0100" in texts(figure)
+    assert plots.mean_and_spread(0.5, np.nan) == "0.5000"
+    assert plots.mean_and_spread(np.nan, np.nan) == "none"
 
 
 def test_names_are_drawn_as_they_are() -> None:

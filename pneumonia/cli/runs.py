@@ -8,7 +8,7 @@ import click
 
 from pneumonia.boundary import FAILED, boundary, cores, films, home, report_run, say, tracking
 from pneumonia.config import SearchConfig, TrainConfig
-from pneumonia.options import as_json, data_option, given, settings
+from pneumonia.options import Open, as_json, data_option, given, settings
 
 if TYPE_CHECKING:
     from pneumonia.data import Index
@@ -86,49 +86,64 @@ def search(as_json: bool, **values: Any) -> None:
 @click.command()
 @data_option
 @settings(TrainConfig)
+@click.option("--seeds", type=Open(click.INT), help="train with so many seeds, from seed on: means with spread [1]")
 @as_json
-def train(as_json: bool, data: str | None, **values: Any) -> None:
-    """One training run, tracked, without a search and without registration."""
-    with boundary():
-        import time
-        from dataclasses import asdict
+def train(as_json: bool, data: str | None, seeds: int | None, **values: Any) -> None:
+    """One training run, tracked, without a search and without registration.
 
-        from pneumonia import cache
+    With --seeds N it is one for each of N seeds, under a run that holds the mean and the spread of their scores.
+    """
+    with boundary():
+        from pneumonia import seeds as seeding
         from pneumonia.progress import TrainBar, closing
-        from pneumonia.record import Record, Run, close_dead
-        from pneumonia.tracking import finished, source_tags
-        from pneumonia.trial import data_tags, dataset_of, run_training, suited
+        from pneumonia.record import close_dead
+        from pneumonia.tracking import source_tags
+        from pneumonia.trial import suited, train_and_record
 
         data = "synthetic" if data is None else data
         config = TrainConfig(**given(**values))
+        several = seeding.seeds_from(config.seed, 1 if seeds is None else seeds)
         tracker, experiment, run_id = tracking()
         tracker.experiment_id(experiment)
         close_dead(home())
         index = films(data)
-        config = suited(config, index, say=say)
-        drawn = "" if config.sampler == "weighted" else f" sampler {config.sampler}"
-        record = Record.create(
-            home() / "records" / "train" / f"{time.time_ns()}",
-            Run(
-                name=f"train {index.root.name} {config.size}px w{config.width}{drawn} seed {config.seed}",
-                role="train",
-                experiment=experiment,
-                run_id=run_id,
-                tags={**data_tags(index), **source_tags()},
-                description=f"One training of {config.epochs} epochs at {config.size} px, width {config.width}.",
-                dataset=dataset_of(index),
-            ),
-        )
-        record.add_params({"data": data, **asdict(config)})
-        tracker.send(record)
         bar = TrainBar()
-        with finished(record, tracker), closing(bar):
-            decoded = cache.decode(index.keep("train", "val"), size=config.size, home=home(), progress=True)
-            record.add_json("data_report.json", index.without(decoded.failures).report.as_dict())
-            for line in decoded.unread():
-                say(line)
-            run_training(config, decoded, record, tracker=tracker, on_epoch=bar.on_epoch, on_step=bar.on_step)
-        report_run(record, as_json)
+        common: dict[str, Any] = {
+            "data": data,
+            "home": home(),
+            "tracker": tracker,
+            "experiment": experiment,
+            "run_id": run_id,
+            "tags": source_tags(),
+            "on_epoch": bar.on_epoch,
+            "on_step": bar.on_step,
+            "say": say,
+            "progress": True,
+        }
+        config = suited(config, index, say=say)
+        if len(several) == 1:
+            with closing(bar):
+                record = train_and_record(config, index, **common)
+            report_run(record, as_json)
+            return
+
+        def on_seed(seed: int) -> None:
+            bar.begin(f"seed {seed} ({several.index(seed) + 1} of {len(several)})")
+
+        with closing(bar):
+            found = seeding.train_and_record(config, several, index, on_seed=on_seed, **common)
+        if as_json:
+            click.echo(json.dumps(found.as_dict()))
+        else:
+            click.echo("\n" + found.text())
+        if found.failures():
+            say(found.sentence())
+        if found.unsent:
+            say(f"{found.unsent} runs could not be sent: type `pneumonia sync` when the tracking server is back")
+        if not as_json and not found.unsent:
+            report_run(found.record, as_json)
+        if found.failures() or found.unsent:
+            sys.exit(FAILED)
 
 
 @click.command()

@@ -1,0 +1,238 @@
+"""One recipe trained with several seeds: what it is worth in the mean, and how far one model may lie from that."""
+
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pneumonia import plots
+from pneumonia.comparison import SCORES
+from pneumonia.config import TrainConfig
+from pneumonia.data import Index
+from pneumonia.metrics import number
+from pneumonia.record import Record, Run
+from pneumonia.sending import sent, unsent
+from pneumonia.tracking import Tracker, finished
+from pneumonia.train import Epoch, Step
+from pneumonia.trial import OBJECTIVE, begin, data_tags, dataset_of, decode_for, run_training
+
+# In the terminal, which is narrow; seeds.csv has all.
+SHOWN = (OBJECTIVE, "val/log_loss", "val/auc", "val/accuracy", "val/sensitivity", "val/specificity")
+
+
+class SeedsError(RuntimeError):
+    """No seed came to an end; the sentence says why."""
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """A parent's record and its children's by seed, all ended."""
+
+    record: Record
+    children: dict[int, Record]
+
+    @property
+    def complete(self) -> dict[int, Record]:
+        return {seed: child for seed, child in self.children.items() if _state(child) == "COMPLETE"}
+
+    @property
+    def unsent(self) -> int:
+        """How many of the runs are still to be sent."""
+        return sum(unsent(record) for record in (self.record, *self.children.values()))
+
+    def scores(self) -> pd.DataFrame:
+        """The summary of each seed that came to an end: the index is the seed, the columns are the metrics' names."""
+        summaries = {seed: child.summary for seed, child in self.complete.items()}
+        return pd.DataFrame.from_dict(summaries, orient="index", dtype=np.float64)
+
+    def table(self) -> pd.DataFrame:
+        """A row a seed: seed, run_id, state, every metric of its summary (NaN where it has none), reason."""
+        ends = [
+            {"seed": seed, "run_id": sent(child).get("run_id", ""), "state": _state(child)}
+            for seed, child in self.children.items()
+        ]
+        reasons = [(child.status or {}).get("reason", "") for child in self.children.values()]
+        scores = self.scores().reindex(list(self.children)).reset_index(drop=True)
+        return pd.concat([pd.DataFrame(ends), scores], axis=1).assign(reason=reasons)
+
+    def summary(self) -> dict[str, float]:
+        """The mean of each metric under its own name, the standard deviation (n - 1) of those on the validation films
+        as `val/auc_std` and so on, NaN for a single seed, and how many seeds came to an end.
+        """
+        scores = self.scores()
+        spread = scores.filter(regex="^val/").std()
+        return {
+            **{str(name): float(value) for name, value in scores.mean().items()},
+            **{f"{name}_std": float(value) for name, value in spread.items()},
+            "seeds/complete": float(len(scores)),
+        }
+
+    def text(self) -> str:
+        """The scores of each seed, and mean ± standard deviation below them."""
+        scores, summary = self.scores(), self.summary()
+        names = [name for name in SHOWN if name in scores]
+        shown = scores[names].map(lambda value: f"{value:.4f}" if np.isfinite(value) else "none")
+        shown.index = shown.index.map(str)
+        shown.loc["mean ± std"] = [plots.mean_and_spread(summary[name], summary[f"{name}_std"]) for name in names]
+        shown.columns = [name.removeprefix("val/").replace("_", " ") for name in names]
+        return shown.rename_axis("seed").reset_index().to_string(index=False)
+
+    def failures(self) -> list[str]:
+        """A line for each seed that did not come to an end."""
+        return [
+            f"seed {seed}: {(child.status or {}).get('reason', '')}"
+            for seed, child in self.children.items()
+            if seed not in self.complete
+        ]
+
+    def sentence(self) -> str:
+        """How many seeds came to an end, and why the others did not."""
+        came = f"{len(self.complete)} of {len(self.children)} seeds came to an end"
+        return came + "".join(f"; {line}" for line in self.failures())
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; a spread that a single seed does not have is null."""
+        names, summary = self.scores().columns.astype(str), self.summary()
+        return {
+            "run_id": sent(self.record).get("run_id"),
+            "seeds": [
+                {
+                    "seed": seed,
+                    "run_id": sent(child).get("run_id"),
+                    "model_id": sent(child).get("model_id"),
+                    "state": _state(child),
+                    "reason": (child.status or {}).get("reason", ""),
+                    "metrics": child.summary if seed in self.complete else {},
+                }
+                for seed, child in self.children.items()
+            ],
+            "mean": {name: summary[name] for name in names},
+            "std": {name: number(summary[f"{name}_std"]) for name in names if f"{name}_std" in summary},
+        }
+
+
+def seeds_from(first: int, count: int) -> range:
+    """`count` seeds from `first` on.
+
+    Raises:
+        ValueError: there is none, or one that a training does not take.
+    """
+    if count < 1:
+        raise ValueError(f"seeds must be at least 1, not {count}")
+    TrainConfig(seed=first + count - 1)
+    return range(first, first + count)
+
+
+def train_and_record(
+    config: TrainConfig,
+    seeds: Sequence[int],
+    index: Index,
+    *,
+    data: str,
+    home: Path,
+    tracker: Tracker,
+    experiment: str = "pneumonia",
+    run_id: str | None = None,
+    tags: dict[str, str] | None = None,
+    on_seed: Callable[[int], None] = lambda seed: None,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_step: Callable[[Step], None] = lambda step: None,
+    say: Callable[[str], None] = lambda line: None,
+    progress: bool = False,
+) -> Seeds:
+    """Trains `config` with each of `seeds`, as runs under one that holds their means; nothing is registered.
+
+    The films are decoded once. A seed that fails ends as FAIL, and the others go on.
+
+    Args:
+        data: what the films are called where the user named them.
+        run_id: a run to adopt as the parent.
+        on_seed: told of each seed before its training starts.
+
+    Raises:
+        SeedsError: no seed came to an end; the parent has ended as FAIL.
+        TrackingError: the tracking store cannot be reached before the first training; later it may be away.
+        Otherwise what `decode_for` raises.
+    """
+    folder = home / "records" / "seeds" / f"{time.time_ns()}"
+    name = f"{index.root.name} {config.size}px w{config.width}"
+    words = f"{config.epochs} epochs at {config.size} px, width {config.width}, with {_listed(seeds)}"
+    parent = Record.create(
+        folder / "parent",
+        Run(
+            name=f"train {name} {_listed(seeds)}",
+            role="seeds",
+            experiment=experiment,
+            run_id=run_id,
+            tags={**data_tags(index), **(tags or {})},
+            description=f"Trainings of {words}.",
+            dataset=dataset_of(index),
+        ),
+    )
+    recipe = {name: value for name, value in asdict(config).items() if name != "seed"}
+    parent.add_params({"data": data, **recipe, "seeds": len(seeds)})
+    parent_id = tracker.send(parent)
+    found = Seeds(parent, {})
+    with finished(parent, tracker):
+        decoded = decode_for(parent, index, size=config.size, home=home, say=say, progress=progress)
+        for seed in seeds:
+            on_seed(seed)
+            one = replace(config, seed=seed)
+            child = begin(
+                one, index, folder / f"seed-{seed}", data=data, experiment=experiment, parent=parent_id, tags=tags
+            )
+            found.children[seed] = child
+            tracker.try_send(child)
+            try:
+                with finished(child, tracker):
+                    run_training(one, decoded, child, tracker=tracker, on_epoch=on_epoch, on_step=on_step)
+            except Exception:  # the record says why; another seed may well come through
+                with suppress(OSError):  # the disk may be what failed
+                    (child.artifacts / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+                tracker.try_send(child)
+                say(found.failures()[-1])
+        _conclude(found)
+    for child in found.children.values():
+        if unsent(child):  # the store may be back
+            tracker.try_send(child, force=True)
+    return found
+
+
+def _conclude(found: Seeds) -> None:
+    """What came of the seeds, on their parent: table, figure, means and a description in words."""
+    parent = found.record
+    found.table().to_csv(parent.artifacts / "seeds.csv", index=False)
+    if not found.complete:
+        raise SeedsError(found.sentence())
+    scores, summary = found.scores(), found.summary()
+    shown = {name: scores[f"val/{name}"].to_numpy() for name in SCORES if f"val/{name}" in scores}
+    plots.save(plots.seeds({"": shown}), parent.artifacts / "figures" / "seeds.png")
+    parent.summarise(summary, step=0)
+    told = ", ".join(
+        f"{word} {plots.mean_and_spread(summary[f'val/{name}'], summary[f'val/{name}_std'])}"
+        for word, name in (
+            ("log loss", "log_loss"),
+            ("AUC", "auc"),
+            ("sensitivity", "sensitivity"),
+            ("specificity", "specificity"),
+        )
+        if f"val/{name}" in summary
+    )
+    parent.update(
+        description=f"{parent.run.description} {found.sentence()}.\n\n"
+        f"On the validation films, mean ± standard deviation over seeds: {told}."
+    )
+
+
+def _state(record: Record) -> str:
+    return str((record.status or {}).get("state", ""))
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return f"seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
