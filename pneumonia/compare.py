@@ -1,44 +1,25 @@
 """Scores the same validation films with several models, and logs how they compare."""
 
-import io
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from pneumonia import plots, predict
+from pneumonia import plots, predict, recipes
 from pneumonia.comparison import SCORES, Comparison, assess
 from pneumonia.data import Index
+from pneumonia.logged import Logged, by_seed, is_of_seeds, logged_by
+from pneumonia.recipes import Recipe, Recipes
 from pneumonia.record import Record, Run
 from pneumonia.report.comparison import html
+from pneumonia.report.recipes import html as recipes_html
 from pneumonia.sending import if_there
 from pneumonia.tracking import Tracker, finished, tracker_errors
 from pneumonia.trial import data_tags, dataset_of
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
-
-
-@dataclass(frozen=True)
-class Logged:
-    """What there is of a run that kept no model: its classes, its threshold, the fingerprint of its films, and its
-    probability of each validation film by path.
-    """
-
-    run_id: str
-    classes: tuple[str, ...]
-    threshold: float
-    fingerprint: str | None
-    probabilities: pd.Series
-
-    def scores(self, paths: pd.Series) -> pd.DataFrame:
-        """A row a path with `probability` and `error`, as `predict.predict` gives them."""
-        found = self.probabilities.reindex(paths)
-        missing = f"the run {self.run_id} has no prediction of it"
-        return pd.DataFrame({"probability": found.to_numpy(), "error": np.where(found.isna(), missing, "")})
 
 
 def named(texts: Sequence[str]) -> list[str]:
@@ -80,25 +61,6 @@ def load(tracker: Tracker, name: str) -> predict.Model | Logged:
     if RUN_ID.fullmatch(name) and not tracker.has_model(name):
         logged = logged_by(tracker, name)
     return predict.load(uri_of(name)) if logged is None else logged
-
-
-def logged_by(tracker: Tracker, run_id: str) -> Logged | None:
-    """The predictions of the validation films that a training logged; None where the run has none."""
-    text = tracker.text_of(run_id, "predictions/val.csv")
-    if text is None:
-        return None
-    with tracker_errors(tracker.uri):
-        data = tracker.client.get_run(run_id).data
-    table = pd.read_csv(io.StringIO(text), dtype={"path": str}, keep_default_na=False)
-    if "val/threshold" not in data.metrics or "probability" not in table:  # not a training, or not one that ended
-        return None
-    return Logged(
-        run_id=run_id,
-        classes=tuple(data.tags.get("data.classes", "").split("/")),
-        threshold=data.metrics["val/threshold"],
-        fingerprint=data.tags.get("data.fingerprint"),
-        probabilities=table.drop_duplicates("path").set_index("path")["probability"],
-    )
 
 
 def trained_from(tracker: Tracker, model: predict.Model | Logged) -> str | None:
@@ -157,6 +119,64 @@ def compare(
     )
 
 
+def compare_seeds(
+    trainings: Sequence[tuple[dict[int, Logged], dict[str, str]]], index: Index, *, names: Sequence[str]
+) -> Recipes:
+    """Compares recipes by what the trainings of their seeds logged of the validation films; no model is run.
+
+    Args:
+        trainings: of each recipe, as `logged.by_seed` gives them.
+
+    Raises:
+        ValueError: a recipe was trained from other films than the index's, or has fewer than two seeds; no validation
+            films of both classes that all models have scored.
+    """
+    for (seeds, _), name in zip(trainings, names, strict=True):
+        if any(logged.classes != index.classes or logged.fingerprint != index.fingerprint for logged in seeds.values()):
+            raise ValueError(
+                f"the run {name} is of other films than {index.root}'s, and means compare on the same ones"
+            )
+    rows = index.only("val")
+    tables = [[logged.scores(rows["path"]) for logged in seeds.values()] for seeds, _ in trainings]
+    errors = [
+        "; ".join(dict.fromkeys(filter(None, said)))
+        for said in zip(*(table["error"] for several in tables for table in several), strict=True)
+    ]
+    scored = np.array([not error for error in errors], dtype=bool)
+    return recipes.assess(
+        rows[scored].reset_index(drop=True),
+        [
+            Recipe(
+                name=name,
+                seeds=list(seeds),
+                thresholds=[logged.threshold for logged in seeds.values()],
+                probabilities=np.array([table["probability"].to_numpy()[scored] for table in several]),
+                params=params,
+            )
+            for (seeds, params), several, name in zip(trainings, tables, names, strict=True)
+        ],
+        classes=index.classes,
+        failures=[(path, error) for path, error in zip(rows["path"], errors, strict=True) if error],
+    )
+
+
+def all_of_seeds(tracker: Tracker, names: Sequence[str]) -> bool:
+    """Whether the names are runs of `train --seeds`.
+
+    Raises:
+        ValueError: some are, and others are not.
+        TrackingError: the tracking store cannot be reached.
+    """
+    several = [name for name in names if RUN_ID.fullmatch(name) and is_of_seeds(tracker, name)]
+    alone = [name for name in names if name not in several]
+    if several and alone:
+        raise ValueError(
+            f"{several[0]} is a run of several seeds and {alone[0]} is not: how far other seeds of that one would lie "
+            "nobody knows; compare it with one of the seeds' runs, or train it with --seeds too"
+        )
+    return bool(several)
+
+
 def compare_and_record(
     texts: Sequence[str],
     index: Index,
@@ -167,21 +187,23 @@ def compare_and_record(
     run_id: str | None = None,
     tags: dict[str, str] | None = None,
     progress: bool = False,
-) -> tuple[Record, Comparison]:
-    """Compares, and logs a run of its own: table, figure, page, and every model's probability of every film.
+) -> tuple[Record, Comparison | Recipes]:
+    """Compares models, or recipes where the names are runs of `train --seeds`, and logs a run of its own: table,
+    figure, page, and every model's probability of every film.
 
     Raises:
         ModelError: there is no such model.
-        ValueError: as `named` and `compare`.
+        ValueError: as `named`, `all_of_seeds`, `compare` and `compare_seeds`.
         TrackingError: the tracking store cannot be reached.
     """
     names = named(texts)
     tracker.experiment_id(experiment)
-    models = [load(tracker, name) for name in names]
+    several = all_of_seeds(tracker, names)
+    models = [] if several else [load(tracker, name) for name in names]
     record = Record.create(
         home / "records" / "compare" / str(time.time_ns()),
         Run(
-            name=f"compare {len(names)} models on {index.root.name}",
+            name=f"compare {len(names)} {'recipes' if several else 'models'} on {index.root.name}",
             role="compare",
             experiment=experiment,
             run_id=run_id,
@@ -193,22 +215,48 @@ def compare_and_record(
     record.add_params({"models": " ".join(names), "data": str(index.root)})
     with finished(record, tracker):
         labels = [label(tracker, name) for name in names]
+        if several:
+            recipes_found = compare_seeds([by_seed(tracker, name) for name in names], index, names=labels)
+            _write_recipes(record, recipes_found, index)
+            return record, recipes_found
         origins = [trained_from(tracker, model) for model in models]
         strangers = [name for name, origin in zip(labels, origins, strict=True) if origin != index.fingerprint]
         found = compare(models, index, names=labels, strangers=strangers, progress=progress)
-        (record.artifacts / "comparison.md").write_text(found.text() + "\n", encoding="utf-8")
-        record.add_json("comparison.json", found.as_dict())
-        (record.artifacts / "comparison.html").write_text(html(found, index), encoding="utf-8")
-        curves = dict(zip(found.numbered, found.probabilities, strict=True))
-        plots.save(plots.rocs(found.rows["label"].to_numpy(), curves), record.artifacts / "figures" / "roc.png")
-        table = found.rows[["path", "patient"]].copy()
-        table["label"] = np.asarray(found.classes)[found.rows["label"].to_numpy()]
-        for name, p in zip(found.models, found.probabilities, strict=True):
-            table[name] = p
-        (record.artifacts / "predictions").mkdir()
-        table.to_csv(record.artifacts / "predictions" / "val.csv", index=False)
-        record.summarise(_metrics(found), step=0)
+        _write_models(record, found, index)
     return record, found
+
+
+def _write_models(record: Record, found: Comparison, index: Index) -> None:
+    curves = dict(zip(found.numbered, found.probabilities, strict=True))
+    plots.save(plots.rocs(found.rows["label"].to_numpy(), curves), record.artifacts / "figures" / "roc.png")
+    (record.artifacts / "comparison.html").write_text(html(found, index), encoding="utf-8")
+    _write(record, found, dict(zip(found.models, found.probabilities, strict=True)), _metrics(found))
+
+
+def _write_recipes(record: Record, found: Recipes, index: Index) -> None:
+    plots.save(plots.seeds(found.by_name()), record.artifacts / "figures" / "seeds.png")
+    (record.artifacts / "comparison.html").write_text(recipes_html(found, index), encoding="utf-8")
+    columns = {
+        f"{recipe.name} seed {seed}": p
+        for recipe in found.recipes
+        for seed, p in zip(recipe.seeds, recipe.probabilities, strict=True)
+    }
+    _write(record, found, columns, found.metrics())
+
+
+def _write(
+    record: Record, found: Comparison | Recipes, columns: dict[str, np.ndarray], values: dict[str, float]
+) -> None:
+    """The text, the JSON, the metrics, and every film's probabilities, a column a model."""
+    (record.artifacts / "comparison.md").write_text(found.text() + "\n", encoding="utf-8")
+    record.add_json("comparison.json", found.as_dict())
+    table = found.rows[["path", "patient"]].copy()
+    table["label"] = np.asarray(found.classes)[found.rows["label"].to_numpy()]
+    for name, p in columns.items():
+        table[name] = p
+    (record.artifacts / "predictions").mkdir()
+    table.to_csv(record.artifacts / "predictions" / "val.csv", index=False)
+    record.summarise(values, step=0)
 
 
 def _metrics(found: Comparison) -> dict[str, float]:
@@ -220,7 +268,5 @@ def _metrics(found: Comparison) -> dict[str, float]:
     }
     for number, pair in enumerate(found.pairs, start=2):
         for name, difference in pair.differences.items():
-            parts = {"": difference.value, "_low": difference.interval[0], "_high": difference.interval[1]}
-            values |= {f"compare/{number}/{name}_difference{part}": value for part, value in parts.items()}
-            values[f"compare/{number}/{name}_p"] = difference.p
+            values |= difference.metrics(f"compare/{number}/{name}")
     return values

@@ -80,7 +80,7 @@ class Comparison:
             for model, scores, bounds in zip(self.models, self.scores, self.intervals, strict=True)
         ]
         for pair in self.pairs:
-            shown = {name: _difference(pair.differences[name]) for name in SCORES}
+            shown = {name: with_interval(pair.differences[name]) for name in SCORES}
             lines.append({"model": f"{pair.model} - {self.models[0]}", **shown})
         return pd.DataFrame(lines)
 
@@ -90,7 +90,7 @@ class Comparison:
         pairs, rows = [f"{number} - 1" for number in numbers[1:]], self.table()
         lines = [f"{number}. {model}" for number, model in zip(numbers, self.models, strict=True)]
         for header, part in ((numbers, rows[: len(numbers)]), (pairs, rows[len(numbers) :])):
-            lines += ["", *_markdown(["score", *header], [[name.replace("_", " "), *part[name]] for name in SCORES])]
+            lines += ["", *markdown(["score", *header], [[name.replace("_", " "), *part[name]] for name in SCORES])]
         notes = list(self.notes)
         if len(pairs) > 1:
             notes.append("p-values are adjusted for the number of models (Holm), intervals are not")
@@ -197,7 +197,8 @@ def assess(
     )
 
 
-def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:
+def markdown(header: list[str], rows: list[list[str]]) -> list[str]:
+    """The lines of a table."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [
         "| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) + " |"
@@ -212,7 +213,8 @@ def _with(value: float, interval: Interval) -> str:
     return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})" if math.isfinite(interval[0]) else f"{value:.3f}"
 
 
-def _difference(difference: Difference) -> str:
+def with_interval(difference: Difference) -> str:
+    """A difference as text, with what is known of its interval and p-value."""
     if not math.isfinite(difference.value):
         return "none"
     low, high = difference.interval

@@ -25,6 +25,12 @@ class Difference:
     interval: Interval
     p: float = float("nan")
 
+    def metrics(self, name: str) -> dict[str, float]:
+        """`{name}_difference` with `_low` and `_high` after it, and `{name}_p`."""
+        low, high = self.interval
+        of = f"{name}_difference"
+        return {of: self.value, f"{of}_low": low, f"{of}_high": high, f"{name}_p": self.p}
+
 
 def auc_difference(labels: ArrayLike, first: ArrayLike, second: ArrayLike, *, patients: ArrayLike) -> Difference:
     """DeLong's paired test (1988), with the components summed by patient (Obuchowski 1997); the plain test where each
@@ -93,18 +99,21 @@ def score_differences(
     _, b = checked(labels, second)
     drawn: list[dict[str, Floats]] = []
     for weights in resampled(patients, draws=draws, seed=seed):
-        each = [_weighted(y, p, threshold, weights) for p, threshold in zip((a, b), thresholds, strict=True)]
+        each = [weighted(y, p, threshold, weights) for p, threshold in zip((a, b), thresholds, strict=True)]
         drawn.append({name: each[1][name] - each[0][name] for name in each[0]})
     points = [score(y, p, threshold) for p, threshold in zip((a, b), thresholds, strict=True)]
     found = {}
-    for name in drawn[0]:
+    for name in (name for name in drawn[0] if name != "auc"):  # which has a test of its own
         value = points[1][name] - points[0][name]
         drawn_ones = np.concatenate([part[name] for part in drawn])
         found[name] = Difference(value, percentiles(drawn_ones) if np.isfinite(value) else (np.nan, np.nan))
     return found
 
 
-def _weighted(y: Ints, p: Floats, threshold: float, weights: Floats) -> dict[str, Floats]:
+def weighted(y: Ints, p: Floats, threshold: float, weights: Floats) -> dict[str, Floats]:
+    """AUC, accuracy, sensitivity, specificity, balanced accuracy, log loss and Brier score, each [D], where each film
+    counts as often as a row of `weights` [D, N] says; NaN where a class is missing.
+    """
     right = (p >= threshold) == (y == 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         shares = {
@@ -113,7 +122,7 @@ def _weighted(y: Ints, p: Floats, threshold: float, weights: Floats) -> dict[str
             "specificity": weights @ (right & (y == 0)) / (weights @ (y == 0)),
         }
     rest = weighted_scores(y, p, threshold, weights)
-    return {**shares, **{name: rest[name] for name in ("balanced_accuracy", "log_loss", "brier")}}
+    return {**shares, **{name: rest[name] for name in ("auc", "balanced_accuracy", "log_loss", "brier")}}
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

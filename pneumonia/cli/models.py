@@ -57,7 +57,9 @@ def evaluate(model: str | None, data: str | None, prevalences: tuple[float, ...]
 def compare(models: tuple[str, ...], data: str | None, as_json: bool) -> None:
     """Compare MODELS (URIs, run ids, folders; the first is the reference) on the same validation films.
 
-    Paired tests: DeLong's for AUC, McNemar's for accuracy, both by patient. No test film is opened.
+    Paired tests: DeLong's for AUC, McNemar's for accuracy, both by patient. Run ids of `train --seeds` stand for
+    recipes: the means of their seeds are compared, with intervals for the chance of seeds and films. No test film is
+    opened.
     """
     with boundary():
         from pneumonia import compare as comparing

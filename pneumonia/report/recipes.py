@@ -1,0 +1,70 @@
+"""The comparison of recipes, each of several seeds, as one HTML page."""
+
+import numpy as np
+from markupsafe import Markup
+
+from pneumonia import plots
+from pneumonia.data import Index
+from pneumonia.evaluation import NAMES
+from pneumonia.recipes import Recipes
+from pneumonia.report.page import Section, bullets, figure, page, row, table, text
+
+APART_ROWS = 100
+
+
+def html(found: Recipes, index: Index) -> str:
+    """The page: what the tests say, the scores, the seeds, and the films on which the recipes differ most."""
+    names, films, positive = found.numbered, len(found.rows), int(found.rows["label"].sum())
+    trained = ", ".join(f"{name} with {len(of.seeds)}" for name, of in zip(names, found.recipes, strict=True))
+    intro = text(
+        f"{len(names)} recipes on the same {films:,} validation films of {found.rows['patient'].nunique():,} patients "
+        f"in {index.root.name}: {positive:,} {found.classes[1]}, {films - positive:,} {found.classes[0]}. "
+        f"Trained with so many seeds: {trained}. The reference is {names[0]}.",
+        *found.notes,
+    )
+    differences = [f"#{number} - #1" for number in range(2, len(names) + 1)]
+    scores = found.table().assign(recipe=[*names, *differences])
+    sections = [
+        Section("What the tests say", [bullets(found.sentences())]),
+        Section(
+            "Scores",
+            [
+                table(
+                    [NAMES.get(name, name.replace("_", " ")) for name in scores.columns],
+                    scores.itertuples(index=False),
+                    caption="Mean ± standard deviation over seeds, each model at its own threshold; differences of the "
+                    "means with 95% intervals.",
+                )
+            ],
+        ),
+        Section("Seeds", [row(figure(plots.seeds(found.by_name()), alt="Scores of every seed of each recipe"))]),
+        Section("Films on which they differ", [_apart(found)]),
+    ]
+    if found.failures:
+        sections.append(Section("Not scored", [bullets(f"{path}: {error}" for path, error in found.failures)]))
+    return page(
+        "Comparison of recipes", sections, intro=intro, footer="For research and teaching; not a medical device."
+    )
+
+
+def _apart(found: Recipes) -> Markup:
+    """The films that some recipe's seeds call right more often than another's."""
+    labels, paths = found.rows["label"].to_numpy(), found.rows["path"].to_numpy()
+    right = [
+        ((of.probabilities >= np.array(of.thresholds)[:, np.newaxis]) == (labels == 1)).sum(axis=0)
+        for of in found.recipes
+    ]
+    sizes = [len(of.seeds) for of in found.recipes]
+    gap = np.ptp([count / size for count, size in zip(right, sizes, strict=True)], axis=0)
+    apart = np.flatnonzero(gap > 0)
+    farthest = apart[np.argsort(-gap[apart], kind="stable")][:APART_ROWS]
+    rows = [
+        (
+            paths[at],
+            found.classes[labels[at]],
+            *(f"{count[at]} of {size}" for count, size in zip(right, sizes, strict=True)),
+        )
+        for at in farthest
+    ]
+    caption = f"How many seeds call the film right; {len(rows)} of {len(apart)} films, the farthest apart first"
+    return table(["film", "is", *(f"#{number}" for number in range(1, len(sizes) + 1))], rows, caption=caption)
