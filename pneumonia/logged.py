@@ -69,7 +69,9 @@ def by_seed(tracker: Tracker, run_id: str) -> tuple[dict[int, Logged], dict[str,
     """
     with tracker_errors(tracker.uri):
         experiment = tracker.client.get_run(run_id).info.experiment_id
-        under = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}' and tags.`trial.state` = 'COMPLETE'"
+        under = (
+            f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}' and tags.role = 'train' and tags.`trial.state` = 'COMPLETE'"
+        )
         runs = tracker.client.search_runs([experiment], under, max_results=50_000)
     found = {int(run.data.params["seed"]): logged_by(tracker, run.info.run_id) for run in runs}
     common = set.intersection(*(set(run.data.params.items()) for run in runs)) if runs else set()

@@ -244,7 +244,8 @@ def seeds(recipes: Mapping[str, Mapping[str, ArrayLike]]) -> Figure:
     figure = _canvas()
     figure.subplots_adjust(left=0.27, right=0.77, bottom=0.11, top=0.9 if len(shown) == 1 else 0.8, hspace=0.9)
     every = figure.subplots(len(names), 1, squeeze=False)[:, 0]
-    every[0].set_title("Scores by seed, mean ± standard deviation")
+    left = f", the first {len(shown)} of {len(recipes)} recipes" if len(recipes) > len(shown) else ""
+    every[0].set_title(f"Scores by seed, mean ± standard deviation{left}", fontsize="medium" if left else "large")
     for axes, name in zip(every, names, strict=True):
         for row, (recipe, scores) in enumerate(shown.items()):
             values, colour = scores[name], (BLUE, ORANGE, GREEN, BLACK)[row]

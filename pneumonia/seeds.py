@@ -83,18 +83,22 @@ class Seeds:
         shown.columns = [name.removeprefix("val/").replace("_", " ") for name in names]
         return shown.rename_axis("seed").reset_index().to_string(index=False)
 
-    def failures(self) -> list[str]:
-        """A line for each seed that did not come to an end."""
-        return [
-            f"seed {seed}: {(child.status or {}).get('reason', '')}"
+    @property
+    def failed(self) -> dict[int, str]:
+        """The seeds that did not come to an end, with the reasons."""
+        return {
+            seed: (child.status or {}).get("reason", "")
             for seed, child in self.children.items()
             if seed not in self.complete
-        ]
+        }
 
     def sentence(self) -> str:
         """How many seeds came to an end, and why the others did not."""
-        came = f"{len(self.complete)} of {len(self.children)} seeds came to an end"
-        return came + "".join(f"; {line}" for line in self.failures())
+        reasons: dict[str, list[int]] = {}
+        for seed, reason in self.failed.items():
+            reasons.setdefault(reason, []).append(seed)
+        told = [f"seed{'s' * (len(of) > 1)} {', '.join(map(str, of))}: {reason}" for reason, of in reasons.items()]
+        return "; ".join([f"{len(self.complete)} of {len(self.children)} seeds came to an end", *told])
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; a spread that a single seed does not have is null."""
@@ -196,7 +200,7 @@ def train_and_record(
                 with suppress(OSError):  # the disk may be what failed
                     (child.artifacts / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
                 tracker.try_send(child)
-                say(found.failures()[-1])
+                say(f"seed {seed}: {found.failed[seed]}")
         _conclude(found)
     for child in found.children.values():
         if unsent(child):  # the store may be back

@@ -67,6 +67,7 @@ def test_seeds_show_every_seed_and_what_they_say_together() -> None:
         assert axes.lines[0].get_xdata().tolist() == there
         assert plots.mean_and_spread(np.mean(there), np.std(there, ddof=1)) in texts(figure)
     assert "0.9600 ± 0.0100" in texts(figure)
+    assert "the first 4 of 5 recipes" in texts(plots.seeds({f"{at}": SEEDS for at in range(5)}))
     assert plots.mean_and_spread(0.5, np.nan) == "0.5000"
     assert plots.mean_and_spread(np.nan, np.nan) == "none"
 

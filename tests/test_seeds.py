@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from pneumonia import cache, seeds, trial
+from pneumonia.cli import cli
 from pneumonia.config import TrainConfig
 from pneumonia.data import Index
 from pneumonia.record import Record
@@ -140,7 +142,7 @@ def test_a_seed_that_fails_does_not_end_the_others(
     said: list[str] = []
     found = train(range(3), say=said.append)
     reason = "seed 1: MemoryError: no room"
-    assert found.failures() == [reason]
+    assert found.failed == {1: "MemoryError: no room"}
     assert reason in said
     assert found.sentence() == f"2 of 3 seeds came to an end; {reason}"
     children = of(tracker, sent(found.record)["run_id"])
@@ -167,7 +169,7 @@ def test_where_all_seeds_fail_their_parent_fails(
     train: Train, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(seeds, "run_training", quick(0, 1))
-    with pytest.raises(SeedsError, match="0 of 2 seeds came to an end; seed 0: Diverged: the loss is not finite"):
+    with pytest.raises(SeedsError, match="0 of 2 seeds came to an end; seeds 0, 1: Diverged: the loss is not finite"):
         train()
     (parent,) = tracker.client.search_runs(["1"], "tags.role = 'seeds'")
     assert parent.info.status == "FAILED"
@@ -196,6 +198,22 @@ def test_what_could_not_be_sent_is_counted_and_sent_later(
     assert left == []
     assert not any(unsent(record) for record in (found.record, *found.children.values()))
     assert len(of(tracker, sent(found.record)["run_id"])) == 2
+
+
+def test_the_command_says_which_seeds_failed(
+    store: str, films: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PNEUMONIA_HOME", str(home))
+    monkeypatch.setattr(seeds, "run_training", quick(8))
+    words = ["train", "--data", str(films), "--size", "32", "--seed", "7"]
+    result = CliRunner().invoke(cli, [*words, "--seeds", "2", "--json"])
+    assert result.exit_code == 1
+    told = json.loads(result.stdout)
+    assert [(one["seed"], one["state"]) for one in told["seeds"]] == [(7, "COMPLETE"), (8, "FAIL")]
+    assert told["mean"]["val/auc"] == pytest.approx(0.57)
+    assert "1 of 2 seeds came to an end; seed 8: Diverged: the loss is not finite at step 3" in result.stderr
+    none = CliRunner().invoke(cli, [*words, "--seeds", "0"])
+    assert (none.exit_code, none.stderr) == (2, "error: seeds must be at least 1, not 0\n")
 
 
 @pytest.mark.slow

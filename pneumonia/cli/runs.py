@@ -136,13 +136,13 @@ def train(as_json: bool, data: str | None, seeds: int | None, **values: Any) -> 
             click.echo(json.dumps(found.as_dict()))
         else:
             click.echo("\n" + found.text())
-        if found.failures():
+        if found.failed:
             say(found.sentence())
         if found.unsent:
             say(f"{found.unsent} runs could not be sent: type `pneumonia sync` when the tracking server is back")
         if not as_json and not found.unsent:
             report_run(found.record, as_json)
-        if found.failures() or found.unsent:
+        if found.failed or found.unsent:
             sys.exit(FAILED)
 
 
