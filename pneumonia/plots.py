@@ -259,8 +259,9 @@ def seeds(recipes: Mapping[str, Mapping[str, ArrayLike]]) -> Figure:
                 axes.errorbar(
                     mean, -row, xerr=bar, fmt="|", color=colour, markersize=14, capsize=4, label=plain(recipe)
                 )
-                text, at = mean_and_spread(mean, spread), 1 - (row + 0.5) / len(shown)
-                axes.text(1.03, at, text, color=colour, transform=axes.transAxes, va="center", fontsize="small")
+                if len(shown) < 3:  # more lines than two lie upon each other
+                    text, at = mean_and_spread(mean, spread), 1 - (row + 0.5) / len(shown)
+                    axes.text(1.03, at, text, color=colour, transform=axes.transAxes, va="center", fontsize="small")
         axes.set(yticks=[], ylim=(0.5 - len(shown), 0.5))
         axes.set_ylabel(name.replace("_", " "), rotation=0, ha="right", va="center")
         axes.margins(x=0.08)

@@ -89,12 +89,12 @@ class Recipes:
         reference, said = self.recipes[0], []
         for recipe, found in zip(self.recipes[1:], self.differences, strict=True):
             told = [
-                f"{words} is {'higher' if found[name].value > 0 else 'lower'} (p = {found[name].p:.2g})"
+                f"mean {words} is {'higher' if found[name].value > 0 else 'lower'} (p = {found[name].p:.2g})"
                 for name, words in TESTED
                 if found[name].p < LEVEL
             ]
             said.append(
-                f"{recipe.name}: its mean {' and its '.join(told)} than that of {reference.name}"
+                f"{recipe.name}: its {' and its '.join(told)} than that of {reference.name}"
                 if told
                 else f"{recipe.name}: these seeds and films do not tell it from {reference.name}"
             )
