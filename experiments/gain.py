@@ -115,6 +115,7 @@ class Nowhere(Tracker):
 def _search(of: Task, config: SearchConfig, home: Path) -> dict[str, Any]:
     began = time.monotonic()
     tracker = Tracker(f"sqlite:///{home / 'mlflow.db'}")
+    mlflow.set_tracking_uri(tracker.uri)  # the gate and `score` load models by it
     tracker.client.create_experiment("gain", artifact_location=str(home / "artifacts"))
     outcome = search(config, of.index, home=home, tracker=tracker, experiment="gain", model_name="gain")
     assert outcome.verdict is not None
@@ -124,7 +125,7 @@ def _search(of: Task, config: SearchConfig, home: Path) -> dict[str, Any]:
         "trainings": int(outcome.table["state"].isin(["COMPLETE", "PRUNED"]).sum()),
         "val_objective": outcome.final.summary["val/objective"],
         "chosen": _words(outcome.best_params),
-        "uri": f"{home / 'mlflow.db'}::models:/gain/{outcome.verdict.version}",
+        "uri": f"models:/gain/{outcome.verdict.version}",
     }
 
 
@@ -163,9 +164,6 @@ def score(uri: str, of: Task) -> dict[str, float]:
     """What the served model makes of the held films: mean log loss over films as they are and changed (as at the gate,
     without painted ones), log loss and AUC over films as they are.
     """
-    store, _, name = uri.rpartition("::")
-    if store:
-        mlflow.set_tracking_uri(f"sqlite:///{store}")
     rows = of.held.table.sort_values(["sha256", "label", "path"], ignore_index=True)
     labels, paths = rows["label"].to_numpy(), [of.held.root / path for path in rows["path"]]
     films = gate.Validation(
@@ -175,10 +173,10 @@ def score(uri: str, of: Task) -> dict[str, float]:
         opacities=False,
         key="held",
     )
-    answers = predict.predict(predict.load(name), paths)["probability"].to_numpy()
+    answers = predict.predict(predict.load(uri), paths)["probability"].to_numpy()
     p = np.clip(answers, 1e-7, 1 - 1e-7)
     return {
-        "log_loss": float(gate.losses(name, films).mean()),
+        "log_loss": float(gate.losses(uri, films).mean()),
         "log_loss_plain": float(-np.log(np.where(labels == 1, p, 1 - p)).mean()),
         "auc": auc_components(labels, answers)[0],
     }
