@@ -132,8 +132,8 @@ class SearchConfig:
     pruner: Pruner = _setting(
         "auto",
         "halving: after a quarter and three quarters of the epochs only the best third of the trials goes on, and "
-        "always the recipe as it stands; where a trial is as long as the final training, the best half after half of "
-        "them; none: every trial does; auto: halving",
+        "always the recipe as it stands; where a trial is as long as the final training, from half of them on those "
+        "that are not behind the median; none: every trial does; auto: halving",
     )
     disturb: float | None = _setting(
         None,

@@ -54,9 +54,20 @@ def test_the_first_look_comes_after_a_quarter(epochs: int, first_look: int) -> N
     ]
 
 
-def test_of_long_trials_the_best_half_goes_on_after_half() -> None:
-    curves = [[0.5] * 8, [0.4] * 8, [0.6] * 8, [0.3] * 8, [0.45] * 8]
-    assert ends(studies.pruner("halving", 8, long=True), curves) == [4, 8, 4, 8, 4]
+def test_long_trials_are_judged_from_half_on_by_the_median_of_those_that_ended() -> None:
+    study = optuna.create_study(pruner=studies.pruner("halving", 8, long=True))
+    lengths = []
+    for level in (0.5, 0.6, 0.7, 0.8, 0.9, 0.4):
+        trial = study.ask()
+        for epoch in range(1, 9):
+            trial.report(level, epoch)
+            if trial.should_prune():
+                study.tell(trial, state=TrialState.PRUNED)
+                break
+        else:
+            study.tell(trial, level)
+        lengths.append(epoch)
+    assert lengths == [8, 8, 8, 8, 5, 8]
 
 
 def test_none_ends_no_trial() -> None:

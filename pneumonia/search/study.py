@@ -228,19 +228,22 @@ def load(storage: RDBStorage, name: str, *, seed: int, pruner: optuna.pruners.Ba
 
 def pruner(kind: Pruner, epochs: int, *, long: bool) -> optuna.pruners.BasePruner:
     """Asynchronous successive halving (Li et al. 2020): after a quarter and three quarters of the `epochs` a trial
-    goes on if it is in the best third of those that came so far, the recipe as it stands among them; `long` trials, as
-    long as the final training, if they are in the best half after half of them.
+    goes on if it is in the best third of those that came so far, the recipe as it stands among them. It leaves half of
+    the epochs for the same best objective: `experiments/search_study.py`.
 
-    Never sooner than after a quarter, in which the learning rate rises: a trial with a high one or with much
-    augmentation is behind till then, and in long trials for longer. The recipe is never given up (see `worker`): narrow
-    networks are ahead after few epochs and come first, and would end the wide ones that win in the end. In short trials
-    it leaves half of the epochs for the same best objective: `experiments/search_study.py`.
+    Never sooner, since for a quarter of the epochs the learning rate rises. The recipe is never given up (see
+    `worker`): narrow networks are ahead after few epochs and come first, and would end the wide ones that win in the
+    end. `long` trials, as long as the final training, are of few films and may differ in how much they disturb: the
+    best of them are not ahead in the middle. From half of the epochs on they go on unless they are behind the median
+    of those that came to their end (Golovin et al. 2017), once there are four.
     """
     if kind == "none":
         return optuna.pruners.NopPruner()
+    if long:
+        return optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=epochs // 2)
     # bootstrap_count: the first to come does not go on for want of others, which is what the recipe is for
     return optuna.pruners.SuccessiveHalvingPruner(
-        min_resource=max(1, epochs // (2 if long else 4)), reduction_factor=2 if long else 3, bootstrap_count=1
+        min_resource=max(1, epochs // 4), reduction_factor=3, bootstrap_count=1
     )
 
 

@@ -134,7 +134,7 @@ def run_trial(
         note(trial, {"run_id": sent(record)["run_id"]})
 
     state: State = "FAIL"
-    reason, value, share = "", math.nan, "half" if task.long else "third"
+    reason, value = "", math.nan
 
     def on_epoch(epoch: Epoch) -> bool:
         nonlocal reason
@@ -147,10 +147,8 @@ def run_trial(
         except optuna.exceptions.UpdateFinishedTrialError as error:
             raise studies.LeaseLost(f"trial {trial.number} was given to another worker") from error
         if behind:
-            reason = (
-                f"after epoch {epoch.number} of {config.epochs} its val/objective was not in the best {share} "
-                f"of the trials that came so far"
-            )
+            what = "behind the median of" if task.long else "not in the best third of"
+            reason = f"after epoch {epoch.number} of {config.epochs} its val/objective was {what} the trials that came so far"
         return behind
 
     try:
