@@ -147,8 +147,11 @@ def run_trial(
         except optuna.exceptions.UpdateFinishedTrialError as error:
             raise studies.LeaseLost(f"trial {trial.number} was given to another worker") from error
         if behind:
-            what = "behind the median of" if task.long else "not in the best third of"
-            reason = f"after epoch {epoch.number} of {config.epochs} its val/objective was {what} the trials that came so far"
+            where = "behind the median of" if task.long else "not in the best third of"
+            reason = (
+                f"after epoch {epoch.number} of {config.epochs} its val/objective was {where} "
+                f"the trials that came so far"
+            )
         return behind
 
     try:
