@@ -118,7 +118,7 @@ def test_auc(network: nn.Module, films: Path) -> float:
     network.eval()
     scores: list[Tensor] = [network(x).softmax(1)[:, 1] for x, _ in DataLoader(test, batch_size=64)]
     network.train()
-    return float(metrics.auc_components(np.array(test.targets), torch.cat(scores).double().numpy())[0])
+    return metrics.auc(test.targets, torch.cat(scores).double().numpy())
 
 
 def ratio(runs: list[dict[str, Any]], way: str, ours: float) -> dict[str, Any]:

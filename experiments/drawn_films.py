@@ -61,11 +61,11 @@ def draw(folder: Path) -> data.Index:
 def scores(index: data.Index, values: np.ndarray) -> dict[str, float]:
     """AUC of all films, and of the normal ones with those of one subtype."""
     label, subtype = index.table["label"].to_numpy(), index.table["subtype"].to_numpy()
-    found = {"drawn": metrics.auc_components(label, values)[0]}
+    found = {"drawn": metrics.auc(label, values)}
     for name in sorted(set(subtype[label == 1])):
         rows = (label == 0) | (subtype == name)
-        found[name] = metrics.auc_components(label[rows], values[rows])[0]
-    return {name: float(value) for name, value in found.items()}
+        found[name] = metrics.auc(label[rows], values[rows])
+    return found
 
 
 def models(uris: list[str]) -> Iterator[dict[str, Any]]:
@@ -97,7 +97,7 @@ def trained(what: str, films: Path, base: TrainConfig, seeds: int) -> Iterator[d
                     "recipe": name,
                     "seed": seed,
                     "seconds": fitted.seconds,
-                    "AUC": float(metrics.auc_components(given.val_labels, fitted.val_logits)[0]),
+                    "AUC": metrics.auc(given.val_labels, fitted.val_logits),
                     "AUC of the last epoch": float(fitted.history[-1]["val/auc"]),
                     "log loss": objective(given.val_labels, fitted.val_logits),
                     **scores(drawn.index, logits_of(fitted.network, torch.from_numpy(np.array(drawn.films)))),

@@ -92,7 +92,7 @@ def validated(network: torch.nn.Module, films: FitData) -> dict[str, Any]:
         "objective": objective(every, both, painted),
         "every change": float(np.mean([objective(labels, x) for x in each])),
         "one shape": objective(labels, logits(shape)),
-        "AUC": metrics.auc_components(labels, alone)[0],
+        "AUC": metrics.auc(labels, alone),
         "points": points,
     }
 
@@ -192,7 +192,7 @@ def tested(index: data.Index, keep: Path) -> Iterator[dict[str, Any]]:
         network.load_state_dict(safetensors.torch.load_file(row["path"].with_suffix(".safetensors")))
         y, films = shown[row["size"]]
         x = predict(network, films)
-        scores = {"test AUC": metrics.auc_components(y, x)[0], "test log loss": objective(y, x)}
+        scores = {"test AUC": metrics.auc(y, x), "test log loss": objective(y, x)}
         scores["best accuracy"] = metrics.best_accuracy(y, x)
         for kind, point in row["points"].items():
             p = Calibration(point["slope"], point["intercept"]).apply(x)

@@ -95,7 +95,7 @@ def files(index: data.Index) -> dict[str, Any]:
     forest = HistGradientBoostingClassifier(random_state=0).fit(x["train"], y["train"])
     alone = {}
     for column, name in enumerate(names):
-        aucs = {split: metrics.auc_components(y[split], np.nan_to_num(x[split][:, column], nan=-1.0))[0] for split in x}
+        aucs = {split: metrics.auc(y[split], np.nan_to_num(x[split][:, column], nan=-1.0)) for split in x}
         alone[name] = aucs["val"] if aucs["train"] >= 0.5 else 1 - aucs["val"]  # train says which way it goes
     patients = index.only("val")["patient"].to_numpy()
     return {"auc": scored(y["val"], forest.predict_proba(x["val"])[:, 1], 0.5, patients)["auc"], "alone": alone}
@@ -173,7 +173,7 @@ def one_class_changed(model: predict.Model, index: data.Index) -> dict[str, dict
     for change, changed in {**SHAPES, **CHANGES}.items():
         p = asked(model, map(changed, films))
         for label, name in enumerate(index.classes):
-            found[name][change] = float(metrics.auc_components(labels, np.where(labels == label, p, plain))[0])
+            found[name][change] = metrics.auc(labels, np.where(labels == label, p, plain))
     return found
 
 

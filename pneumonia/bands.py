@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pneumonia.intervals import resampled
+from pneumonia.bootstrap import resampled
 from pneumonia.metrics import Floats, checked
 
 GRID = np.linspace(0, 1, 201)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pneumonia.metrics import CLIP, Floats, checked, checked_logits, raw_loss, score
+from pneumonia.metrics import CLIP, Floats, balanced_weights, checked, checked_logits, raw_loss, score
 
 PAINTED = 0.1  # share of the positive class that painted films have in the objective
 
@@ -75,7 +75,7 @@ def objective(labels: ArrayLike, logits: ArrayLike, painted: ArrayLike = ()) -> 
     positives = int(y.sum())
     if positives in (0, y.size):
         return float("nan")
-    weights = np.where(y == 1, 0.5 / positives, 0.5 / (y.size - positives))
+    weights = balanced_weights(y)
     if count := len(drawn := np.asarray(painted, dtype=np.float64)):
         weights = np.append(np.where(y == 1, 1 - PAINTED, 1.0) * weights, np.full(count, PAINTED * 0.5 / count))
         y, x = np.append(y, np.ones(count, y.dtype)), np.append(x, drawn)

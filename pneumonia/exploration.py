@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pneumonia import config
 from pneumonia.data import Index
 from pneumonia.layout import SPLITS, Split
-from pneumonia.metrics import Floats, Ints, auc_components, number
+from pneumonia.metrics import Floats, Ints, auc, number
 
 # What may tell the classes apart without a look at a lung. The last two are of pixels: there are none for test.
 STATISTICS = ("bytes_per_pixel", "quantisation", "pixels", "aspect", "grey_mean", "grey_sd")
@@ -148,4 +148,4 @@ class Exploration:
 
 def _auc(labels: pd.Series, values: pd.Series) -> float:
     there = values.notna()
-    return auc_components(labels[there].to_numpy(), values[there].to_numpy(dtype=np.float64))[0]
+    return auc(labels[there], values[there]) if there.any() else float("nan")

@@ -1,12 +1,14 @@
 """95% intervals of the scores in `metrics`, for films that come in patients."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pneumonia.bootstrap import resampled, weighted_scores
 from pneumonia.calibration import sigmoid
-from pneumonia.metrics import Floats, Ints, auc_components, checked, score, weighted_scores
+from pneumonia.delong import auc_error
+from pneumonia.metrics import Floats, Ints, checked, score
 
 Interval = tuple[float, float]  # low, high
 Z95 = 1.959963984540054
@@ -29,8 +31,8 @@ def intervals(
     Proportions: Wilson 1927, with the number of films divided by the design effect of patients (Kish 1965): see
     `proportion`. Accuracy and balanced accuracy: from the intervals of specificity and sensitivity, for classes' shares
     as they are: see `combined`. AUC: DeLong 1988 with the components summed by patient (Obuchowski 1997), on the logit
-    scale, by the t quantile: see `auc_error`. Where each film is its own patient the errors are the plain ones. The
-    rest: percentiles of a bootstrap over patients, for ECE reflected about the score. A perfect AUC has no DeLong
+    scale, by the t quantile: see `delong.auc_error`. Where each film is its own patient the errors are the plain ones.
+    The rest: percentiles of a bootstrap over patients, for ECE reflected about the score. A perfect AUC has no DeLong
     variance; Wilson's interval for the smaller class's patients stands in.
 
     How often they hold the truth (experiments/interval_coverage.py: 624 films, patients with 1 to 4, a correlation of
@@ -70,7 +72,7 @@ def intervals(
 def bootstrap(
     y: Ints, p: Floats, threshold: float, patient: Ints, names: Sequence[str], *, draws: int = 2000, seed: int = 0
 ) -> dict[str, Interval]:
-    """The 2.5th and 97.5th percentile of scores of `metrics.weighted_scores` over samples of patients; NaN if no
+    """The 2.5th and 97.5th percentile of scores of `weighted_scores` over samples of patients; NaN if no
     sample has a score, or all have the same one: see `percentiles`.
     """
     drawn: dict[str, list[Floats]] = {name: [] for name in names}
@@ -95,19 +97,6 @@ def percentiles(drawn: Floats) -> Interval:
     return float(low), float(high)
 
 
-def resampled(patients: ArrayLike, *, draws: int, seed: int = 0) -> Iterator[Floats]:
-    """How often each film is in a sample of as many patients, drawn with replacement: float64 [D, N] in chunks of at
-    most a million numbers, `draws` rows in all.
-    """
-    names, patient = np.unique(np.asarray(patients), return_inverse=True)
-    rng = np.random.default_rng(seed)
-    chunk = max(1, 1_000_000 // patient.size)
-    for start in range(0, draws, chunk):
-        rows = min(chunk, draws - start)
-        counts = rng.multinomial(names.size, np.full(names.size, 1 / names.size), size=rows)
-        yield counts[:, patient].astype(np.float64)
-
-
 def wilson(successes: float, n: float) -> Interval:
     """Wilson's 95% interval (1927) for the share of `successes` in `n` > 0."""
     share = successes / n
@@ -127,43 +116,6 @@ def _delong(y: Ints, p: Floats, patient: Ints) -> Interval:
         return np.nan, np.nan
     logit, half = np.log(auc / (1 - auc)), stdtrit(freedom, 0.975) * error / (auc * (1 - auc))
     return float(sigmoid(logit - half)), float(sigmoid(logit + half))
-
-
-def auc_error(y: Ints, p: Floats, patient: Ints) -> tuple[float, float, float]:
-    """AUC, its standard error, and the error's degrees of freedom; NaN where a class is missing or of one patient.
-
-    The error is DeLong's (1988). Near an AUC of 1 it rests on
-    the few patients whose films lie among those of the other class, however many films there are, so the normal
-    quantile is too small for it. The degrees of freedom are Satterthwaite's (1946): twice the squared variance over
-    the variance of its estimate, here from the patients' fourth moments. They are a guide, not a law: what they are
-    good for is seen in simulation. The normal quantile's intervals of an AUC of .95 to .99 held 91 to 95 times in 100
-    (correlations of 0 to .9), of .998 86 to 93 times; these 94 to 96 and 93 to 96 times, at 2 to 35 and 40 to 120%
-    more width.
-    """
-    auc, of_positive, of_negative = auc_components(y, p)
-    if not of_positive.size:
-        return auc, np.nan, np.nan
-    return auc, *components_error(y, of_positive - auc, of_negative - auc, patient)
-
-
-def components_error(y: Ints, of_positive: Floats, of_negative: Floats, patient: Ints) -> tuple[float, float]:
-    """Standard error of the mean of centred components over the positive films [M] plus that over the negative ones
-    [N], and its degrees of freedom, by patient (Obuchowski 1997); NaN where a class is of one patient.
-    """
-    size = int(patient.max()) + 1
-    sums, held = [], []
-    for label, values in ((1, of_positive), (0, of_negative)):
-        sums.append(np.bincount(patient[y == label], weights=values, minlength=size) / values.size)
-        held.append(np.unique(patient[y == label]).size)
-    if min(held) < 2:
-        return np.nan, np.nan
-    squares = [float(part @ part) for part in sums]
-    within = sum(k / (k - 1) * square for k, square in zip(held, squares, strict=True))
-    variance = max(0.0, within + 2 * size / (size - 1) * float(sums[0] @ sums[1]))
-    spread = sum(float((part**4).sum()) - square**2 / k for part, square, k in zip(sums, squares, held, strict=True))
-    # Patients who all count alike leave no spread.
-    freedom = min(2 * sum(squares) ** 2 / spread, 1e6) if spread > 1e-6 * sum(squares) ** 2 else 1e6
-    return float(np.sqrt(variance)), freedom
 
 
 def mean_error(values: Floats, patients: ArrayLike) -> float:

@@ -1,11 +1,14 @@
 """How good probabilities are: scores, confusion matrix, curves and reliability bins.
 
 Throughout, `labels` is int [N] with 1 for the positive class, `probabilities` is float [N], and a film is called
-positive when its probability is at least `threshold`. All of it is NumPy, so that a training process need not wait
-seconds for scikit-learn's import; the tests hold each score against scikit-learn's.
+positive when its probability is at least `threshold`. The scores are scikit-learn's; here is what it does without a
+class, and what it does not have.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,24 +32,45 @@ def score(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> dict
         ValueError: no films, shapes differ, a label other than 0 and 1, or a probability outside [0, 1].
     """
     y, p = checked(labels, probabilities)
-    (tn, fp), (fn, tp) = confusion(y, p, threshold).tolist()
-    weights = np.ones((1, y.size))
-    weighted = {name: float(values[0]) for name, values in weighted_scores(y, p, threshold, weights).items()}
-    return {
-        "auc": auc_components(y, p)[0],
-        "average_precision": weighted["average_precision"],
-        "accuracy": (tp + tn) / y.size,
-        "balanced_accuracy": weighted["balanced_accuracy"],
-        "sensitivity": _ratio(tp, tp + fn),
-        "specificity": _ratio(tn, tn + fp),
-        "precision": _ratio(tp, tp + fp) if 0 < y.sum() < y.size else np.nan,
-        "npv": _ratio(tn, tn + fn) if 0 < y.sum() < y.size else np.nan,
-        "f1": weighted["f1"],
-        "mcc": weighted["mcc"],
-        "brier": weighted["brier"],
-        "ece": weighted["ece"],
-        "log_loss": weighted["log_loss"],
-    }
+    called = (p >= threshold).astype(np.int64)
+    none = float("nan")
+    both = 0 < y.sum() < y.size
+    mean, observed, count = reliability_bins(y, p)
+    filled = count > 0
+    with _scikit_learn() as sk:
+        (npv, precision), (specificity, sensitivity), (_, f1), _ = sk.precision_recall_fscore_support(
+            y, called, labels=[0, 1], zero_division=none
+        )
+        scores = {
+            "auc": sk.auc(*sk.roc_curve(y, p)[:2]) if both else none,
+            "average_precision": sk.average_precision_score(y, p) if both else none,
+            "accuracy": sk.accuracy_score(y, called),
+            "balanced_accuracy": (sensitivity + specificity) / 2,
+            "sensitivity": sensitivity,
+            "specificity": specificity,
+            "precision": precision if both else none,
+            "npv": npv if both else none,
+            "f1": f1 if both else none,
+            "mcc": sk.matthews_corrcoef(y, called) if both else none,
+            "brier": sk.brier_score_loss(y, p, labels=[0, 1]),
+            "ece": np.abs(mean - observed)[filled] @ count[filled] / y.size,
+            "log_loss": sk.log_loss(y, _clipped(y, p), sample_weight=balanced_weights(y)) if both else none,
+        }
+    return {name: float(value) for name, value in scores.items()}
+
+
+def auc(labels: ArrayLike, values: ArrayLike) -> float:
+    """The area under the ROC curve of any finite `values` [N], of which positive films should have the higher; NaN if
+    a class is missing.
+
+    Raises:
+        ValueError: as `score`, but for the values' range.
+    """
+    y, x = checked_logits(labels, values, what="values")
+    if not 0 < y.sum() < y.size:
+        return float("nan")
+    with _scikit_learn() as sk:
+        return float(sk.roc_auc_score(y, x))
 
 
 def warnings_for(labels: ArrayLike, *, classes: tuple[str, str] = ("negative", "positive")) -> list[str]:
@@ -70,71 +94,46 @@ def warnings_for(labels: ArrayLike, *, classes: tuple[str, str] = ("negative", "
 def confusion(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> Ints:
     """Counts [[tn, fp], [fn, tp]]: rows are the true class, columns the predicted one."""
     y, p = checked(labels, probabilities)
-    return np.bincount(2 * y + (p >= threshold), minlength=4).reshape(2, 2)
+    with _scikit_learn() as sk:
+        return np.asarray(sk.confusion_matrix(y, (p >= threshold).astype(np.int64), labels=[0, 1]))
 
 
 def roc_curve(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Floats, Floats]:
-    """False and true positive rates, each [K], from (0, 0) to (1, 1) with a point for each distinct probability."""
+    """False and true positive rates, each [K], from (0, 0) to (1, 1) with a point for each distinct probability; empty
+    if a class is missing.
+    """
     y, p = checked(labels, probabilities)
-    tp, called = _steps(y, p)
-    positives, negatives = int(y.sum()), int(y.size - y.sum())
-    if not positives or not negatives:
+    if not 0 < y.sum() < y.size:
         return np.empty(0), np.empty(0)
-    return np.r_[0, (called - tp) / negatives], np.r_[0, tp / positives]
+    with _scikit_learn() as sk:
+        false, true, _ = sk.roc_curve(y, p, drop_intermediate=False)
+    return false, true
 
 
 def precision_recall_curve(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Floats, Floats]:
-    """Recall and precision, each [K], by rising recall, with a point for each distinct probability."""
+    """Recall and precision, each [K], by rising recall, with a point for each distinct probability; empty if a class is
+    missing.
+    """
     y, p = checked(labels, probabilities)
-    tp, called = _steps(y, p)
     if not 0 < y.sum() < y.size:
         return np.empty(0), np.empty(0)
-    return tp / y.sum(), tp / called
+    with _scikit_learn() as sk:
+        precision, recall, _ = sk.precision_recall_curve(y, p)
+    return recall[-2::-1], precision[-2::-1]  # scikit-learn's last point, recall 0 and precision 1, is no threshold's
 
 
 def reliability_bins(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Floats, Floats, Ints]:
-    """Mean probability, observed share of positives, and number of films, each [15]; NaN where a bin is empty."""
+    """Mean probability, observed share of positives, and number of films, each [15]; NaN where a bin is empty.
+
+    Scikit-learn's `calibration_curve` leaves empty bins out and counts no films.
+    """
     y, p = checked(labels, probabilities)
-    bins = _bins(p)
+    bins = bins_of(p)
     count = np.bincount(bins, minlength=BINS)
     with np.errstate(invalid="ignore"):
         mean = np.bincount(bins, weights=p, minlength=BINS) / count
         observed = np.bincount(bins, weights=y, minlength=BINS) / count
     return mean, observed, count
-
-
-def weighted_scores(y: Ints, p: Floats, threshold: float, weights: Floats) -> dict[str, Floats]:
-    """The scores that are bootstrapped, each [D], for D weightings of the films: `weights` [D, N]."""
-    called = p >= threshold
-    total = weights.sum(axis=1)
-    positive, negative = weights @ (y == 1), weights @ (y == 0)
-    both = np.where((positive > 0) & (negative > 0), 1.0, np.nan)
-    tp, fp = weights @ ((y == 1) & called), weights @ ((y == 0) & called)
-    fn, tn = positive - tp, negative - fp
-
-    order = np.argsort(-p, kind="stable")
-    ends = np.flatnonzero(np.r_[np.diff(p[order]) != 0, True])
-    sorted_weights = weights[:, order]
-    tp_k = np.cumsum(sorted_weights * y[order], axis=1)[:, ends]
-    all_k = np.cumsum(sorted_weights, axis=1)[:, ends]
-    gain_k = np.diff(tp_k, axis=1, prepend=0.0)
-    fp_k = all_k - tp_k
-    won = np.diff(fp_k, axis=1, prepend=0.0) * (tp_k - gain_k / 2)  # pairs, ties for a half
-
-    in_bin = np.eye(BINS)[_bins(p)]  # [N, 15]
-    loss = -np.log(np.clip(np.where(y == 1, p, 1 - p), CLIP, 1.0))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return {
-            "auc": both * won.sum(axis=1) / (positive * negative),
-            "average_precision": both * (gain_k * tp_k / np.maximum(all_k, 1e-12)).sum(axis=1) / positive,
-            "balanced_accuracy": (tp / positive + 1 - fp / negative) / 2,
-            "f1": both * 2 * tp / (tp + fp + positive),
-            # One column empty: 0, the limit (Chicco & Jurman 2020).
-            "mcc": both * (tp * tn - fp * fn) / np.sqrt(np.maximum((tp + fp) * positive * negative * (tn + fn), 1e-12)),
-            "brier": weights @ (p - y) ** 2 / total,
-            "ece": np.abs(weights @ (in_bin * (p - y)[:, None])).sum(axis=1) / total,
-            "log_loss": (weights @ (loss * (y == 1)) / positive + weights @ (loss * (y == 0)) / negative) / 2,
-        }
 
 
 def raw_loss(labels: np.ndarray, logits: np.ndarray) -> float:
@@ -149,17 +148,6 @@ def best_accuracy(labels: np.ndarray, scores: np.ndarray) -> float:
     above = np.concatenate([np.cumsum(labels[order][::-1] == 1)[::-1], [0]])
     between = np.concatenate([[True], np.diff(scores[order]) > 0, [True]])  # none parts films of one score
     return float((below + above)[between].max() / len(labels))
-
-
-def auc_components(y: Ints, p: Floats) -> tuple[float, Floats, Floats]:
-    """AUC and DeLong's components of the positive [M] and the negative films [N], from midranks (Sun & Xu 2014)."""
-    positive, negative = p[y == 1], p[y == 0]
-    if not positive.size or not negative.size:
-        return float("nan"), np.empty(0), np.empty(0)
-    ranks = _midranks(p)
-    of_positive = (ranks[y == 1] - _midranks(positive)) / negative.size
-    of_negative = 1 - (ranks[y == 0] - _midranks(negative)) / positive.size
-    return float(of_positive.mean()), of_positive, of_negative
 
 
 def number(value: float) -> float | None:
@@ -189,21 +177,28 @@ def checked_logits(labels: ArrayLike, logits: ArrayLike, *, what: str = "logits"
     return y.astype(np.int64), x
 
 
-def _ratio(part: int, whole: int) -> float:
-    return part / whole if whole else float("nan")
-
-
-def _bins(p: Floats) -> Ints:
+def bins_of(p: Floats) -> Ints:
+    """Which of the 15 equal bins each probability lies in, from 0; a bin has its lower edge."""
     return np.minimum((p * BINS).astype(np.int64), BINS - 1)
 
 
-def _steps(y: Ints, p: Floats) -> tuple[Ints, Ints]:
-    """True positives and films called positive, each [K], at each distinct probability as threshold, falling."""
-    order = np.argsort(-p, kind="stable")
-    ends = np.flatnonzero(np.r_[np.diff(p[order]) != 0, True])
-    return np.cumsum(y[order])[ends], ends + 1
+def balanced_weights(y: Ints) -> Floats:
+    """A weight a film, 1 in all, by which both classes count alike; `y` [N] holds both."""
+    positives = int(y.sum())
+    return np.where(y == 1, 0.5 / positives, 0.5 / (y.size - positives))
 
 
-def _midranks(values: Floats) -> Floats:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+def _clipped(y: Ints, p: Floats) -> Floats:
+    """The probabilities of both classes [N, 2]; that of a film's own is at least `CLIP`."""
+    own = np.maximum(np.where(y == 1, p, 1 - p), CLIP)
+    return np.where(y[:, None] == [0, 1], own[:, None], 1 - own[:, None])
+
+
+@contextmanager
+def _scikit_learn() -> Iterator[ModuleType]:
+    """`sklearn.metrics`, for arrays that `checked` has seen: its own checks cost more than the scores."""
+    import sklearn  # 1 to 2 s, .4 where seaborn is there; commands that score nothing need not wait
+    from sklearn import metrics as sk
+
+    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
+        yield sk

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
-from pneumonia.intervals import Z95, Interval, components_error, percentiles, resampled
-from pneumonia.metrics import Floats, Ints, auc_components, checked, score, weighted_scores
+from pneumonia.bootstrap import resampled, weighted_scores
+from pneumonia.delong import auc_components, components_error
+from pneumonia.intervals import Z95, Interval, percentiles
+from pneumonia.metrics import Floats, Ints, checked, score
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ def test_the_bootstrap_of_auc_is_that_of_whole_patients() -> None:
     drawn = []
     for _ in range(1000):
         films = np.concatenate([np.flatnonzero(patient == one) for one in rng.integers(0, 50, 50)])
-        drawn.append(metrics.auc_components(labels[films], result.probabilities[films])[0])
+        drawn.append(metrics.auc(labels[films], result.probabilities[films]))
     assert result.auc_bootstrap == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.015)
     assert result.named()["test/auc_bootstrap_low"] == result.auc_bootstrap[0]
     assert result.as_dict()["auc_bootstrap"] == list(result.auc_bootstrap)

@@ -10,7 +10,8 @@ from statsmodels.stats.proportion import confint_proportions_2indep, proportion_
 from experiments.interval_coverage import PREVALENCE, SCORES, coverage, sample, served, truth
 from pneumonia import metrics
 from pneumonia.calibration import fit_calibration
-from pneumonia.intervals import auc_error, combined, intervals, mean_error, proportion, wilson
+from pneumonia.delong import auc_error
+from pneumonia.intervals import combined, intervals, mean_error, proportion, wilson
 from pneumonia.subgroups import predictive_values
 
 # DeLong et al. 1988: K-G score, from 0 to 10, and albumin, g/l, by outcome.

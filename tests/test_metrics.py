@@ -1,12 +1,13 @@
 import math
+import warnings
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn import metrics as sk
 
 from pneumonia import metrics
+from pneumonia.bootstrap import weighted_scores
 
 
 def binary(draws: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
@@ -19,48 +20,102 @@ def binary(draws: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 films = st.composite(binary)()
 
 
+def by_definition(y: np.ndarray, p: np.ndarray, threshold: float) -> dict[str, float]:
+    """The scores by their definitions, film by film and pair by pair."""
+    tp, fp, fn, tn = (
+        sum(label == of and (value >= threshold) == called for label, value in zip(y.tolist(), p.tolist(), strict=True))
+        for of, called in ((1, True), (0, True), (1, False), (0, False))
+    )
+    won = [(a > b) + (a == b) / 2 for a in p[y == 1] for b in p[y == 0]]
+    precisions = [(y[p >= value] == 1).mean() for value in p[y == 1]]  # with each positive film's as the threshold
+    losses = [-math.log(max(value if label else 1 - value, 1e-7)) for label, value in zip(y, p, strict=True)]
+    spread = math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    return {
+        "auc": float(np.mean(won)),
+        "average_precision": float(np.mean(precisions)),
+        "accuracy": (tp + tn) / y.size,
+        "balanced_accuracy": (tp / (tp + fn) + tn / (tn + fp)) / 2,
+        "sensitivity": tp / (tp + fn),
+        "specificity": tn / (tn + fp),
+        "precision": tp / (tp + fp) if tp + fp else math.nan,
+        "npv": tn / (tn + fn) if tn + fn else math.nan,
+        "f1": 2 * tp / (2 * tp + fp + fn),
+        "mcc": (tp * tn - fp * fn) / spread if spread else 0.0,
+        "brier": float(np.mean((p - y) ** 2)),
+        "log_loss": float(np.mean([np.mean([x for x, of in zip(losses, y, strict=True) if of == c]) for c in (0, 1)])),
+    }
+
+
 @settings(max_examples=60, deadline=None)
 @given(films, st.integers(0, 8))
-def test_scores_are_scikit_learn_s(drawn: tuple[np.ndarray, np.ndarray], step: int) -> None:
+def test_scores_are_those_of_their_definitions(drawn: tuple[np.ndarray, np.ndarray], step: int) -> None:
     y, p = drawn
-    called = (p >= step / 8).astype(int)
-    s = metrics.score(y, p, step / 8)
-    assert s["auc"] == pytest.approx(sk.roc_auc_score(y, p))
-    assert s["average_precision"] == pytest.approx(sk.average_precision_score(y, p))
-    assert s["accuracy"] == pytest.approx(sk.accuracy_score(y, called))
-    assert s["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(y, called))
-    assert s["sensitivity"] == pytest.approx(sk.recall_score(y, called))
-    assert s["specificity"] == pytest.approx(sk.recall_score(y, called, pos_label=0))
-    assert s["brier"] == pytest.approx(sk.brier_score_loss(y, p))
-    assert s["f1"] == pytest.approx(sk.f1_score(y, called, zero_division=0))
-    (weighted,) = metrics.weighted_scores(y, p, step / 8, np.ones((1, y.size)))["auc"]
-    assert weighted == pytest.approx(s["auc"])
-    assert s["mcc"] == pytest.approx(sk.matthews_corrcoef(y, called))
-    assert s["npv"] == (
-        pytest.approx(sk.precision_score(y, called, pos_label=0))
-        if not called.all()
-        else pytest.approx(math.nan, nan_ok=True)
+    found = metrics.score(y, p, step / 8)
+    assert {name: found[name] for name in found if name != "ece"} == pytest.approx(
+        by_definition(y, p, step / 8), abs=1e-12, nan_ok=True
     )
-    assert s["precision"] == (
-        pytest.approx(sk.precision_score(y, called)) if called.any() else pytest.approx(math.nan, nan_ok=True)
-    )
-    weights = np.where(y == 1, 0.5 / y.sum(), 0.5 / (1 - y).sum())
-    clipped = np.clip(p, 1e-7, 1 - 1e-7)
-    assert s["log_loss"] == pytest.approx(sk.log_loss(y, clipped, sample_weight=weights), abs=1e-6)
-    assert metrics.confusion(y, p, step / 8).tolist() == sk.confusion_matrix(y, called).tolist()
+    assert metrics.auc(y, 3 * p - 7) == pytest.approx(found["auc"], abs=1e-12)
+    (tn, fp), (fn, tp) = metrics.confusion(y, p, step / 8).tolist()
+    assert (tn + fp, fn + tp) == ((y == 0).sum(), (y == 1).sum())
+    assert (fp, tp) == tuple(((p >= step / 8) & (y == label)).sum() for label in (0, 1))
+
+
+def test_scores_by_hand() -> None:
+    # Called at .4: films 2, 5 and 6. The positive films win 2 + 3 + 3 of 9 pairs: film 3 loses to film 2.
+    y, p = [0, 0, 1, 0, 1, 1], [0.1, 0.4, 0.3, 0.2, 0.8, 0.9]
+    s = metrics.score(y, p, 0.4)
+    assert metrics.confusion(y, p, 0.4).tolist() == [[2, 1], [1, 2]]
+    assert [s[name] for name in ("sensitivity", "specificity", "precision", "npv", "f1")] == pytest.approx([2 / 3] * 5)
+    assert s["auc"] == pytest.approx(8 / 9)
+    assert s["average_precision"] == pytest.approx((1 + 1 + 3 / 4) / 3)
+    assert s["mcc"] == pytest.approx(1 / 3)
+    assert s["brier"] == pytest.approx((0.01 + 0.16 + 0.49 + 0.04 + 0.04 + 0.01) / 6)
+    assert s["log_loss"] == pytest.approx(-(math.log(0.9 * 0.6 * 0.8) / 3 + math.log(0.3 * 0.8 * 0.9) / 3) / 2)
+    sure = metrics.score([0, 0, 1], [0.0, 1.0, 1.0], 0.5)
+    assert sure["log_loss"] == pytest.approx(-math.log(1e-7) / 4, abs=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 30)), min_size=1, max_size=40), st.integers(0, 30))
+def test_the_bootstrap_s_scores_of_the_films_as_they_are_are_the_scores(
+    pairs: list[tuple[int, int]], step: int
+) -> None:
+    """With one class too, and for 15 bins' edges; nothing is said of what has no meaning."""
+    y, p = np.array([label for label, _ in pairs]), np.array([value / 30 for _, value in pairs])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = metrics.score(y, p, step / 30)
+        metrics.confusion(y, p, step / 30)
+        metrics.roc_curve(y, p)
+        metrics.precision_recall_curve(y, p)
+    weighted = weighted_scores(y, p, step / 30, np.ones((1, y.size)))
+    for name, (value,) in weighted.items():
+        assert found[name] == pytest.approx(value, abs=1e-12, nan_ok=True), name
+
+
+def test_curves_by_hand() -> None:
+    y, p = [0, 1, 0, 1, 1, 0], [0.1, 0.3, 0.3, 0.6, 0.9, 0.6]
+    fpr, tpr = metrics.roc_curve(y, p)
+    np.testing.assert_allclose(fpr, np.array([0, 0, 1, 2, 3]) / 3)
+    np.testing.assert_allclose(tpr, np.array([0, 1, 2, 3, 3]) / 3)
+    recall, precision = metrics.precision_recall_curve(y, p)
+    np.testing.assert_allclose(recall, np.array([1, 2, 3, 3]) / 3)
+    np.testing.assert_allclose(precision, [1, 2 / 3, 3 / 5, 3 / 6])
 
 
 @settings(max_examples=30, deadline=None)
 @given(films)
-def test_curves_are_scikit_learn_s(drawn: tuple[np.ndarray, np.ndarray]) -> None:
+def test_curves_have_a_point_for_each_probability(drawn: tuple[np.ndarray, np.ndarray]) -> None:
     y, p = drawn
-    fpr, tpr, _ = sk.roc_curve(y, p, drop_intermediate=False)
-    for ours, theirs in zip(metrics.roc_curve(y, p), (fpr, tpr), strict=True):
-        np.testing.assert_allclose(ours, theirs)
-    precision, recall, _ = sk.precision_recall_curve(y, p)
-    ours_recall, ours_precision = metrics.precision_recall_curve(y, p)
-    np.testing.assert_allclose(ours_recall, recall[-2::-1])  # scikit-learn appends the point (0, 1)
-    np.testing.assert_allclose(ours_precision, precision[-2::-1])
+    at = np.unique(p)[::-1]
+    called = p >= at[:, None]
+    tp, fp = (called & (y == 1)).sum(1), (called & (y == 0)).sum(1)
+    for found, expected in zip(
+        (*metrics.roc_curve(y, p), *metrics.precision_recall_curve(y, p)),
+        (np.r_[0, fp / fp[-1]], np.r_[0, tp / tp[-1]], tp / tp[-1], tp / (tp + fp)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 def test_ece_by_hand() -> None:
@@ -79,6 +134,7 @@ def test_a_missing_class_leaves_only_what_has_a_meaning(label: int, kept: str) -
     assert {name for name, value in s.items() if math.isfinite(value)} == {"accuracy", "brier", "ece", kept}
     (warning,) = metrics.warnings_for([label] * 40, classes=("NORMAL", "PNEUMONIA"))
     assert ("NORMAL", "PNEUMONIA")[1 - label] in warning
+    assert math.isnan(metrics.auc([label] * 3, [5, -7, 2]))
     assert metrics.roc_curve([label], [0.3])[0].size == metrics.precision_recall_curve([label], [0.3])[0].size == 0
 
 

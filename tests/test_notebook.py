@@ -81,6 +81,8 @@ def test_it_runs_on_synthetic_films_in_two_minutes(
     assert figures(notebook) >= 15
     assert "split by patient: 0%" in said(notebook, "eda-leak")
     assert said(notebook, "imbalance-same").strip() == "WeightedRandomSampler with the same draws: True"
+    (auc,) = re.findall(r"^AUC (\S+),", said(notebook, "metrics-scikit-learn"), re.MULTILINE)
+    assert re.search(rf"^\| AUC +\| +{auc} ", said(notebook, "metrics-val"), re.MULTILINE)
     assert "208 test films" in said(notebook, "metrics-test")
     assert [path.name for path in tmp_path.iterdir() if path.name not in ("home", "ipython")] == []
     assert seconds < 120

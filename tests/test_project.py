@@ -82,6 +82,12 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert out.strip() == "[]"
 
 
+def test_what_scores_nothing_does_not_wait_for_scikit_learn():
+    code = "import sys, pneumonia.train, pneumonia.predict, pneumonia.sending; print('sklearn' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "False"
+
+
 @pytest.mark.slow
 def test_importing_any_module_prints_nothing_and_writes_nothing(tmp_path):
     modules = [
