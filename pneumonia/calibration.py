@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pneumonia.metrics import CLIP, Floats, balanced_weights, checked, checked_logits, raw_loss, score
+from pneumonia.metrics import CLIP, Floats, Ints, balanced_weights, checked, checked_logits, raw_loss, score
 
 PAINTED = 0.1  # share of the positive class that painted films have in the objective
 
@@ -44,7 +44,7 @@ def fit_calibration(labels: ArrayLike, logits: ArrayLike) -> Calibration:
     y, x = checked_logits(labels, logits)
     positives = int(y.sum())
     targets = np.where(y == 1, (positives + 1) / (positives + 2), 1 / (y.size - positives + 2))
-    slope, intercept = _logistic(x, targets, np.full(y.size, 1 / y.size), smallest=1e-3)
+    slope, intercept = _line(x, targets, np.full(y.size, 1 / y.size), smallest=1e-3)
     return Calibration(slope, intercept)
 
 
@@ -79,7 +79,7 @@ def objective(labels: ArrayLike, logits: ArrayLike, painted: ArrayLike = ()) -> 
     if count := len(drawn := np.asarray(painted, dtype=np.float64)):
         weights = np.append(np.where(y == 1, 1 - PAINTED, 1.0) * weights, np.full(count, PAINTED * 0.5 / count))
         y, x = np.append(y, np.ones(count, y.dtype)), np.append(x, drawn)
-    slope, intercept = _logistic(x, y.astype(np.float64), weights, smallest=0.0)
+    slope, intercept = _line(x, y.astype(np.float64), weights, smallest=0.0)
     return float(weights @ np.logaddexp(0, np.where(y == 1, -1, 1) * (slope * x + intercept)))
 
 
@@ -102,7 +102,11 @@ def choose_threshold(labels: ArrayLike, probabilities: ArrayLike) -> float:
     negative, positive = logits[y == 0], logits[y == 1]
     scale = max(0.28 * (negative.std() + positive.std()) / 2, 0.05)
     grid = np.linspace(logits.min(), logits.max(), 401)
-    gain = sigmoid((grid[:, None] - negative) / scale).mean(1) - sigmoid((grid[:, None] - positive) / scale).mean(1)
+    # Sensitivity + specificity - 1; the logistic function by tanh, which NumPy has four times as fast as exp and log.
+    negative_below, positive_below = (
+        np.tanh((grid[:, None] - films) / (2 * scale)).mean(1) for films in (negative, positive)
+    )
+    gain = (negative_below - positive_below) / 2
     return float(sigmoid(grid[gain >= gain.max() - 1e-9].mean()))  # the middle of a plateau
 
 
@@ -140,38 +144,53 @@ def sigmoid(x: Any) -> Floats:
     return np.asarray(np.exp(-np.logaddexp(0, -np.asarray(x, dtype=np.float64))))
 
 
-def _logistic(x: Floats, targets: Floats, weights: Floats, *, smallest: float) -> tuple[float, float]:
-    """Slope and intercept that minimise the weighted log loss; the slope in units of x's spread is >= `smallest`.
+def logistic_regression(
+    x: Floats, targets: Floats | Ints, weights: Floats, *, offset: Floats | float = 0.0, ridge: Floats | float = 0.0
+) -> Floats:
+    """The coefficients [K] that minimise the weighted log loss of sigmoid(x @ coefficients + offset).
 
-    Damped Newton. A ridge of 1e-5 on the slope keeps it finite for classes that do not overlap.
+    Damped Newton, to about 1e-9. The coefficients must have an optimum that is finite.
+
+    Args:
+        x: [N, K].
+        targets: [N], from 0 to 1.
+        weights: [N], 1 in all.
+        offset: [N] or one number.
+        ridge: half of it times a coefficient's square is added to the loss; [K] or one number.
     """
-    centre, spread = x.mean(), x.std()
-    constant = spread <= 1e-9 * (1 + abs(centre))
-    z = np.zeros_like(x) if constant else (x - centre) / spread
-    ridge = 1e-5
 
     def loss(at: Floats) -> float:
-        line = at[0] * z + at[1]
-        return float(weights @ (np.logaddexp(0, line) - targets * line) + ridge / 2 * at[0] ** 2)
+        line = x @ at + offset
+        return float(weights @ (np.logaddexp(0, line) - targets * line) + (ridge * at**2).sum() / 2)
 
-    share = float(np.clip(weights @ targets / weights.sum(), 1e-6, 1 - 1e-6))
-    at = np.array([smallest, np.log(share / (1 - share))])
-    # The loss is convex: where its unbounded optimum lies below the bound, the bound is the optimum.
-    free = not constant and (weights * (sigmoid(at[0] * z + at[1]) - targets)) @ z < 0
-    now = loss(at)
-    for _ in range(50):
-        q = sigmoid(at[0] * z + at[1])
-        error, curve = weights * (q - targets), weights * q * (1 - q)
-        gradient = np.array([error @ z + ridge * at[0], error.sum()])
-        cross = curve @ z
-        hessian = np.array([[curve @ z**2 + ridge, cross], [cross, curve.sum() + 1e-12]])
-        step = np.linalg.solve(hessian, gradient) if free else np.array([0.0, gradient[1] / hessian[1, 1]])
-        if float(gradient @ step) < 1e-12:
-            break
-        while (then := loss(at - step)) > now and np.abs(step).max() > 1e-12:
-            step /= 2
-        at, now = at - step, then
-    slope = float(at[0])
-    if constant:
-        return slope, float(at[1] - slope * centre)
-    return slope / float(spread), float(at[1] - slope * centre / spread)
+    at = np.zeros(x.shape[1])
+    for _ in range(100):
+        q = sigmoid(x @ at + offset)
+        gradient = x.T @ (weights * (q - targets)) + ridge * at
+        hessian = (x.T * (weights * q * (1 - q))) @ x + (ridge + 1e-12) * np.eye(at.size)
+        step = np.linalg.solve(hessian, gradient)
+        gain = float(gradient @ step)
+        if gain < 1e-12:  # once more in full: what is left is of the order of the step's square
+            return np.asarray(at - step)
+        now = loss(at)
+        while loss(at - step) > now - 0.1 * gain and gain > 1e-24:  # from a flat place Newton leaps too far
+            step, gain = step / 2, gain / 2
+        at = at - step
+    return at
+
+
+def _line(x: Floats, targets: Floats, weights: Floats, *, smallest: float) -> tuple[float, float]:
+    """Slope and intercept that minimise the weighted log loss; the slope in units of x's spread is >= `smallest`.
+
+    A ridge of 1e-5 on the slope keeps it finite for classes that do not overlap.
+    """
+    centre, spread = x.mean(), x.std()
+    one = np.ones((x.size, 1))
+    if spread <= 1e-9 * (1 + abs(centre)):
+        (level,) = logistic_regression(one, targets, weights)
+        return smallest, float(level - smallest * centre)
+    z = (x - centre) / spread
+    slope, intercept = logistic_regression(np.column_stack((z, one)), targets, weights, ridge=np.array([1e-5, 0.0]))
+    if slope < smallest:  # the loss is convex: the bound is the optimum
+        slope, (intercept,) = smallest, logistic_regression(one, targets, weights, offset=smallest * z)
+    return float(slope / spread), float(intercept - slope * centre / spread)

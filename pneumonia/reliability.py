@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pneumonia.calibration import logit, sigmoid
+from pneumonia.calibration import logistic_regression, logit, sigmoid
 from pneumonia.intervals import Z95, Interval
 from pneumonia.metrics import Floats, Ints, checked, score
 
@@ -87,21 +87,12 @@ def _fit(x: Floats, offset: Floats, y: Ints, patient: Ints) -> tuple[float, Inte
     clusters = int(patient.max()) + 1
     if clusters < 2 or not 0 < y.sum() < y.size or (x.shape[1] == 2 and not _overlap(y, x[:, 0])):
         return nothing
-    beta = np.zeros(x.shape[1])
-    if x.shape[1] == 2:
-        beta[0] = 1.0
-    for _ in range(100):
-        q = sigmoid(x @ beta + offset)
-        information = (x * (q * (1 - q))[:, None]).T @ x
-        if not np.isfinite(information).all() or np.linalg.cond(information) > 1e12:
-            return nothing
-        step = np.linalg.solve(information, x.T @ (y - q))
-        beta = beta + np.clip(step, -1, 1)  # a bounded step: Newton's own may leave a flat place for infinity
-        if np.abs(step).max() < 1e-10:
-            break
-    else:
+    beta = logistic_regression(x, y, np.full(y.size, 1 / y.size), offset=offset)
+    q = sigmoid(x @ beta + offset)
+    information = (x.T * (q * (1 - q))) @ x
+    if np.linalg.cond(information) > 1e12:
         return nothing
-    scores = x * (y - sigmoid(x @ beta + offset))[:, None]
+    scores = x * (y - q)[:, None]
     sums = np.column_stack([np.bincount(patient, weights=column, minlength=clusters) for column in scores.T])
     bread = np.linalg.inv(information)
     variance = clusters / (clusters - 1) * bread @ (sums.T @ sums) @ bread

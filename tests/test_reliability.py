@@ -63,3 +63,13 @@ def test_what_the_data_do_not_settle_is_no_number() -> None:
 def test_probabilities_of_0_and_1_are_taken() -> None:
     line = calibration_line([0, 1, 0, 1, 1, 0], [0.0, 1.0, 1.0, 0.0, 1.0, 0.3], patients=range(6))
     assert np.isfinite([line.slope, line.intercept]).all()
+
+
+def test_probabilities_that_are_surely_wrong_have_a_line() -> None:
+    """The logits say the contrary of the labels, and more surely than the regression can see where it starts."""
+    y, p, patient = drawn(1.0, 0.0)
+    x = np.clip(np.log(p / (1 - p)), -2.5, 2.5)
+    plain = calibration_line(y, sigmoid(x), patients=patient)
+    wrong = calibration_line(y, sigmoid(-6 * x), patients=patient)
+    assert wrong.slope == pytest.approx(plain.slope / -6, rel=1e-5)
+    assert sigmoid(-6 * x + wrong.intercept).sum() == pytest.approx(y.sum(), abs=1e-6)
