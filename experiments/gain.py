@@ -15,7 +15,7 @@ from scipy.stats import t
 
 from pneumonia import cache, data, gate, predict, synthetic
 from pneumonia.config import SearchConfig, TrainConfig
-from pneumonia.metrics import auc_components
+from pneumonia.metrics import auc
 from pneumonia.record import Record, Run
 from pneumonia.search import search
 from pneumonia.tracking import Tracker, source_tags
@@ -178,7 +178,7 @@ def score(uri: str, of: Task) -> dict[str, float]:
     return {
         "log_loss": float(gate.losses(uri, films).mean()),
         "log_loss_plain": float(-np.log(np.where(labels == 1, p, 1 - p)).mean()),
-        "auc": auc_components(labels, answers)[0],
+        "auc": auc(labels, answers),
     }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit
 
-from pneumonia.intervals import resampled
+from pneumonia.bootstrap import resampled
 from pneumonia.metrics import Floats, checked, score
 from pneumonia.paired import Difference, weighted
 

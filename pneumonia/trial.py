@@ -157,9 +157,10 @@ def decode_for(
 
 
 def warm_up() -> None:
-    """Does once what makes the first record of a process slow: importing seaborn and the ONNX exporter, and MLflow's
-    look at all packages that are installed.
+    """Does once what makes the first record of a process slow: importing scikit-learn, seaborn and the ONNX exporter,
+    and MLflow's look at all packages that are installed.
     """
+    metrics.score([0, 1], [0.0, 1.0], 0.5)
     with tempfile.TemporaryDirectory() as scratch:
         folder, classes = Path(scratch), ("negative", "positive")
         plots.save(plots.confusion_matrix(np.eye(2, dtype=int), classes), folder / "figure.png")
