@@ -115,7 +115,7 @@ class SearchConfig:
     """
 
     data: str = _setting("synthetic", "'synthetic', a folder of films, or a CSV/Parquet manifest")
-    trials: int | None = _setting(None, "trials to bring to an end, pruned ones included [16; synthetic: 8]")
+    trials: int | None = _setting(None, "trials to bring to an end, pruned ones included [12; synthetic: 8]")
     epochs: int | None = _setting(
         None,
         "epochs of a trial [8; of fewer than 4,500 training films so many that the trial sees 36,000, at most all of "
@@ -170,7 +170,7 @@ class SearchConfig:
                 and the search then finds what suits that, not what learns fastest.
         """
         demo = self.data == "synthetic"
-        trials = self.trials or (8 if demo else 16)
+        trials = self.trials or (8 if demo else 12)
         final_epochs = self.final_epochs or (8 if demo else TrainConfig.epochs)
         affordable = max(8, round(TRIAL_FILMS / max(films, 1)))
         return replace(
