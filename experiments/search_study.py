@@ -1,19 +1,10 @@
 """What does a search bring, and what do a second worker and the pruner bring to it?
 
-    python -m experiments.search_study gain --data DIR [--seeds 5] [--tasks tenth drawn] [--arms search recipe]
+    python -m experiments.search_study gain --data DIR [--seeds 5]
     python -m experiments.search_study workers --data DIR [--trials 8] [--json FILE]
     python -m experiments.search_study pruning --data DIR [--trials 8] [--seeds 5] [--json FILE]
 
-gain      Is the champion of a default search better than the recipe trained once in full (`recipe`), than the best by
-          validation of as many trainings of the recipe, each of another seed, as fit into the search's time
-          (`seeds`), and than the recipe trained for all of that time (`longer`)? Tasks: all films; a tenth of the
-          patients, another one each seed; bacterial against viral among the ill (`subtypes`); the films that the
-          program draws. A fifth of the training patients is seen by no arm. On these the served model of each arm is
-          scored by the mean log loss over films as they are and changed as at the gate, without painted ones: the
-          same for all, whatever a training was judged by. Each (task, seed, arm) is a row of
-          `experiments/search_gain.csv`; what stands there is not done again, so that the study can be broken off.
-          Prints, for each task and arm, the paired difference over the seeds with its 95% t interval: below 0 where
-          the search is better.
+gain      Is its champion better than the recipe, and than the recipe given all of its time? See `gain`.
 workers   The same trials (the recipe as it stands, at the search's own size and number of epochs) once by one worker
           and once by two, each a process with one thread. Prints the ratio of the times, from the start of the first
           process to the end of the last.
@@ -29,6 +20,7 @@ and, with 96 px and four epochs, .43 of the epochs for a best objective of .130 
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -37,10 +29,9 @@ from typing import Any
 
 import numpy as np
 import optuna
-import pandas as pd
 from optuna.pruners import BasePruner, MedianPruner, PercentilePruner, SuccessiveHalvingPruner
 
-from experiments import gain as study_of_gain
+from experiments import gain
 from experiments.speedrun import machine, summary
 from pneumonia import cache, data
 from pneumonia.boundary import mlflow_defaults
@@ -52,7 +43,6 @@ from pneumonia.search.worker import Task
 from pneumonia.tracking import Tracker
 from pneumonia.trial import data_tags
 
-GAIN = Path(__file__).with_name("search_gain.csv")
 PRUNERS: dict[str, BasePruner] = {
     "median": MedianPruner(n_startup_trials=3, n_warmup_steps=1),
     "quarter": PercentilePruner(25.0, n_startup_trials=2),
@@ -153,32 +143,6 @@ def replay(curves: Sequence[Sequence[float]], pruner: BasePruner, *, recipe: boo
     return epochs, study.best_value
 
 
-def gain(
-    films: Path, home: Path, table: Path, *, tasks: Sequence[str], arms: Sequence[str], seeds: int
-) -> pd.DataFrame:
-    """Adds the rows that `table` lacks, one after the other, and compares what stands there."""
-    for seed in range(seeds):
-        for name in tasks:
-            known = {row["arm"]: row for row in _rows(table) if (row["task"], row["seed"]) == (name, seed)}
-            if known.keys() >= set(arms):
-                continue
-            of = study_of_gain.task(name, films, seed=seed, home=home)
-            for row in study_of_gain.measure(of, tuple(arms), known=known, home=home):
-                line = pd.DataFrame([{**study_of_gain.stamp(), **row}])
-                line.to_csv(table, mode="a", index=False, header=not table.exists())
-                print(
-                    "  ".join(
-                        f"{key} {value:.4g}" if isinstance(value, float) else f"{value}" for key, value in row.items()
-                    ),
-                    flush=True,
-                )
-    return study_of_gain.compared(pd.DataFrame(_rows(table)))
-
-
-def _rows(table: Path) -> list[dict[str, Any]]:
-    return [dict(row) for _, row in pd.read_csv(table).iterrows()] if table.exists() else []
-
-
 def share(some: Sequence[float], of: Sequence[float]) -> dict[str, float | None]:
     return mean_std(list(np.array(some) / np.array(of)))
 
@@ -188,25 +152,20 @@ def mean_std(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["gain"]:
+        gain.main(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("gain", "workers", "pruning"))
     parser.add_argument("--data", type=Path, required=True, help="folder of films with train")
     parser.add_argument("--trials", type=int, help="[as many as a search has by default, 8]")
-    parser.add_argument("--seeds", type=int, default=5, help="for gain and pruning [5]")
-    parser.add_argument("--tasks", nargs="+", choices=study_of_gain.TASKS, default=study_of_gain.TASKS, help="for gain")
-    parser.add_argument("--arms", nargs="+", choices=study_of_gain.ARMS, default=study_of_gain.ARMS, help="for gain")
-    parser.add_argument("--csv", type=Path, default=GAIN, help="for gain: the table of rows [%(default)s]")
+    parser.add_argument("--seeds", type=int, default=5, help="for pruning [5]")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     mlflow_defaults()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="search-study-") as folder:
         home = Path(folder)
-        if arguments.part == "gain":
-            order = [arm for arm in study_of_gain.ARMS if arm in arguments.arms]
-            found = gain(arguments.data, home, arguments.csv, tasks=arguments.tasks, arms=order, seeds=arguments.seeds)
-            print(found.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
-            return
         index = data.scan(arguments.data)
         plan = _plan(index)
         cache.decode(index.keep("train", "val"), size=plan.size, home=home)

@@ -6,13 +6,16 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.stats
 from conftest import TINY
 
-from experiments import drawn_films, quality, selection, shortcut_audit, speedrun, step_profile
+from experiments import drawn_films, gain, quality, selection, shortcut_audit, speedrun, step_profile
 from pneumonia import cache, data, predict, stress
 from pneumonia.cache import Decoded
 from pneumonia.config import SearchConfig, TrainConfig
@@ -208,3 +211,69 @@ def test_drawn_films_asks_for_what_it_needs(
         drawn_films.main()
     assert ended.value.code == 2
     assert missing in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["all", "tenth", "subtypes"])
+def test_films_that_score_a_gain_are_of_patients_that_no_arm_sees(films: Path, tmp_path: Path, name: str) -> None:
+    of = gain.task(name, films, seed=0, home=tmp_path)
+    seen, held = of.index.table, of.held.table
+    assert not set(seen["patient"]) & set(held["patient"])
+    assert set(seen["split"]) == {"train", "val"}
+    assert not set(data.scan(films).only("test")["path"]) & {*seen["path"], *held["path"]}
+    assert set(held["label"]) == set(seen["label"]) == {0, 1}
+    assert (of.index.classes == ("bacteria", "virus")) == (name == "subtypes")
+
+
+def test_each_seed_has_a_tenth_of_its_own_and_the_same_films_score(films: Path, tmp_path: Path) -> None:
+    first, second = (gain.task("tenth", films, seed=seed, home=tmp_path) for seed in (0, 1))
+    assert set(first.index.table["patient"]) != set(second.index.table["patient"])
+    assert first.held.fingerprint == second.held.fingerprint
+
+
+def test_a_gain_is_the_paired_difference_with_its_t_interval() -> None:
+    losses = {"search": [0.20, 0.31, 0.39], "recipe": [0.25, 0.33, 0.45]}
+    rows = [
+        {"task": "all", "seed": seed, "arm": arm, "log_loss": value}
+        for arm, values in losses.items()
+        for seed, value in enumerate(values)
+    ]
+    (found,) = gain.compared(pd.DataFrame(rows)).to_dict("records")
+    expected = scipy.stats.ttest_rel(losses["search"], losses["recipe"]).confidence_interval()
+    assert (found["task"], found["against"], found["seeds"]) == ("all", "recipe", 3)
+    assert found["difference"] == pytest.approx(-0.13 / 3)
+    assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
+
+
+@pytest.mark.slow
+def test_a_study_of_the_gain_goes_on_where_it_was_broken_off(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = SearchConfig(data=str(films), trials=2, epochs=1, final_epochs=1, size=32, workers=1)
+    asked: list[str] = []
+    task, train = gain.task, gain._train
+
+    def tiny_task(*args: Any, **more: Any) -> gain.Task:
+        return replace(task(*args, **more), config=replace(tiny, seed=more["seed"]))
+
+    def told(of: gain.Task, configs: Any, home: Path, **more: Any) -> dict[str, Any]:
+        asked.append(of.name)
+        return train(of, configs, home, **more)
+
+    monkeypatch.setattr(gain, "task", tiny_task)
+    monkeypatch.setattr(gain, "_train", told)
+    table = tmp_path / "gain.csv"
+
+    def study(*arms: str) -> pd.DataFrame:
+        return gain.study(films, tmp_path, table, tasks=["all"], arms=arms, seeds=1)
+
+    study("search", "recipe")
+    assert asked == ["all"]
+    found = study("search", "recipe", "seeds", "longer")
+    assert asked == ["all"] * 3
+    assert list(found["against"]) == ["recipe", "seeds", "longer"]
+    assert np.isfinite(found["difference"]).all()
+    rows = pd.read_csv(table)
+    assert list(rows["arm"]) == ["search", "recipe", "seeds", "longer"]
+    assert rows.loc[rows["arm"] == "search", "trainings"].item() == 2
+    assert study("search", "recipe", "seeds", "longer").equals(found)
+    assert asked == ["all"] * 3
