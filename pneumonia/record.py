@@ -10,7 +10,7 @@ server that is away, a process that is killed and `pneumonia sync` are one case.
     artifacts/       figures, predictions, tables, as MLflow shows them
     images/          {key}.png, pictures that MLflow lays side by side across runs
     model/           an MLflow model
-    status.json      {"state": "COMPLETE", "reason": ""}, once the run has ended
+    status.json      {"state": "COMPLETE", "reason": "", "time": 1730000000000}, once the run has ended
 """
 
 import json
@@ -50,6 +50,7 @@ class Run:
     dataset: dict[str, Any] = field(default_factory=dict)
     register: str | None = None
     model_id: str | None = None
+    began: int | None = field(default_factory=lambda: milliseconds())  # since 1970; None in records before 0.2
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
     owner: dict[str, Any] = field(default_factory=identity)  # the process that writes the record
 
@@ -75,7 +76,7 @@ class Record:
 
     @property
     def run(self) -> Run:
-        return Run(**read_json(self.folder / "run.json"))
+        return Run(**{"began": None, **read_json(self.folder / "run.json")})
 
     def update(self, **changes: Any) -> None:
         """Replaces fields of `run`."""
@@ -136,7 +137,7 @@ class Record:
 
     def finish(self, state: State, reason: str = "") -> None:
         """Says how the run ended. The first word stands: a run that has ended is not ended again."""
-        status = {"state": state, "reason": reason, "time": _milliseconds()}
+        status = {"state": state, "reason": reason, "time": milliseconds()}
         if self.status is None:
             write_json(self.folder / "status.json", status, replace=False)
 
@@ -160,13 +161,14 @@ def close_dead(home: Path) -> list[Record]:
     return dead
 
 
-def _milliseconds() -> int:
+def milliseconds() -> int:
+    """Now, in milliseconds since 1970, as MLflow counts."""
     return time.time_ns() // 1_000_000
 
 
 def _line(metrics: Mapping[str, float], step: int) -> dict[str, Any]:
     finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
-    return {"step": step, "time": _milliseconds(), "metrics": finite}
+    return {"step": step, "time": milliseconds(), "metrics": finite}
 
 
 def read_json(path: Path) -> Any:

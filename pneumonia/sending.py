@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 from mlflow import MlflowClient
@@ -14,6 +15,7 @@ from mlflow.entities import (
     DatasetInput,
     Experiment,
     InputTag,
+    LifecycleStage,
     LoggedModel,
     LoggedModelOutput,
     LoggedModelStatus,
@@ -34,6 +36,7 @@ from mlflow.utils.mlflow_tags import (
 )
 from PIL import Image
 
+from pneumonia import views
 from pneumonia.record import Record, Run, read_json, write_json
 
 OPEN = ("auto", "none", "")  # words for "decide it yourself" in an MLproject parameter
@@ -66,13 +69,21 @@ def _raced(call: Callable[[], T]) -> T:
 
 
 def experiment_there(client: MlflowClient, name: str) -> Experiment:
-    """The experiment called `name`, made when it is not there; it may be a deleted one."""
+    """The experiment called `name`, made when it is not there; it may be a deleted one.
+
+    It gets the tags by which MLflow's UI shows it as it should (see `views`), but for those that are there.
+    """
 
     def look_or_make() -> Experiment:
         found = client.get_experiment_by_name(name)
         return found or client.get_experiment(client.create_experiment(name))
 
-    return _raced(look_or_make)
+    found = _raced(look_or_make)
+    if found.lifecycle_stage == LifecycleStage.ACTIVE:
+        for key, value in views.experiment_tags().items():
+            if key not in found.tags:
+                _raced(partial(client.set_experiment_tag, found.experiment_id, key, value))
+    return found
 
 
 def masked(text: str) -> str:
@@ -81,7 +92,7 @@ def masked(text: str) -> str:
 
 
 def sent(record: Record) -> dict[str, Any]:
-    """What the store has of the record: run_id, model_id, counts; empty before the first sending."""
+    """What the store has of the record: run_id, experiment_id, model_id, counts; empty before the first sending."""
     path = record.folder / "sent.json"
     return read_json(path) if path.exists() else {}
 
@@ -126,7 +137,8 @@ def _send(record: Record, client: MlflowClient, uri: str) -> str:
         write_json(record.folder / "sent.json", have)
 
     if "run_id" not in have:
-        remember(run_id=_open(run, client), uri=masked(uri))
+        experiment_id = experiment_there(client, run.experiment).experiment_id
+        remember(run_id=_open(run, experiment_id, client), experiment_id=experiment_id, uri=masked(uri))
     run_id: str = have["run_id"]
 
     params = record.params
@@ -176,7 +188,7 @@ def _send(record: Record, client: MlflowClient, uri: str) -> str:
     return run_id
 
 
-def _open(run: Run, client: MlflowClient) -> str:
+def _open(run: Run, experiment_id: str, client: MlflowClient) -> str:
     """Adopts the run it is told to, or finds the one that a broken-off sending made, or creates it."""
     tags = {
         "role": run.role,
@@ -187,14 +199,13 @@ def _open(run: Run, client: MlflowClient) -> str:
         **({MLFLOW_PARENT_RUN_ID: run.parent} if run.parent else {}),
         **run.tags,
     }
-    experiment_id = experiment_there(client, run.experiment).experiment_id
     run_id = run.run_id
     if run_id is None:
         found = client.search_runs([experiment_id], f"tags.record = '{run.key}'", max_results=1)
         run_id = found[0].info.run_id if found else None
     if run_id is None:
         source = {MLFLOW_SOURCE_NAME: f"pneumonia {run.role}"}
-        run_id = client.create_run(experiment_id, tags={**tags, **source}).info.run_id
+        run_id = client.create_run(experiment_id, start_time=run.began, tags={**tags, **source}).info.run_id
     else:
         client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
         client.update_run(run_id, status="RUNNING", name=run.name)
@@ -268,12 +279,17 @@ def _close(run: Run, status: dict[str, Any], run_id: str, client: MlflowClient) 
     said = {**run.tags, **({MLFLOW_RUN_NOTE: run.description} if run.description else {})}
     if said:
         client.log_batch(run_id, tags=[RunTag(name, value) for name, value in said.items()])
-    close_run(client, run_id, status["state"], status["reason"], trial=run.role in ("trial", "final", "train"))
+    trial = run.role in ("trial", "final", "train")
+    close_run(client, run_id, status["state"], status["reason"], trial=trial, time=status.get("time"))
 
 
-def close_run(client: MlflowClient, run_id: str, state: str, reason: str, *, trial: bool = True) -> None:
-    """Ends an MLflow run as a record's state says; also for a run whose record stands on another machine."""
+def close_run(
+    client: MlflowClient, run_id: str, state: str, reason: str, *, trial: bool = True, time: int | None = None
+) -> None:
+    """Ends an MLflow run as a record's state says, at the `time` (milliseconds since 1970) or now; also for a run whose
+    record stands on another machine.
+    """
     tags = {**({"trial.state": state} if trial else {}), **({"reason": reason[:500]} if reason else {})}
     if tags:
         client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-    client.set_terminated(run_id, STATUS[state])
+    client.set_terminated(run_id, STATUS[state], time)

@@ -255,6 +255,39 @@ def test_a_state_has_its_status_tag_and_reason(
         assert run.data.tags.get("reason") == (None if state == "COMPLETE" else "because")
 
 
+def test_start_and_end_of_a_run_are_the_record_s_however_late_it_is_sent(
+    tracker: Tracker, new_record: NewRecord, home: Path
+) -> None:
+    before = time.time_ns() // 1_000_000
+    record = new_record(role="evaluate")
+    record.finish("COMPLETE")
+    after = time.time_ns() // 1_000_000
+    time.sleep(0.2)
+    tracker.sync(home)
+    info = tracker.client.get_run(sent(record)["run_id"]).info
+    assert record.status is not None
+    assert before <= record.run.began == info.start_time <= info.end_time == record.status["time"] <= after
+
+
+def test_a_record_that_does_not_know_when_it_began_is_read_and_sent(tracker: Tracker, new_record: NewRecord) -> None:
+    """As versions before 0.2 wrote them."""
+    record = new_record()
+    path = record.folder / "run.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "began"}))
+    record.finish("FAIL", "too large")
+    assert record.run.began is None
+    run = tracker.client.get_run(tracker.send(record))
+    assert run.info.status == "FAILED"
+    assert run.info.start_time > 0
+
+
+def test_a_run_is_seen_while_it_lasts(tracker: Tracker, new_record: NewRecord) -> None:
+    record = new_record(role="compare")
+    with finished(record, tracker):
+        assert tracker.client.get_run(sent(record)["run_id"]).info.status == "RUNNING"
+    assert tracker.client.get_run(sent(record)["run_id"]).info.status == "FINISHED"
+
+
 def test_a_child_names_its_parent(tracker: Tracker, new_record: NewRecord) -> None:
     parent = tracker.send(new_record("parent", role="search"))
     child = tracker.send(new_record("child", role="trial", parent=parent))
