@@ -23,6 +23,7 @@ from pneumonia import sending
 from pneumonia.record import Record, records, write_json
 from pneumonia.sending import DROPPED, experiment_there, if_there, masked, sent, sent_to, unsent
 from pneumonia.stop import held
+from pneumonia.system_metrics import Meters
 
 LOCK_SECONDS = 60.0  # another process that sends the same record is waited for so long
 RETRY_SECONDS = 20.0  # a tracker that did not answer is left alone for so long
@@ -79,6 +80,7 @@ class Tracker:
     uri: str
     _silent_until: float = 0.0
     _client: MlflowClient | None = field(default=None, repr=False)
+    _meters: Meters = field(default_factory=Meters, repr=False)
 
     @property
     def client(self) -> MlflowClient:
@@ -108,11 +110,25 @@ class Tracker:
         with tracker_errors(self.uri), FileLock(record.folder / "send.lock", timeout=LOCK_SECONDS):
             if sent_to(record) not in (None, masked(self.uri)):
                 raise TrackingError(f"{record.folder} belongs to the tracking store {sent_to(record)}")
+            self._measure(record)
             with nullcontext() if self.uri.startswith("http") else held():
-                return sending.send(record, self.client, self.uri)
+                run_id = sending.send(record, self.client, self.uri)
+            self._measure(record)
+            return run_id
+
+    def _measure(self, record: Record) -> None:
+        """System metrics, if they are switched on, from a run's first sending until before its last."""
+        if "run_id" not in (have := sent(record)):
+            return
+        if record.status is None:
+            self._meters.start(have["run_id"], self.uri)
+        else:
+            self._meters.stop(have["run_id"])
 
     def try_send(self, record: Record, *, force: bool = False, seconds: float = 5.0) -> bool:
         """Sends unless the store is away; training goes on either way. True when the run is up to date."""
+        if record.status is not None:
+            self._measure(record)
         if not force and time.monotonic() < self._silent_until:
             return False
         try:
@@ -155,6 +171,11 @@ class Tracker:
                 self.client.set_terminated(old, "KILLED")
             still_open = (child for child in children if child.info.status == "RUNNING")
             return {child.info.run_id: child.data.tags.get("role", "") for child in still_open}
+
+    def save_view(self, experiment_id: str, key: str, value: str) -> None:
+        """Adds a saved view to the experiment (see `views`); a store that will not have it does without."""
+        with suppress(TrackingError), tracker_errors(self.uri):
+            self.client.set_experiment_tag(experiment_id, key, value)
 
     def known_model(self, model_id: str | None) -> str | None:
         """`model_id`, if this store has such a logged model: metrics can be tied to no other.
@@ -219,7 +240,10 @@ class Tracker:
 
 @contextmanager
 def finished(record: Record, tracker: Tracker) -> Iterator[None]:
-    """Ends the record as the block ends, and sends it: COMPLETE, INTERRUPTED, or FAIL with the reason."""
+    """Sends the record, so that the run is seen while it lasts, ends it as the block ends, and sends it again:
+    COMPLETE, INTERRUPTED, or FAIL with the reason.
+    """
+    tracker.try_send(record)
     try:
         yield
     except KeyboardInterrupt as event:  # Interrupted, or a notebook's stop button
