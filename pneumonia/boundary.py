@@ -117,15 +117,34 @@ def films(data: str, *, need: Literal["train", "test"] = "train") -> "Index":
     return index
 
 
-def report_run(record: "Record", as_json: bool) -> None:
-    """Says which run and model came of a command; exit code 1 if they are still to be sent."""
+def link(record: "Record", tracker: "Tracker") -> str | None:
+    """The page of a record's run in MLflow's UI; None while the store has no such run."""
+    from pneumonia.sending import sent
+    from pneumonia.ui import address, run_link
+
+    have = sent(record)
+    return run_link(address(tracker.uri), have["experiment_id"], have["run_id"]) if "experiment_id" in have else None
+
+
+def say_link(what: str, link: str | None, tracker: "Tracker") -> None:
+    """Says where the UI shows `what`, and, where the store has no server, which command makes it do so."""
+    from pneumonia.ui import is_served
+
+    if link is not None:
+        say(f"{what}: {link}" + ("" if is_served(tracker.uri) else "    once `uv run pneumonia ui` runs"))
+
+
+def report_run(record: "Record", tracker: "Tracker", as_json: bool) -> None:
+    """Says which run and model came of a command, and where they are seen; exit code 1 if they are still to be sent."""
     from pneumonia.sending import sent, unsent
 
     have = sent(record)
     if as_json:
-        click.echo(json.dumps({"run_id": have.get("run_id"), "model_id": have.get("model_id"), **record.summary}))
+        known = {"run_id": have.get("run_id"), "model_id": have.get("model_id"), "link": link(record, tracker)}
+        click.echo(json.dumps({**known, **record.summary}))
     else:
         say(f"run {have.get('run_id')}" + (f", model models:/{have['model_id']}" if "model_id" in have else ""))
+        say_link("see it", link(record, tracker), tracker)
     if unsent(record):
         say("the tracking server was away: type `pneumonia sync` when it is back")
         sys.exit(FAILED)

@@ -5,7 +5,7 @@ import gc
 import click
 
 from pneumonia.boundary import mlflow_defaults
-from pneumonia.cli import films, models, runs
+from pneumonia.cli import films, models, runs, ui
 from pneumonia.stop import leave_quickly
 
 
@@ -30,6 +30,7 @@ for command in (
     films.download,
     models.promote,
     runs.sync,
+    ui.ui,
 ):
     cli.add_command(command)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from pneumonia.boundary import boundary, films, home, report_run, say, tracking
+from pneumonia.boundary import boundary, films, home, link, report_run, say, tracking
 from pneumonia.options import as_json, data_option
 
 
@@ -31,14 +31,16 @@ def eda(data: str | None, as_json: bool) -> None:
             progress=True,
         )
         if as_json:
-            click.echo(json.dumps({"run_id": sent(record).get("run_id"), **explored.as_dict()}))
+            click.echo(
+                json.dumps({"run_id": sent(record).get("run_id"), "link": link(record, tracker), **explored.as_dict()})
+            )
         else:
             click.echo(explored.text())
             unread = explored.index.report.corrupt
             if unread:
                 say(f"{len(unread)} films cannot be read; the first: {': '.join(unread[0])}; all stand in the report")
             say(f"the report: {record.artifacts / 'eda.html'}")
-            report_run(record, as_json)
+            report_run(record, tracker, as_json)
 
 
 @click.command()

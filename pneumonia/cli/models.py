@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pneumonia.boundary import FAILED, boundary, films, home, report_run, say, tracking
+from pneumonia.boundary import FAILED, boundary, films, home, link, report_run, say, say_link, tracking
 from pneumonia.options import Open, Shares, as_json, data_option, given
 
 
@@ -44,10 +44,14 @@ def evaluate(model: str | None, data: str | None, prevalences: tuple[float, ...]
             progress=True,
         )
         if as_json:
-            click.echo(json.dumps({"run_id": sent(record).get("run_id"), **evaluation.as_dict()}))
+            click.echo(
+                json.dumps(
+                    {"run_id": sent(record).get("run_id"), "link": link(record, tracker), **evaluation.as_dict()}
+                )
+            )
         else:
             click.echo(evaluation.text())
-            report_run(record, as_json)
+            report_run(record, tracker, as_json)
 
 
 @click.command()
@@ -79,10 +83,14 @@ def compare(models: tuple[str, ...], data: str | None, as_json: bool) -> None:
             progress=True,
         )
         if as_json:
-            click.echo(json.dumps({"run_id": sent(record).get("run_id"), **comparison.as_dict()}))
+            click.echo(
+                json.dumps(
+                    {"run_id": sent(record).get("run_id"), "link": link(record, tracker), **comparison.as_dict()}
+                )
+            )
         else:
             click.echo(comparison.text())
-            report_run(record, as_json)
+            report_run(record, tracker, as_json)
 
 
 @click.command()
@@ -114,5 +122,8 @@ def promote(version: str, name: str) -> None:
     """Make VERSION the champion by hand, whatever the gate said."""
     with boundary():
         from pneumonia.registry import promote as promoting
+        from pneumonia.ui import address, version_link
 
-        say(promoting(tracking()[0], name, version))
+        tracker = tracking()[0]
+        say(promoting(tracker, name, version))
+        say_link("see it", version_link(address(tracker.uri), name, version), tracker)

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pneumonia.boundary import FAILED, boundary, cores, films, home, report_run, say, tracking
+from pneumonia.boundary import FAILED, boundary, cores, films, home, link, report_run, say, say_link, tracking
 from pneumonia.config import SearchConfig, TrainConfig
 from pneumonia.options import Open, as_json, data_option, given, settings
+from pneumonia.ui import is_served
 
 if TYPE_CHECKING:
     from pneumonia.data import Index
+    from pneumonia.tracking import Tracker
 
 
 @click.command()
@@ -27,11 +29,12 @@ def search(as_json: bool, **values: Any) -> None:
 
             check_url(config.storage)
         tracker, experiment, run_id = tracking()
-        tracker.experiment_id(experiment)  # a server that is away is told of before anything slow
+        experiment_id = tracker.experiment_id(experiment)  # a server that is away is told of before anything slow
 
         from pneumonia import search as searching
         from pneumonia.progress import SearchBar, TrainBar, closing
         from pneumonia.tracking import source_tags
+        from pneumonia.ui import address, view_link
 
         index = films(config.data)
         config = config.for_data(cores=cores(), films=len(index.only("train")))
@@ -51,12 +54,14 @@ def search(as_json: bool, **values: Any) -> None:
                 on_epoch=trainer.on_epoch,
                 say=say,
             )
+        where = view_link(address(tracker.uri), experiment_id, outcome.run_id)
         if as_json:
             verdict = outcome.verdict
             click.echo(
                 json.dumps(
                     {
                         "run_id": outcome.run_id,
+                        "link": where,
                         "study": outcome.study,
                         "best": outcome.best_params,
                         "metrics": outcome.final.summary if outcome.final else {},
@@ -70,6 +75,7 @@ def search(as_json: bool, **values: Any) -> None:
             click.echo("\n" + outcome.table.to_string(index=False, float_format=lambda x: f"{x:.4g}", na_rep="-"))
         if outcome.joined:
             say("the trials are done; the search that this one joined goes on with the final training")
+            say_link("its trials side by side", where, tracker)
         elif outcome.verdict is None:
             say("the tracking server was away: type `pneumonia sync` when it is back, to send and register the rest")
             sys.exit(FAILED)
@@ -80,7 +86,8 @@ def search(as_json: bool, **values: Any) -> None:
             score = outcome.final.summary if outcome.final else {}
             say(f"validation: AUC {score['val/auc']:.4f}, log loss {score['val/log_loss']:.4f}, {len_val(index)} films")
             say(outcome.verdict.line())
-            next_commands(outcome.verdict.name, demo)
+            say_link("its trials side by side", where, tracker)
+            next_commands(outcome.verdict.name, tracker, demo)
 
 
 @click.command()
@@ -124,7 +131,7 @@ def train(as_json: bool, data: str | None, seeds: int | None, **values: Any) -> 
         if len(several) == 1:
             with closing(bar):
                 record = train_and_record(config, index, **common)
-            report_run(record, as_json)
+            report_run(record, tracker, as_json)
             return
 
         def on_seed(seed: int) -> None:
@@ -133,7 +140,7 @@ def train(as_json: bool, data: str | None, seeds: int | None, **values: Any) -> 
         with closing(bar):
             found = seeding.train_and_record(config, several, index, on_seed=on_seed, **common)
         if as_json:
-            click.echo(json.dumps(found.as_dict()))
+            click.echo(json.dumps({"link": link(found.record, tracker), **found.as_dict()}))
         else:
             click.echo("\n" + found.text())
         if found.failed:
@@ -141,7 +148,7 @@ def train(as_json: bool, data: str | None, seeds: int | None, **values: Any) -> 
         if found.unsent:
             say(f"{found.unsent} runs could not be sent: type `pneumonia sync` when the tracking server is back")
         if not as_json and not found.unsent:
-            report_run(found.record, as_json)
+            report_run(found.record, tracker, as_json)
         if found.failed or found.unsent:
             sys.exit(FAILED)
 
@@ -157,6 +164,8 @@ def sync() -> None:
         close_dead(home())
         sent, left = tracker.sync(home())
         say(f"{len(sent)} runs sent, {len(left)} still to be sent")
+        for record in sent[-1:]:
+            say_link("the last", link(record, tracker), tracker)
         verdicts, missed = registry.catch_up(tracker, home())
         for line in [*(verdict.line() for verdict in verdicts), *missed]:
             say(line)
@@ -168,9 +177,10 @@ def len_val(index: "Index") -> int:
     return len(index.only("val"))
 
 
-def next_commands(name: str, demo: bool) -> None:
+def next_commands(name: str, tracker: "Tracker", demo: bool) -> None:
     say("\nNext:")
-    say("  MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false uv run mlflow ui -w 1     # compare runs at http://127.0.0.1:5000")
+    if not is_served(tracker.uri):
+        say("  uv run pneumonia ui                                # compare runs in MLflow's UI")
     say(f"  uv run mlflow models serve -m models:/{name}@champion --env-manager local -p 5001")
     if demo:
         say("  uv run mlflow run . --env-manager local --experiment-name pneumonia -P data=PATH/TO/chest_xray")

@@ -10,7 +10,7 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from pneumonia import cache
+from pneumonia import cache, views
 from pneumonia.config import SearchConfig
 from pneumonia.data import Index
 from pneumonia.gate import Verdict
@@ -153,6 +153,7 @@ def search(
     )
     parent.add_params({k: v for k, v in asdict(config).items() if v is not None})
     parent_id = tracker.send(parent)
+    tracker.save_view(experiment_id, *views.of_search(parent_id, parent.run.name))
     task = replace(task, parent=parent_id)
     with finished(parent, tracker), lease.held(study, parent_id):
         resume.take_over(study, parent_id, task, tracker, experiment_id, say)

@@ -1,0 +1,46 @@
+"""The command `ui`: MLflow's own UI on the store that runs are logged to."""
+
+import click
+
+from pneumonia.boundary import boundary, home, say, tracking
+from pneumonia.ui import HOST, PORT, view_link
+
+
+@click.command()
+@click.option("--host", default=HOST, show_default=True, help="where to listen; 0.0.0.0 lets other machines in")
+@click.option("--port", type=click.INT, default=PORT, show_default=True, help="0 takes a free one")
+def ui(host: str, port: int) -> None:
+    """Open MLflow's UI on the store where runs and models are, small: one worker and no jobs; Ctrl-C ends it.
+
+    Where MLFLOW_TRACKING_URI names a server, that one has the UI, and its address is all that is printed.
+    """
+    with boundary():
+        from pneumonia import ui as serving
+        from pneumonia.tracking import default_uri
+
+        if not (served := serving.is_served(default_uri())):
+            port = serving.free_port(host, port)
+        tracker, experiment, _ = tracking()
+        # Made by us, before the server looks: it would give the experiments that it makes another place for files.
+        experiment_id = tracker.experiment_id(experiment)
+        at = serving.address(tracker.uri, host=host, port=port)
+        if served:
+            say("MLFLOW_TRACKING_URI names a server, which has the UI already:")
+            links(at, experiment_id)
+            return
+        say("MLflow's UI starts ...")
+        log = home() / "ui.log"
+        with serving.server(tracker.uri, host=host, port=port, log=log) as server:
+            links(at, experiment_id)
+            say("Ctrl-C ends it")
+            server.wait()
+        raise serving.ended(log)
+
+
+def links(at: str, experiment_id: str) -> None:
+    for view, shows in (
+        ("trials", "every training: its state, objective and parameters"),
+        ("curves", "their curves"),
+        ("films", "the same films in every run"),
+    ):
+        click.echo(f"{view:7} {view_link(at, experiment_id, view)}    {shows}")
