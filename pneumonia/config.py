@@ -5,6 +5,7 @@ from typing import Any, Literal, get_args
 
 VERSION = 2  # raise it when the same settings come to train otherwise: a search begun before does not go on then
 TRIAL_FILMS = 36_000  # that a trial sees, all epochs together; nearly a minute on one core at 64 px
+GALLERY = "log pictures of eight validation films with heatmaps; false where films may not leave the machine"
 Sampler = Literal["weighted", "none"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Pruner = Literal["auto", "halving", "none"]
@@ -147,6 +148,7 @@ class SearchConfig:
     )
     timeout: float | None = _setting(None, "start no trial after so many seconds")
     keep_models: int | None = _setting(None, "keep the models of the N best trials only [all up to 20 trials, then 5]")
+    gallery: bool = _setting(True, GALLERY)
 
     def __post_init__(self) -> None:
         for name in ("trials", "epochs", "final_epochs", "workers", "timeout", "keep_models"):

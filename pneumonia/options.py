@@ -9,7 +9,7 @@ import click
 from pneumonia.config import SearchConfig, TrainConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
-TYPES: dict[Any, Any] = {int: click.INT, float: click.FLOAT, str: click.STRING}
+TYPES: dict[Any, Any] = {bool: click.BOOL, int: click.INT, float: click.FLOAT, str: click.STRING}
 
 
 class Open(click.ParamType[Any]):
@@ -61,7 +61,7 @@ def settings(config: type[TrainConfig] | type[SearchConfig], *names: str) -> Cal
 
 
 def _number(field: Any) -> bool:
-    return isinstance(field.default, (int, float))
+    return isinstance(field.default, (int, float)) and not isinstance(field.default, bool)
 
 
 def _click_type(annotation: Any) -> "click.ParamType[Any]":
@@ -77,3 +77,4 @@ def given(**values: Any) -> dict[str, Any]:
 
 as_json = click.option("--json", "as_json", is_flag=True, help="print the result as one JSON object")
 data_option = settings(SearchConfig, "data")
+gallery_option = settings(SearchConfig, "gallery")

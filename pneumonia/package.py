@@ -31,7 +31,7 @@ class PackageError(ValueError):
     """A network that must not become a package. The message is one sentence."""
 
 
-class _Graph(nn.Module):
+class Graph(nn.Module):
     """films float32 [B, 1, S, S] to logit [B] and class-activation map [B, h, w], whose mean the logit is."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -110,7 +110,7 @@ def _export(network: nn.Module, size: int) -> bytes:
         # The TorchScript exporter is deprecated, but takes 0.2 s where its successor takes 12 s the first time.
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
-            _Graph(network).eval(),
+            Graph(network).eval(),
             (torch.zeros(2, 1, size, size),),
             buffer,  # type: ignore[arg-type]
             input_names=names[:1],

@@ -8,7 +8,8 @@ server that is away, a process that is killed and `pneumonia sync` are one case.
     metrics.jsonl    a line a step: {"step": 3, "time": 1730000000000, "metrics": {"val/auc": 0.98}}
     summary.json     the metrics of the finished model, as such a line
     artifacts/       figures, predictions, tables, as MLflow shows them
-    images/          {key}.png, pictures that MLflow lays side by side across runs
+    images/          {key}.png of the finished model and {key}@{epoch}.png of one in training, pictures that MLflow
+                     lays side by side across runs
     model/           an MLflow model
     status.json      {"state": "COMPLETE", "reason": "", "time": 1730000000000}, once the run has ended
 """
@@ -125,9 +126,9 @@ class Record:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, value)
 
-    def add_image(self, key: str, png: bytes) -> None:
-        """Writes a picture that MLflow's image grid shows as `key`."""
-        path = self.images / f"{key}.png"
+    def add_image(self, key: str, png: bytes, *, step: int = 0) -> None:
+        """Writes a picture that MLflow's image grid shows as `key`, at the epoch `step`; 0 is the finished model."""
+        path = self.images / (f"{key}@{step}.png" if step else f"{key}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(png)
 

@@ -148,6 +148,7 @@ def train_and_record(
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     on_step: Callable[[Step], None] = lambda step: None,
     say: Callable[[str], None] = lambda line: None,
+    pictures: bool = True,
     progress: bool = False,
 ) -> Seeds:
     """Trains `config` with each of `seeds`, as runs under one that holds their means; nothing is registered.
@@ -158,6 +159,7 @@ def train_and_record(
         data: what the films are called where the user named them.
         run_id: a run to adopt as the parent.
         on_seed: told of each seed before its training starts.
+        pictures: as for `run_training`.
 
     Raises:
         SeedsError: no seed came to an end; the parent has ended as FAIL.
@@ -180,7 +182,7 @@ def train_and_record(
         ),
     )
     recipe = {name: value for name, value in asdict(config).items() if name != "seed"}
-    parent.add_params({"data": data, **recipe, "seeds": len(seeds)})
+    parent.add_params({"data": data, "gallery": pictures, **recipe, "seeds": len(seeds)})
     parent_id = tracker.send(parent)
     found = Seeds(parent, {})
     with finished(parent, tracker):
@@ -195,7 +197,9 @@ def train_and_record(
             tracker.try_send(child)
             try:
                 with finished(child, tracker):
-                    run_training(one, decoded, child, tracker=tracker, on_epoch=on_epoch, on_step=on_step)
+                    run_training(
+                        one, decoded, child, tracker=tracker, on_epoch=on_epoch, on_step=on_step, pictures=pictures
+                    )
             except Exception:  # the record says why; another seed may well come through
                 with suppress(OSError):  # the disk may be what failed
                     (child.artifacts / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")

@@ -168,11 +168,12 @@ def _send(record: Record, client: MlflowClient, uri: str) -> str:
 
     shown = have.get("images", [])
     for path in sorted(record.images.rglob("*.png")):
-        key = path.relative_to(record.images).with_suffix("").as_posix()
-        if key not in shown:
+        name = path.relative_to(record.images).with_suffix("").as_posix()
+        if name not in shown:
+            key, _, step = name.partition("@")
             with Image.open(path) as picture:
-                client.log_image(run_id, picture, key=key, step=0, synchronous=True)
-            shown.append(key)
+                client.log_image(run_id, picture, key=key, step=int(step or 0), synchronous=True)
+            shown.append(name)
             remember(images=shown)
 
     status = record.status

@@ -463,7 +463,7 @@ class Predictor:
 
     def logits(self, films: np.ndarray) -> np.ndarray:
         """uint8 [N, S, S] to float64 [N], uncalibrated; the mean of the film's and its mirror's with `flip`."""
-        return np.array([self._run(film)[0] for film in films], np.float64)
+        return np.array([self.look(film)[0] for film in films], np.float64)
 
     def calibrate(self, logits: np.ndarray) -> np.ndarray:
         """Probabilities of the positive class for logits of any shape, by Platt's sigmoid (1999), float64."""
@@ -482,23 +482,27 @@ class Predictor:
         Args:
             film_hw: uint8 [H, W] from `decode`, at any scale.
         """
-        heat = self.calibrate(self._run(stretch(film_hw, self.size))[1])
+        heat = self.calibrate(self.look(stretch(film_hw, self.size))[1])
         scale = min(1.0, HEATMAP_SIDE / max(film_hw.shape))
         width, height = (max(1, round(side * scale)) for side in film_hw.shape[::-1])
         film_hw = cv2.resize(film_hw, (width, height), interpolation=cv2.INTER_AREA)
-        heat = cv2.resize(heat, (width, height), interpolation=cv2.INTER_LINEAR)
-        colours = cv2.applyColorMap(np.rint(255 * heat).astype(np.uint8), cv2.COLORMAP_INFERNO)
-        weight = 0.6 * heat[..., np.newaxis]
-        overlay = np.rint((1 - weight) * film_hw[..., np.newaxis] + weight * colours).astype(np.uint8)
-        return bytes(cv2.imencode(".png", overlay)[1])
+        return bytes(cv2.imencode(".png", overlay(film_hw, heat))[1])
 
-    def _run(self, film: np.ndarray) -> tuple[float, np.ndarray]:
+    def look(self, film: np.ndarray) -> tuple[float, np.ndarray]:
         """Logit and class-activation map float32 [h, w] of one uint8 [S, S]."""
         pair = standardise(np.stack((film, film[:, ::-1])) if self.flip else film[np.newaxis])
         logits, maps = self._session.run(["logit", "cam"], {"films": pair})
         if not self.flip:
             return float(logits[0]), maps[0]
         return (float(logits[0]) + float(logits[1])) / 2, (maps[0] + maps[1][:, ::-1]) / 2
+
+
+def overlay(film_hw: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """A film uint8 [H, W] with the probabilities of a map's cells float [h, w] over it in colour: uint8 [H, W, 3]."""
+    heat = cv2.resize(heat, film_hw.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    colours = cv2.applyColorMap(np.rint(255 * heat).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    weight = 0.6 * heat[..., np.newaxis]
+    return np.asarray(np.rint((1 - weight) * film_hw[..., np.newaxis] + weight * colours), np.uint8)
 
 
 def session(model: bytes) -> onnxruntime.InferenceSession:

@@ -41,6 +41,7 @@ def run_training(
     on_step: Callable[[Step], None] = lambda step: None,
     keep_model: Callable[[float], bool] = lambda value: True,
     changed: bool | None = None,
+    pictures: bool = True,
 ) -> float:
     """Trains, and writes all that a COMPLETE or PRUNED record holds but its status.
 
@@ -50,6 +51,7 @@ def run_training(
             epoch so far; what they raise leaves the record as it is.
         keep_model: told the objective, says whether the record keeps the model.
         changed: whether changed validation films judge, see `FitData`.
+        pictures: whether the record holds pictures of validation films; where it does not, no film leaves the machine.
 
     Returns:
         The objective: the best epoch's class-balanced log loss on the validation films, as they are and, if training
@@ -61,14 +63,17 @@ def run_training(
         PackageError: the ONNX model does not predict what the trained network does.
     """
     record.add_params(asdict(config))
+    looks: dict[int, gallery.Look] = {}
 
     def log_epoch(epoch: Epoch) -> bool | None:
         record.add_metrics(epoch.metrics, step=epoch.number)
+        if pictures and epoch.number in gallery.epochs(epoch.epochs):
+            looks[epoch.number] = gallery.look(epoch.network, gallery_films(data)[1])
         tracker.try_send(record)
         return on_epoch(epoch)
 
     fitted = fit(config, fit_data(data, changed=changed), on_epoch=log_epoch, on_step=on_step)
-    conclude(record, fitted, data, keep_model=keep_model(fitted.objective))
+    conclude(record, fitted, data, keep_model=keep_model(fitted.objective), looks=looks if pictures else None)
     return fitted.objective
 
 
@@ -85,12 +90,14 @@ def train_and_record(
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     on_step: Callable[[Step], None] = lambda step: None,
     say: Callable[[str], None] = lambda line: None,
+    pictures: bool = True,
     progress: bool = False,
 ) -> Record:
     """One training as a run of its own; nothing is registered.
 
     Args:
         data: what the films are called where the user named them.
+        pictures: as for `run_training`.
 
     Raises:
         TrackingError: the tracking store cannot be reached before the training; later it may be away.
@@ -98,10 +105,11 @@ def train_and_record(
     """
     folder = home / "records" / "train" / f"{time.time_ns()}"
     record = begin(config, index, folder, data=data, experiment=experiment, run_id=run_id, tags=tags)
+    record.add_params({"gallery": pictures})
     tracker.send(record)
     with finished(record, tracker):
         decoded = decode_for(record, index, size=config.size, home=home, say=say, progress=progress)
-        run_training(config, decoded, record, tracker=tracker, on_epoch=on_epoch, on_step=on_step)
+        run_training(config, decoded, record, tracker=tracker, on_epoch=on_epoch, on_step=on_step, pictures=pictures)
     return record
 
 
@@ -194,9 +202,12 @@ def fit_data(data: Decoded, *, changed: bool | None = None) -> FitData:
     )
 
 
-def conclude(record: Record, fitted: Fitted, data: Decoded, *, keep_model: bool) -> None:
+def conclude(
+    record: Record, fitted: Fitted, data: Decoded, *, keep_model: bool, looks: dict[int, gallery.Look] | None
+) -> None:
     """Calibration and threshold from the validation films, as they are and changed, then metrics, figures, predictions
-    and the model, of the films as they are.
+    and the model, of the films as they are; the gallery, unless `looks` is None, which has by epoch what the network
+    made of its films then.
     """
     began = time.monotonic()
     val = data.index.only("val")
@@ -231,7 +242,8 @@ def conclude(record: Record, fitted: Fitted, data: Decoded, *, keep_model: bool)
             slope=calibration.slope,
             intercept=calibration.intercept,
         )
-        write_gallery(record, Predictor(folder), data)
+        if looks is not None:
+            write_gallery(record, Predictor(folder), data, looks, fitted)
         if keep_model:
             mlflow.pyfunc.save_model(str(model), **package.pyfunc_arguments(folder))
             model.rename(record.model)  # a record has a whole model or none
@@ -287,15 +299,31 @@ def write_scores(
     plots.save(plots.reliability(labels, probabilities, threshold), figures / "reliability.png")
 
 
-def write_gallery(record: Record, predictor: Predictor, data: Decoded) -> None:
-    """The gallery's validation films as pictures for MLflow's image grid."""
+def gallery_films(data: Decoded) -> tuple[pd.DataFrame, np.ndarray]:
+    """The gallery's validation films: their rows of the index, and their pixels uint8 [N, S, S]."""
     val = data.index.only("val")
-    for number, position in enumerate(gallery.chosen(val), start=1):
-        row, film = val.iloc[position], data.films[val.index[position]]
-        truth = f"{data.index.classes[row['label']]} {row['subtype']}".strip()
+    rows = val.iloc[gallery.chosen(val)]
+    return rows, np.asarray(data.films[rows.index.to_numpy()])
+
+
+def write_gallery(
+    record: Record, predictor: Predictor, data: Decoded, looks: dict[int, gallery.Look], fitted: Fitted
+) -> None:
+    """The gallery as pictures for MLflow's image grid: of the finished model, and of the network as it learned, all by
+    the calibration and threshold of the finished one.
+    """
+    rows, films = gallery_films(data)
+    last = len(fitted.history)
+    made = f"epoch {fitted.best_epoch} of {last}" if fitted.members == 1 else f"the mean of {fitted.members} networks"
+    steps = {0: (f"the model: {made}", gallery.look_of(predictor, films))}
+    steps |= {epoch: (f"epoch {epoch} of {last}", look) for epoch, look in looks.items()}
+    for number, (_, row) in enumerate(rows.iterrows(), start=1):
+        truth = f"is {data.index.classes[row['label']]} {row['subtype']}".strip()
         name = row["path"].rsplit("/", 1)[-1]
-        picture = gallery.draw(predictor, np.asarray(film), f"{truth}: {name}")
-        record.add_image(gallery.key(number, row), picture)
+        for step, (when, look) in steps.items():
+            logit, map_hw = look.logits[number - 1], look.maps[number - 1]
+            picture = gallery.draw(predictor, films[number - 1], logit, map_hw, when, f"{truth}: {name}")
+            record.add_image(gallery.key(number, row), picture, step=step)
 
 
 def write_predictions(path: Path, rows: pd.DataFrame, probabilities: np.ndarray, classes: tuple[str, str]) -> None:

@@ -35,7 +35,7 @@ OTHERS = ("val", "train", "films", "data", "record", "test", "compare")  # secti
 
 def experiment_tags() -> dict[str, str]:
     """The tags that an experiment of ours has."""
-    gallery = {"type": "IMAGE", "uuid": "gallery", "imageKeys": list(FILMS), "step": 0}
+    gallery = {"type": "IMAGE", "uuid": "gallery", "imageKeys": list(FILMS), "step": 0, "showRunParams": False}
     curves = [{"type": "LINE", "uuid": name, "metricKey": name, "selectedMetricKeys": [name]} for name in CURVES]
     states = {
         "films": charts("gallery", [gallery], columns=1, height=900),

@@ -8,7 +8,7 @@ import click
 
 from pneumonia.boundary import FAILED, boundary, cores, films, home, link, report_run, say, say_link, tracking
 from pneumonia.config import SearchConfig, TrainConfig
-from pneumonia.options import Open, as_json, data_option, given, settings
+from pneumonia.options import Open, as_json, data_option, gallery_option, given, settings
 from pneumonia.ui import is_served
 
 if TYPE_CHECKING:
@@ -94,8 +94,9 @@ def search(as_json: bool, **values: Any) -> None:
 @data_option
 @settings(TrainConfig)
 @click.option("--seeds", type=Open(click.INT), help="train with so many seeds, from seed on: means with spread [1]")
+@gallery_option
 @as_json
-def train(as_json: bool, data: str | None, seeds: int | None, **values: Any) -> None:
+def train(as_json: bool, data: str | None, seeds: int | None, gallery: bool | None, **values: Any) -> None:
     """One training run, tracked, without a search and without registration.
 
     With --seeds N it is one for each of N seeds, under a run that holds the mean and the spread of their scores.
@@ -117,6 +118,7 @@ def train(as_json: bool, data: str | None, seeds: int | None, **values: Any) -> 
         bar = TrainBar()
         common: dict[str, Any] = {
             "data": data,
+            "pictures": SearchConfig.gallery if gallery is None else gallery,
             "home": home(),
             "tracker": tracker,
             "experiment": experiment,

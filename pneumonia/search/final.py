@@ -99,9 +99,12 @@ def finish(
         if networks:
             fitted = ensemble.join([one for _, one in networks], full, fit_data(data, changed=task.changed))
             record.add_params({**asdict(full), "members": fitted.members})
-            conclude(record, fitted, data, keep_model=True)
+            conclude(record, fitted, data, keep_model=True, looks={} if task.pictures else None)
         else:
-            run_training(full, data, record, tracker=tracker, on_step=on_step, on_epoch=on_epoch, changed=task.changed)
+            run_training(
+                full, data, record, tracker=tracker, on_step=on_step, on_epoch=on_epoch, changed=task.changed,
+                pictures=task.pictures,
+            )  # fmt: skip
     return record, registry.enter(tracker, record) if registry.is_waiting(record) else None
 
 

@@ -108,6 +108,7 @@ def search(
         parent="",
         tags=tags,
         pruner=config.pruner,
+        pictures=config.gallery,
         deadline=time.time() + config.timeout if config.timeout else None,
         heartbeat=heartbeat,
         grace=grace,

@@ -46,6 +46,7 @@ class Task:
     parent: str  # run id of the search
     tags: dict[str, str]
     pruner: Pruner
+    pictures: bool = True
     deadline: float | None = None  # time.time() after which no trial starts
     heartbeat: int = studies.HEARTBEAT_SECONDS
     grace: int = studies.GRACE_SECONDS
@@ -158,6 +159,7 @@ def run_trial(
         value = run_training(
             config, data, record, on_epoch=on_epoch, on_step=lambda step: stop.check(), tracker=tracker,
             keep_model=lambda value: worth_keeping(study, value, task.keep_models), changed=task.changed,
+            pictures=task.pictures,
         )  # fmt: skip
         state = "PRUNED" if reason else "COMPLETE"
     except Interrupted as event:
