@@ -30,7 +30,7 @@ FIXED = {"attributes.`Run Name`": 130, "runDateAndNestInfo": 150}  # pixels; sta
 # The gallery's pictures, where there are enough films of both classes.
 FILMS = tuple(f"films/{number}_{'negative' if number <= 4 else 'positive'}" for number in range(1, 9))
 CURVES = ("val/objective", "val/auc", "val/loss", "train/loss")
-OTHERS = ("val", "train", "films", "data", "record", "test", "compare")  # sections of charts that MLflow adds by itself
+OTHERS = ("val", "train", "films", "data", "record", "System metrics")  # sections that MLflow makes of all other charts
 
 
 def experiment_tags() -> dict[str, str]:
