@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pneumonia import plots
+from pneumonia import plots, views
 from pneumonia.comparison import SCORES
 from pneumonia.config import TrainConfig
 from pneumonia.data import Index
@@ -182,8 +182,9 @@ def train_and_record(
         ),
     )
     recipe = {name: value for name, value in asdict(config).items() if name != "seed"}
-    parent.add_params({"data": data, "gallery": pictures, **recipe, "seeds": len(seeds)})
+    parent.add_params({"data": data, **recipe, "seeds": len(seeds)})
     parent_id = tracker.send(parent)
+    tracker.save_view(sent(parent)["experiment_id"], *views.under(parent_id, parent.run.name))
     found = Seeds(parent, {})
     with finished(parent, tracker):
         decoded = decode_for(parent, index, size=config.size, home=home, say=say, progress=progress)

@@ -243,8 +243,8 @@ def finished(record: Record, tracker: Tracker) -> Iterator[None]:
     """Sends the record, so that the run is seen while it lasts, ends it as the block ends, and sends it again:
     COMPLETE, INTERRUPTED, or FAIL with the reason.
     """
-    tracker.try_send(record)
     try:
+        tracker.try_send(record)
         yield
     except KeyboardInterrupt as event:  # Interrupted, or a notebook's stop button
         record.finish("INTERRUPTED", str(event) or "SIGINT")

@@ -105,7 +105,6 @@ def train_and_record(
     """
     folder = home / "records" / "train" / f"{time.time_ns()}"
     record = begin(config, index, folder, data=data, experiment=experiment, run_id=run_id, tags=tags)
-    record.add_params({"gallery": pictures})
     tracker.send(record)
     with finished(record, tracker):
         decoded = decode_for(record, index, size=config.size, home=home, say=say, progress=progress)
@@ -314,7 +313,7 @@ def write_gallery(
     """
     rows, films = gallery_films(data)
     last = len(fitted.history)
-    made = f"epoch {fitted.best_epoch} of {last}" if fitted.members == 1 else f"the mean of {fitted.members} networks"
+    made = f"epoch {fitted.best_epoch} of {last}" if fitted.history else f"{fitted.members} of the trials' networks"
     steps = {0: (f"the model: {made}", gallery.look_of(predictor, films))}
     steps |= {epoch: (f"epoch {epoch} of {last}", look) for epoch, look in looks.items()}
     for number, (_, row) in enumerate(rows.iterrows(), start=1):

@@ -45,7 +45,7 @@ def run_link(at: str, experiment_id: str, run_id: str) -> str:
 
 
 def view_link(at: str, experiment_id: str, view: str = "trials") -> str:
-    """A saved view of an experiment (see `views`): `trials`, `curves`, `films`, or the run id of a search."""
+    """A saved view of an experiment (see `views`): `trials`, `curves`, `films`, or the id of a run above others."""
     charts = {"compareRunsMode": "CHART"} if view in ("curves", "films") else {}
     query = urlencode({**TRAINING_HALF, "viewStateShareKey": view, **charts})
     return f"{at}/#/experiments/{experiment_id}/runs?{query}"

@@ -45,9 +45,9 @@ def experiment_tags() -> dict[str, str]:
     return {KIND: TRAINING, **{SAVED_VIEW + name: saved(name, state) for name, state in states.items()}}
 
 
-def of_search(run_id: str, name: str) -> tuple[str, str]:
-    """The tag of the view of one search: its trials and its final training; opened by the key `run_id`."""
-    return SAVED_VIEW + run_id, saved(f"trials of {name} {run_id[:8]}", table(f"tags.mlflow.parentRunId = '{run_id}'"))
+def under(run_id: str, name: str) -> tuple[str, str]:
+    """The tag of the view of the runs under one, such as a search's trials; opened by the key `run_id`."""
+    return SAVED_VIEW + run_id, saved(f"{name} {run_id[:8]}", table(f"tags.mlflow.parentRunId = '{run_id}'"))
 
 
 def saved(name: str, state: dict[str, Any]) -> str:

@@ -285,6 +285,8 @@ def test_the_command_logs_a_run_and_prints_one_json_object(
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     run = tracker.client.get_run(told["run_id"])
+    page = f"http://127.0.0.1:5000/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}?"
+    assert told["link"].startswith(page)
     assert (run.info.status, run.data.tags["role"]) == ("FINISHED", "eda")
     assert run.data.tags["data.fingerprint"] == told["fingerprint"] == index.fingerprint
     (dataset,) = run.inputs.dataset_inputs

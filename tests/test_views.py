@@ -45,7 +45,7 @@ def test_other_experiments_are_left_alone(store: str, new_record: Callable[..., 
 
 def test_a_tag_is_short_enough_for_any_store() -> None:
     """5,000 characters, MLflow's bound before 2.20."""
-    for key, value in [*views.experiment_tags().items(), views.of_search("a" * 32, "search chest_xray")]:
+    for key, value in [*views.experiment_tags().items(), views.under("a" * 32, "search chest_xray")]:
         assert len(value) <= 5000, key
         assert len(key) <= 250
 
@@ -62,7 +62,7 @@ def test_the_views_filter_finds_trainings_from_their_first_parameter_on(
     for record in (trial, other):
         tracker.send(record)
     filters = [state(value)["searchFilter"] for key, value in views.experiment_tags().items() if key != KIND]
-    filters.append(state(views.of_search(parent_id, "search films")[1])["searchFilter"])
+    filters.append(state(views.under(parent_id, "search films")[1])["searchFilter"])
     for one in filters:
         found = tracker.client.search_runs(["1"], one, order_by=["metrics.`val/objective` ASC"])
         assert [run.info.run_id for run in found] == [sent(trial)["run_id"]], one

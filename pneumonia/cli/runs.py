@@ -105,8 +105,10 @@ def train(as_json: bool, data: str | None, seeds: int | None, gallery: bool | No
         from pneumonia import seeds as seeding
         from pneumonia.progress import TrainBar, closing
         from pneumonia.record import close_dead
+        from pneumonia.sending import sent
         from pneumonia.tracking import source_tags
         from pneumonia.trial import suited, train_and_record
+        from pneumonia.ui import address, view_link
 
         data = "synthetic" if data is None else data
         config = TrainConfig(**given(**values))
@@ -150,6 +152,9 @@ def train(as_json: bool, data: str | None, seeds: int | None, gallery: bool | No
         if found.unsent:
             say(f"{found.unsent} runs could not be sent: type `pneumonia sync` when the tracking server is back")
         if not as_json and not found.unsent:
+            have = sent(found.record)
+            where = view_link(address(tracker.uri), have["experiment_id"], have["run_id"])
+            say_link("the seeds side by side", where, tracker)
             report_run(found.record, tracker, as_json)
         if found.failed or found.unsent:
             sys.exit(FAILED)

@@ -154,7 +154,7 @@ def search(
     )
     parent.add_params({k: v for k, v in asdict(config).items() if v is not None})
     parent_id = tracker.send(parent)
-    tracker.save_view(experiment_id, *views.of_search(parent_id, parent.run.name))
+    tracker.save_view(experiment_id, *views.under(parent_id, parent.run.name))
     task = replace(task, parent=parent_id)
     with finished(parent, tracker), lease.held(study, parent_id):
         resume.take_over(study, parent_id, task, tracker, experiment_id, say)
