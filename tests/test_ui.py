@@ -73,7 +73,7 @@ def test_from_the_search_s_last_lines_to_its_trials_curves_and_films(
         (link,) = re.findall(r"http://\S+viewStateShareKey=\w+", search.text())
         assert "uv run pneumonia ui" in search.text()
         serving = lab.start("ui", "--port", "0")
-        until(lambda: serving.text().count("viewStateShareKey") == 3, "the links of ui")
+        until(lambda: serving.text().count("viewStateShareKey") == 3, "the links of ui", seconds=300)
         links = dict(re.findall(r"^(\w+) +(http://\S+)", serving.text(), flags=re.MULTILINE))
         address = links["trials"].split("/#/")[0]
         trials = {run.info.run_name: run.data for run in lab.runs() if "lr" in run.data.params}

@@ -20,7 +20,7 @@ def links(text: str) -> list[str]:
 def started(lab: Lab, *words: str) -> tuple[Command, str]:
     """`pneumonia ui` that answers, and its address."""
     command = lab.start("ui", "--port", "0", *words)
-    until(lambda: links(command.text()) or command.process.poll() is not None, "its links")
+    until(lambda: links(command.text()) or command.process.poll() is not None, "its links", seconds=300)
     return command, links(command.text())[0].split("/#/")[0]
 
 
