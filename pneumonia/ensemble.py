@@ -1,7 +1,6 @@
 """Several trained networks as one: the mean of the best, as many of them as the validation films want."""
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,20 +13,23 @@ from pneumonia.train import FitData, Fitted, judges, predict
 MOST = 4  # each costs a millisecond a film when it is served
 
 
-def join(networks: Sequence[Network], config: TrainConfig, data: FitData) -> Fitted:
+def join(
+    networks: Sequence[Network], config: TrainConfig, data: FitData, *, trained: Sequence[Mapping[str, float]] = ()
+) -> Fitted:
     """The mean of the first k of `networks` (averaging over a library of models: Caruana et al. 2004), of k up to
     `MOST` the one whose mean logits have the lowest `val/objective`.
 
     Args:
         networks: on the CPU, in eval mode, for films of one size; the best first.
         config: what the first was trained with.
+        trained: metrics of each one's training, perhaps: of `train/loss` and `train/images_per_second` the result has
+            the mean over its members, of `train/seconds` the sum.
 
     Raises:
         ValueError: there is no network, or no validation film.
     """
     if not networks or len(data.val_films) == 0:
         raise ValueError("joining needs networks and validation films")
-    began = time.monotonic()
     shown, real = judges(config, data)
     films = torch.from_numpy(shown)
     # by the film alone, as a training's epochs are judged
@@ -37,6 +39,11 @@ def join(networks: Sequence[Network], config: TrainConfig, data: FitData) -> Fit
     members = 1 + min(range(len(scores)), key=lambda at: scores[at]["val/objective"])
     network = Ensemble(networks[:members]).eval() if members > 1 else networks[0]
     logits = predict(network, films[:real])
+    told = {
+        name: [float(each[name]) for each in trained[:members] if name in each]
+        for name in ("train/loss", "train/images_per_second", "train/seconds")
+    }
+    seconds = sum(told.pop("train/seconds"))
     return Fitted(
         network=network,
         config=config,
@@ -46,7 +53,8 @@ def join(networks: Sequence[Network], config: TrainConfig, data: FitData) -> Fit
         loss=scores[members - 1]["val/loss"],
         val_logits=logits[: len(data.val_films)],
         changed_logits=logits[len(data.val_films) :],
-        seconds=time.monotonic() - began,
+        seconds=seconds,
+        training={name: float(np.mean(values)) for name, values in told.items() if values},
         device="cpu",
         members=members,
     )

@@ -79,7 +79,8 @@ class Fitted:
 
     `history` has an epoch's metrics an entry, fewer than `config.epochs` where the training ended early; `best_epoch`
     counts from 1; `objective` and `loss` are that epoch's. Networks that were joined (see `ensemble`) have no history
-    of their own; `members` says how many there are. `val_logits` is float64 [N], of the film
+    of their own; `members` says how many there are. `training` has the last epoch's `train/loss` and
+    `train/images_per_second`. `val_logits` is float64 [N], of the film
     and its mirror image averaged; `changed_logits` those of the films as `stress` changes them, [2 N], empty where they
     do not judge.
     """
@@ -94,6 +95,7 @@ class Fitted:
     changed_logits: np.ndarray
     seconds: float
     device: str
+    training: dict[str, float]
     members: int = 1
 
     def judged(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -245,6 +247,7 @@ def _fit(
         best_epoch=best_epoch,
         objective=history[best_epoch - 1]["val/objective"],
         loss=history[best_epoch - 1]["val/loss"],
+        training={name: history[-1][name] for name in ("train/loss", "train/images_per_second")},
         val_logits=logits[: len(data.val_films)],
         changed_logits=logits[len(data.val_films) :],
         seconds=time.monotonic() - began,

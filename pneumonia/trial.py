@@ -253,9 +253,7 @@ def conclude(
             OBJECTIVE: fitted.objective,
             "val/loss": fitted.loss,
             "val/threshold": threshold,
-            **{
-                name: value for name, value in (fitted.history or [{}])[-1].items() if name == "train/images_per_second"
-            },
+            **fitted.training,
             "train/seconds": fitted.seconds,
             **({"train/best_epoch": fitted.best_epoch} if fitted.history else {}),
             "data/seconds": data.seconds,

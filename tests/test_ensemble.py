@@ -64,11 +64,14 @@ def test_members_are_taken_while_the_validation_films_gain(decoded: cache.Decode
     data = fit_data(decoded, changed=True)
     trained = [fit(replace(TINY, seed=seed), data) for seed in range(3)]
     trained.sort(key=lambda one: one.objective)
-    joined = ensemble.join([one.network for one in trained], TINY, data)  # type: ignore[misc]
+    told = [{**one.training, "train/seconds": one.seconds} for one in trained]
+    joined = ensemble.join([one.network for one in trained], TINY, data, trained=told)  # type: ignore[misc]
     assert joined.objective <= trained[0].objective + 1e-9
     taken = trained[: joined.members]
     assert joined.val_logits == pytest.approx(np.mean([one.val_logits for one in taken], axis=0), abs=1e-5)
     assert joined.history == []
+    assert joined.seconds == pytest.approx(sum(one.seconds for one in taken))
+    assert joined.training["train/loss"] == pytest.approx(np.mean([one.training["train/loss"] for one in taken]))
 
 
 def test_joining_needs_networks_and_films(decoded: cache.Decoded) -> None:

@@ -61,14 +61,12 @@ def finish(
     """
     best, joined = trials[0], {}
     full = replace(task.base, **best.params, epochs=epochs)
-    networks = _networks(trials[: ensemble.MOST], task, tracker) if task.long else []
-    if networks:
-        joined = {"best.trials": " ".join(str(number) for number, _ in networks)}
+    members = _members(trials[: ensemble.MOST], task, tracker) if task.long else []
+    if members:
+        joined = {"best.trials": " ".join(str(trial.number) for trial, _ in members)}
     for record in records(task.home / "records" / task.study):
         run = record.run
-        same = asdict(full).items() <= record.params.items() and run.tags.get("best.trials") == joined.get(
-            "best.trials"
-        )
+        same = asdict(full).items() <= record.params.items() and joined.items() <= run.tags.items()
         if run.role == "final" and run.register == model_name and same:
             if (verdict := sent(record).get("verdict")) is not None:
                 return record, Verdict(**verdict)
@@ -76,7 +74,7 @@ def finish(
                 record.update(dataset=dataset_of(task.index))  # the folder of films may have moved since
                 return record, registry.enter(tracker, record)
     what = describe(best.params, task.base)
-    if networks:
+    if members:
         say(f"final model: of trials {joined['best.trials']}, which were trained in full; the best: {what}")
         description = f"The networks of the best trials, {joined['best.trials']}, or of some of them, joined. {what}"
     else:
@@ -96,8 +94,10 @@ def finish(
         ),
     )
     with finished(record, tracker):
-        if networks:
-            fitted = ensemble.join([one for _, one in networks], full, fit_data(data, changed=task.changed))
+        if members:
+            networks, trained = [network for _, network in members], [trial.user_attrs for trial, _ in members]
+            given = fit_data(data, changed=task.changed)
+            fitted = ensemble.join(networks, full, given, trained=trained)
             record.add_params({**asdict(full), "members": fitted.members})
             conclude(record, fitted, data, keep_model=True, looks={} if task.pictures else None)
         else:
@@ -108,9 +108,9 @@ def finish(
     return record, registry.enter(tracker, record) if registry.is_waiting(record) else None
 
 
-def _networks(trials: Sequence[FrozenTrial], task: Task, tracker: Tracker) -> list[tuple[int, Network]]:
-    """Numbers and networks of the trials that kept their models; none if the best has not."""
-    found: list[tuple[int, Network]] = []
+def _members(trials: Sequence[FrozenTrial], task: Task, tracker: Tracker) -> list[tuple[FrozenTrial, Network]]:
+    """The trials that kept their models, with their networks; none if the best has not."""
+    found: list[tuple[FrozenTrial, Network]] = []
     for trial in trials:
         config = replace(task.base, **trial.params)
         record = Record(Path(trial.user_attrs["folder"]))
@@ -120,7 +120,7 @@ def _networks(trials: Sequence[FrozenTrial], task: Task, tracker: Tracker) -> li
             model = record.model if record.model.exists() else tracker.fetch_model(run_id, Path(scratch))
             if model is not None:
                 network = package.read_network(model / "artifacts" / "package", config.width, config.dropout)
-                found.append((trial.number, network))
+                found.append((trial, network))
         if not found:
             return []
     return found
