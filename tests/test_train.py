@@ -121,7 +121,7 @@ def test_the_best_epochs_weights_come_out(data: FitData) -> None:
 
 def test_training_stops_when_it_gets_no_better(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([0.5, 0.4, 0.6, 0.6, 0.6, 0.6])
-    monkeypatch.setattr(calibration, "epoch_scores", lambda *_: {"val/objective": next(losses)})
+    monkeypatch.setattr(calibration, "epoch_scores", lambda *_: {"val/objective": next(losses), "val/loss": 1.0})
     fitted = fit(replace(TINY, epochs=6, patience=2), data)
     assert (len(fitted.history), fitted.best_epoch) == (4, 2)
 
