@@ -474,10 +474,10 @@ def test_a_study_of_an_earlier_version_keeps_its_space(study: optuna.Study, url:
     assert claim(resumed).params.keys() == old.keys()
     assert studies.one_remains(resumed, BASE)
     assert list(report.table(resumed).columns[-5:]) == ["lr", "width", "epochs", "seconds", "reason"]
-    assert studies.left_behind(studies.connect(url), "f" * 64) == [name]
-    assert studies.left_behind(studies.connect(url), "e" * 64) == []
+    assert studies.left_behind(studies.connect(url), "f" * 64) == {name: studies.judge(changed=True)}
+    assert studies.left_behind(studies.connect(url), "e" * 64) == {}
     resumed.set_user_attr("finished", "run")
-    assert studies.left_behind(studies.connect(url), "f" * 64) == []
+    assert studies.left_behind(studies.connect(url), "f" * 64) == {}
 
 
 def test_long_trials_begin_with_what_few_films_have_wanted(url: str) -> None:

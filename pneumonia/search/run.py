@@ -118,11 +118,12 @@ def search(
     name = config.study or studies.default_name(index.fingerprint, base, ranges, changed=config.changed)
     storage = open_storage(task, tracker)
     study = studies.create_or_resume(storage, name, base, ranges, changed=config.changed, long=plan.long)
-    for old in studies.left_behind(storage, index.fingerprint):
+    for old, judged in studies.left_behind(storage, index.fingerprint).items():
         if old != name:
+            also = " --disturb 0" if judged == studies.judge(changed=False) else ""
             say(
                 f"study {old} of these films was begun by an earlier version, which searched otherwise, and is not "
-                f"finished; it stays as it is, and `--study {old}` goes on with it"
+                f"finished; it stays as it is, and `--study {old}{also}` goes on with it"
             )
     task = replace(task, study=study.study_name)
     resume.settle(study, home)

@@ -209,16 +209,17 @@ def create_or_resume(
     return study
 
 
-def left_behind(storage: RDBStorage, fingerprint: str) -> list[str]:
-    """Studies of these films that an earlier version began under the default name and did not finish."""
-    studies = patiently(lambda: optuna.get_all_study_summaries(storage))
-    return [
-        study.study_name
-        for study in studies
+def left_behind(storage: RDBStorage, fingerprint: str) -> dict[str, str]:
+    """Studies of these films that an earlier version began under the default name and did not finish, with what judged
+    them (see `judge`).
+    """
+    return {
+        study.study_name: str(study.user_attrs.get("objective"))
+        for study in patiently(lambda: optuna.get_all_study_summaries(storage))
         if study.study_name.startswith(f"{fingerprint[:12]}-")
         and study.n_trials
         and not {"finished", space.ATTRIBUTE} & study.user_attrs.keys()
-    ]
+    }
 
 
 def load(storage: RDBStorage, name: str, *, seed: int, pruner: optuna.pruners.BasePruner) -> optuna.Study:
