@@ -485,6 +485,8 @@ def test_long_trials_begin_with_what_few_films_have_wanted(url: str) -> None:
     first = [claim(study).params for _ in range(5)]
     assert first[0] == {name: getattr(BASE, name) for name in SPACE}
     assert [p["batch_size"] for p in first[:4]] == [64, 16, 64, 64]
+    few = studies.create_or_resume(studies.connect(url), "few", BASE, SPACE, changed=True, long=True, goal=2)
+    assert len(studies.trials(few)) == 2
     fixed = {name: one for name, one in SPACE.items() if name != "disturb"}
     study = studies.create_or_resume(studies.connect(url), "fixed", BASE, fixed, changed=True, long=True)
     assert all(claim(study).params.keys() == fixed.keys() for _ in range(4))

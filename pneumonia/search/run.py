@@ -117,7 +117,9 @@ def search(
     ranges = config.ranges()
     name = config.study or studies.default_name(index.fingerprint, base, ranges, changed=config.changed)
     storage = open_storage(task, tracker)
-    study = studies.create_or_resume(storage, name, base, ranges, changed=config.changed, long=plan.long)
+    study = studies.create_or_resume(
+        storage, name, base, ranges, changed=config.changed, long=plan.long, goal=plan.trials
+    )
     for old, judged in studies.left_behind(storage, index.fingerprint).items():
         if old != name:
             also = " --disturb 0" if judged == studies.judge(changed=False) else ""

@@ -180,11 +180,13 @@ def create_or_resume(
     *,
     changed: bool,
     long: bool = False,
+    goal: int | None = None,
 ) -> optuna.Study:
     """The first of `name`, `name-2`, `name-3`... that is not finished; the first trial of a new one is `base`.
 
     Args:
         long: its trials are as long as the final training.
+        goal: how many trials it is to have; no more are queued, or a lost one would wait for ever behind them.
         ranges: what a new study varies; one that is there keeps its own.
         changed: whether changed validation films judge the trials.
 
@@ -202,7 +204,7 @@ def create_or_resume(
     if not study.get_trials(deepcopy=False):
         study.set_user_attr("objective", judged)
         space.write(study, ranges)
-        for params in space.beginnings(base, space.read(study), long=long):
+        for params in space.beginnings(base, space.read(study), long=long)[:goal]:
             study.enqueue_trial(params, skip_if_exists=True)
     elif study.user_attrs.get("objective") != judged:
         raise StudyError(f"the trials of study {full} were judged by something else than {judged}: name another")
