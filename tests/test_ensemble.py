@@ -1,7 +1,8 @@
-"""Several networks as one: what is served is the mean of theirs, and as many are taken as the validation films want."""
+"""Several networks as one: what is served is the mean of theirs."""
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from pneumonia import cache, ensemble, package
 from pneumonia.model import Ensemble, Network, build
 from pneumonia.served import Predictor
-from pneumonia.train import fit, predict
+from pneumonia.train import fit, judges, predict
 from pneumonia.trial import fit_data
 from tests.conftest import TINY
 
@@ -45,29 +46,44 @@ def test_a_packaged_network_is_read_back(tmp_path: Path) -> None:
     assert (predict(package.read_network(tmp_path, 8, 0.3), films) == predict(network, films)).all()
 
 
-def test_a_bad_member_is_not_taken(decoded: cache.Decoded) -> None:
+def test_a_bad_member_is_not_taken(decoded: cache.Decoded, monkeypatch: pytest.MonkeyPatch) -> None:
     data = fit_data(decoded, changed=True)
-    good = fit(TINY, data)
-    assert isinstance(good.network, Network)
-    bad = build(TINY.width, 0.3, seed=9).eval()
-    with torch.no_grad():
-        bad.head.weight.copy_(-100 * good.network.head.weight)
-    joined = ensemble.join([good.network, bad], TINY, data)
-    assert joined.members == 1
-    assert joined.network is good.network
-    assert joined.objective == pytest.approx(good.objective, abs=1e-6)  # as the training itself judged it
-    assert joined.val_logits == pytest.approx(good.val_logits, abs=1e-6)
-    assert joined.changed_logits == pytest.approx(good.changed_logits, abs=1e-6)
+    shown, real = judges(TINY, data)
+    truth = np.append(np.resize(data.val_labels, real), np.ones(len(shown) - real))
+    noise = np.random.default_rng(0).normal(0, 1, (3, len(shown)))
+    good, alike, bad = networks(8, 8, 8)
+    logits = {good: 3 * truth + noise[0], alike: 3 * truth + noise[1], bad: noise[2]}
+
+    def told(network: Network | Ensemble, films: torch.Tensor, **more: Any) -> np.ndarray:
+        return logits.get(network, logits[good])[: len(films)]  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(ensemble, "predict", told)
+    assert ensemble.join([good, bad], TINY, data).network is good
+    joined = ensemble.join([good, bad, alike], TINY, data)
+    assert joined.members == 2
+    assert isinstance(joined.network, Ensemble)
+    assert list(joined.network.members) == [good, alike]
 
 
-def test_members_are_taken_while_the_validation_films_gain(decoded: cache.Decoded) -> None:
+def test_one_alone_is_judged_as_its_training_judged_it(decoded: cache.Decoded) -> None:
     data = fit_data(decoded, changed=True)
-    trained = [fit(replace(TINY, seed=seed), data) for seed in range(3)]
+    fitted = fit(TINY, data)
+    assert isinstance(fitted.network, Network)
+    joined = ensemble.join([fitted.network], TINY, data)
+    assert (joined.members, joined.network) == (1, fitted.network)
+    assert joined.objective == pytest.approx(fitted.objective, abs=1e-6)
+    assert joined.val_logits == pytest.approx(fitted.val_logits, abs=1e-6)
+    assert joined.changed_logits == pytest.approx(fitted.changed_logits, abs=1e-6)
+
+
+def test_the_first_four_that_are_near_the_best_are_joined(decoded: cache.Decoded) -> None:
+    data = fit_data(decoded, changed=True)
+    trained = [fit(replace(TINY, seed=seed), data) for seed in range(5)]
     trained.sort(key=lambda one: one.objective)
     told = [{**one.training, "train/seconds": one.seconds} for one in trained]
     joined = ensemble.join([one.network for one in trained], TINY, data, trained=told)  # type: ignore[misc]
-    assert joined.objective <= trained[0].objective + 1e-9
-    taken = trained[: joined.members]
+    taken = [one for one in trained[: ensemble.MOST] if one.objective <= ensemble.FAR * trained[0].objective]
+    assert joined.members == len(taken) > 1
     assert joined.val_logits == pytest.approx(np.mean([one.val_logits for one in taken], axis=0), abs=1e-5)
     assert joined.history == []
     assert joined.seconds == pytest.approx(sum(one.seconds for one in taken))

@@ -76,7 +76,7 @@ def finish(
     what = describe(best.params, task.base)
     if members:
         say(f"final model: of trials {joined['best.trials']}, which were trained in full; the best: {what}")
-        description = f"The networks of the best trials, {joined['best.trials']}, or of some of them, joined. {what}"
+        description = f"The networks of the best trials, {joined['best.trials']}, joined. The best: {what}"
     else:
         say(f"final training: {what} {full.epochs} epochs")
         description = f"Trial {best.number}'s configuration trained in full. {what}"
