@@ -52,7 +52,7 @@ def test_a_bad_member_is_not_taken(decoded: cache.Decoded, monkeypatch: pytest.M
     truth = np.append(np.resize(data.val_labels, real), np.ones(len(shown) - real))
     noise = np.random.default_rng(0).normal(0, 1, (3, len(shown)))
     good, alike, bad = networks(8, 8, 8)
-    logits = {good: 3 * truth + noise[0], alike: 3 * truth + noise[1], bad: noise[2]}
+    logits = {good: 2 * truth + noise[0], bad: noise[1], alike: 2 * truth + noise[0] + 0.01 * noise[2]}
 
     def told(network: Network | Ensemble, films: torch.Tensor, **more: Any) -> np.ndarray:
         return logits.get(network, logits[good])[: len(films)]  # type: ignore[call-overload, no-any-return]
