@@ -20,14 +20,15 @@ Cost: three times a search, a task and seed. Result: see LOG.md.
 
 import argparse
 import hashlib
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 import pandas as pd
 from scipy.stats import t
@@ -122,8 +123,27 @@ def measure(
                 epochs, patience = round(times * recipe.epochs), round(times * recipe.patience)
                 found = _train(of, [replace(recipe, epochs=epochs, patience=patience)], folder)
             uri = found.pop("uri")
-            rows[arm] = {"task": of.name, "seed": config.seed, "arm": arm, **found, **score(uri, of)}
+            with _store(folder):
+                rows[arm] = {"task": of.name, "seed": config.seed, "arm": arm, **found, **score(uri, of)}
         yield rows[arm]
+
+
+def _uri(home: Path) -> str:
+    return f"sqlite:///{home / 'mlflow.db'}"
+
+
+@contextmanager
+def _store(home: Path) -> Iterator[None]:
+    """MLflow looks for models in the store of `home` while the block runs."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ["MLFLOW_TRACKING_URI"] = _uri(home)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MLFLOW_TRACKING_URI"]
+        else:
+            os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 class Nowhere(Tracker):
@@ -135,10 +155,10 @@ class Nowhere(Tracker):
 
 def _search(of: Task, config: SearchConfig, home: Path) -> dict[str, Any]:
     began = time.monotonic()
-    tracker = Tracker(f"sqlite:///{home / 'mlflow.db'}")
-    mlflow.set_tracking_uri(tracker.uri)  # the gate and `score` load models by it
+    tracker = Tracker(_uri(home))
     tracker.client.create_experiment("gain", artifact_location=str(home / "artifacts"))
-    outcome = search(config, of.index, home=home, tracker=tracker, experiment="gain", model_name="gain")
+    with _store(home):
+        outcome = search(config, of.index, home=home, tracker=tracker, experiment="gain", model_name="gain")
     assert outcome.verdict is not None
     assert outcome.final is not None
     return {

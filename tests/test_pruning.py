@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import matplotlib
 import mlflow
 import numpy as np
 import optuna
@@ -137,7 +138,9 @@ def test_a_pruned_trial_holds_what_a_complete_one_does(
     assert table.notna().all(axis=None)
     values = {run.data.tags["trial.number"]: run.data.metrics["val/objective"] for run in (complete, *pruned)}
     assert dict(zip(table["trial"].astype(str), table["val/objective"], strict=True)) == pytest.approx(values)
+    style = dict(matplotlib.rcParams)
     report.figures(study, tmp_path / "search")
+    assert dict(matplotlib.rcParams) == style  # what is drawn later looks as it did before
     assert {path.stem for path in (tmp_path / "search").iterdir()} == {
         "history",
         "importance",

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import matplotlib
 import optuna
 import pandas as pd
 from matplotlib.figure import Figure
@@ -59,7 +60,7 @@ def figures(study: optuna.Study, folder: Path) -> None:
     }
     if len({trial.value for trial in drawn.trials} - {None}) > 1:
         drawings["importance"] = lambda: visualization.plot_param_importances(drawn, target_name=OBJECTIVE)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), matplotlib.rc_context():  # Optuna sets a style, which all later figures would have
         warnings.simplefilter("ignore")  # the matplotlib back end calls itself experimental
         for name, draw in drawings.items():
             axes = draw()
