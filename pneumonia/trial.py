@@ -253,7 +253,8 @@ def conclude(
             OBJECTIVE: fitted.objective,
             "val/loss": fitted.loss,
             "val/threshold": threshold,
-            **fitted.training,
+            # a training's epochs have logged it already: a second point at the last step would be one too many
+            **{name: value for name, value in fitted.training.items() if not fitted.history or name != "train/loss"},
             "train/seconds": fitted.seconds,
             **({"train/best_epoch": fitted.best_epoch} if fitted.history else {}),
             "data/seconds": data.seconds,

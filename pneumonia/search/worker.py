@@ -172,7 +172,8 @@ def run_trial(
             (record.artifacts / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
     if state in ("COMPLETE", "PRUNED"):
         try:
-            note(trial, {**record.summary, **({"reason": reason} if reason else {})})
+            told = {**record.metrics[-1]["metrics"], **record.summary}
+            note(trial, {**told, **({"reason": reason} if reason else {})})
             studies.finish(study, trial.number, value if state == "COMPLETE" else None, TrialState[state])
         except studies.LeaseLost as event:
             state, reason = "FAIL", str(event)
