@@ -19,6 +19,7 @@ import math
 import os
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -135,6 +136,11 @@ class Record:
     @property
     def images(self) -> Path:
         return self.folder / "images"
+
+    def add_traceback(self) -> None:
+        """Keeps where the exception that is being handled came from, if the disk is not what failed."""
+        with suppress(OSError):
+            (self.artifacts / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
 
     def finish(self, state: State, reason: str = "") -> None:
         """Says how the run ended. The first word stands: a run that has ended is not ended again."""

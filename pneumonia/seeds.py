@@ -1,9 +1,7 @@
 """One recipe trained with several seeds: what it is worth in the mean, and how far one model may lie from that."""
 
 import time
-import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -202,8 +200,7 @@ def train_and_record(
                         one, decoded, child, tracker=tracker, on_epoch=on_epoch, on_step=on_step, pictures=pictures
                     )
             except Exception:  # the record says why; another seed may well come through
-                with suppress(OSError):  # the disk may be what failed
-                    (child.artifacts / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+                child.add_traceback()
                 tracker.try_send(child)
                 say(f"seed {seed}: {found.failed[seed]}")
         _conclude(found)

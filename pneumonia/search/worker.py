@@ -2,7 +2,6 @@
 
 import math
 import time
-import traceback
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -168,8 +167,7 @@ def run_trial(
         reason = str(event)
     except Exception as error:  # a trial is where one configuration's failure ends; the search goes on
         reason = reason_of(error)
-        with suppress(OSError):  # the disk may be what failed
-            (record.artifacts / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        record.add_traceback()
     if state in ("COMPLETE", "PRUNED"):
         try:
             told = {**record.metrics[-1]["metrics"], **record.summary}
