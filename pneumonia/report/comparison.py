@@ -1,6 +1,9 @@
 """The comparison of models as one HTML page."""
 
+from collections.abc import Sequence
+
 import numpy as np
+import pandas as pd
 from markupsafe import Markup
 
 from pneumonia import plots
@@ -21,8 +24,6 @@ def html(found: Comparison, index: Index) -> str:
         f"The reference is {names[0]}.",
         *found.notes,
     )
-    differences = [f"#{number} - #1" for number in range(2, len(names) + 1)]
-    scores = found.table().assign(model=[*names, *differences])
     labels = found.rows["label"].to_numpy()
     curves = dict(zip(names, found.probabilities, strict=True))
     alone = [
@@ -34,9 +35,10 @@ def html(found: Comparison, index: Index) -> str:
         Section(
             "Scores",
             [
-                table(
-                    [NAMES.get(name, name.replace("_", " ")) for name in scores.columns],
-                    scores.itertuples(index=False),
+                scores_table(
+                    found.table(),
+                    "model",
+                    names,
                     caption="With 95% intervals; each model at its own threshold. Differences of AUC by DeLong, by "
                     "patient, the others by bootstrap over patients; p-values after Holm.",
                 ),
@@ -51,11 +53,22 @@ def html(found: Comparison, index: Index) -> str:
         Section("Curves", [row(figure(plots.rocs(labels, curves), alt="ROC curves of all models"))]),
         Section("Films on which they disagree", [_disagreed(found)]),
     ]
-    if found.failures:
-        sections.append(Section("Not scored", [bullets(f"{path}: {error}" for path, error in found.failures)]))
-    return page(
-        "Comparison of models", sections, intro=intro, footer="For research and teaching; not a medical device."
-    )
+    return comparison("models", sections, intro=intro, failures=found.failures)
+
+
+def scores_table(scores: pd.DataFrame, column: str, names: Sequence[str], *, caption: str) -> Markup:
+    """The scores of what is compared and, below them, of the differences to the first; `column` names the rows."""
+    differences = [f"#{number} - #1" for number in range(2, len(names) + 1)]
+    rows = scores.assign(**{column: [*names, *differences]})
+    header = [NAMES.get(name, name.replace("_", " ")) for name in rows.columns]
+    return table(header, rows.itertuples(index=False), caption=caption)
+
+
+def comparison(of: str, sections: list[Section], *, intro: Markup, failures: Sequence[tuple[str, str]]) -> str:
+    """The page of a comparison, with the films that could not be scored behind its sections."""
+    unscored = [Section("Not scored", [bullets(f"{path}: {error}" for path, error in failures)])] if failures else []
+    footer = "For research and teaching; not a medical device."
+    return page(f"Comparison of {of}", [*sections, *unscored], intro=intro, footer=footer)
 
 
 def _disagreed(found: Comparison) -> Markup:

@@ -5,9 +5,9 @@ from markupsafe import Markup
 
 from pneumonia import plots
 from pneumonia.data import Index
-from pneumonia.evaluation import NAMES
 from pneumonia.recipes import Recipes
-from pneumonia.report.page import Section, bullets, figure, page, row, table, text
+from pneumonia.report.comparison import comparison, scores_table
+from pneumonia.report.page import Section, bullets, figure, row, table, text
 
 APART_ROWS = 100
 
@@ -22,16 +22,15 @@ def html(found: Recipes, index: Index) -> str:
         f"Trained with so many seeds: {trained}. The reference is {names[0]}.",
         *found.notes,
     )
-    differences = [f"#{number} - #1" for number in range(2, len(names) + 1)]
-    scores = found.table().assign(recipe=[*names, *differences])
     sections = [
         Section("What the tests say", [bullets(found.sentences())]),
         Section(
             "Scores",
             [
-                table(
-                    [NAMES.get(name, name.replace("_", " ")) for name in scores.columns],
-                    scores.itertuples(index=False),
+                scores_table(
+                    found.table(),
+                    "recipe",
+                    names,
                     caption="Mean ± standard deviation over seeds, each model at its own threshold; differences of the "
                     "means with 95% intervals.",
                 )
@@ -40,11 +39,7 @@ def html(found: Recipes, index: Index) -> str:
         Section("Seeds", [row(figure(plots.seeds(found.by_name()), alt="Scores of every seed of each recipe"))]),
         Section("Films on which they differ", [_apart(found)]),
     ]
-    if found.failures:
-        sections.append(Section("Not scored", [bullets(f"{path}: {error}" for path, error in found.failures)]))
-    return page(
-        "Comparison of recipes", sections, intro=intro, footer="For research and teaching; not a medical device."
-    )
+    return comparison("recipes", sections, intro=intro, failures=found.failures)
 
 
 def _apart(found: Recipes) -> Markup:
