@@ -22,6 +22,8 @@ from tqdm import tqdm
 
 from pneumonia.calibration import Calibration
 from pneumonia.data import FILMS, REFUSED
+from pneumonia.sending import masked
+from pneumonia.sentence import first_line, shortened
 from pneumonia.served import MAX_BYTES
 
 COLUMNS = ("path", "probability", "label", "threshold", "error")
@@ -64,8 +66,8 @@ def load(model_uri: str) -> Model:
             folder = Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=scratch) if remote else model_uri)
             pyfunc = mlflow.pyfunc.load_model(str(folder))
         except Exception as error:  # a foreign flavour may raise anything
-            said = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ModelError(f"the model {model_uri} cannot be loaded: {said[:300]}") from error
+            said = shortened(masked(first_line(error)), 300)
+            raise ModelError(f"the model {model_uri} cannot be loaded: {said}") from error
         settings = folder / "artifacts" / "package" / "package.json"
         if not settings.is_file():
             raise ModelError(f"{model_uri} is an MLflow model, but not one of this program's: it holds no package.json")

@@ -38,10 +38,12 @@ from PIL import Image
 
 from pneumonia import views
 from pneumonia.record import Record, Run, read_json, write_json
+from pneumonia.sentence import shortened
 
 OPEN = ("auto", "none", "")  # words for "decide it yourself" in an MLproject parameter
 DROPPED = "model.dropped"  # tag of a run whose model was given up for better ones (see `keep_models`)
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "INTERRUPTED": "KILLED"}
+REASON_LETTERS = 500
 DIGEST_LENGTH = 36  # MLflow's bound on a dataset's digest
 
 T = TypeVar("T")
@@ -290,7 +292,10 @@ def close_run(
     """Ends an MLflow run as a record's state says, at the `time` (milliseconds since 1970) or now; also for a run whose
     record stands on another machine.
     """
-    tags = {**({"trial.state": state} if trial else {}), **({"reason": reason[:500]} if reason else {})}
+    tags = {
+        **({"trial.state": state} if trial else {}),
+        **({"reason": shortened(reason, REASON_LETTERS)} if reason else {}),
+    }
     if tags:
         client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
     client.set_terminated(run_id, STATUS[state], time)

@@ -14,6 +14,8 @@ from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 import psutil
 
+from pneumonia.sentence import shortened
+
 HOST, PORT = "127.0.0.1", 5000
 START_SECONDS = 300.0  # a cold disk and a busy machine
 END_SECONDS = 5.0  # that the server has for ending by itself
@@ -125,7 +127,7 @@ def ended(log: Path) -> UiError:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if "error" in line.lower()]
     last = (errors or lines or ["it said nothing"])[-1]
-    return UiError(f"MLflow's server ended by itself: {last[:300]}")
+    return UiError(f"MLflow's server ended by itself: {shortened(last, 300)}")
 
 
 def _answering(process: "subprocess.Popen[bytes]", at: str, log: Path) -> None:

@@ -23,6 +23,7 @@ from pneumonia.search import study as studies
 from pneumonia.search import worker
 from pneumonia.search.worker import Task
 from pneumonia.sending import sent
+from pneumonia.sentence import shortened
 from pneumonia.stop import Stop
 from pneumonia.tracking import Tracker
 
@@ -250,7 +251,7 @@ def test_no_number_and_no_memory(task: Task, tracker: Tracker, monkeypatch: pyte
     for trial, reason in zip(every[:2], (no_number, no_memory), strict=True):
         run = tracker.client.get_run(trial.user_attrs["run_id"])
         assert (run.info.status, run.data.tags["trial.state"]) == ("FAILED", "FAIL")
-        assert run.data.tags["reason"] == reason[:500]
+        assert run.data.tags["reason"] == shortened(reason, 500)
         assert run.data.params["lr"] == str(trial.params["lr"])
 
 
