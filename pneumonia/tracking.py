@@ -11,7 +11,6 @@ from pathlib import Path
 
 import mlflow
 import requests
-import sqlalchemy
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus
@@ -20,17 +19,17 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
 
 from pneumonia import sending
+from pneumonia.asking import TrackingError as TrackingError  # for those who send, and do not ask
+from pneumonia.asking import reach as reach
 from pneumonia.record import Record, records, write_json
 from pneumonia.sending import DROPPED, experiment_there, if_there, masked, sent, sent_to, unsent
+from pneumonia.sentence import first_line, shortened
 from pneumonia.stop import held
 from pneumonia.system_metrics import Meters
 
 LOCK_SECONDS = 60.0  # another process that sends the same record is waited for so long
+SAID_LETTERS = 400
 RETRY_SECONDS = 20.0  # a tracker that did not answer is left alone for so long
-
-
-class TrackingError(RuntimeError):
-    """The tracking store cannot be reached or refuses what it was sent."""
 
 
 @contextmanager
@@ -41,36 +40,8 @@ def tracker_errors(uri: str) -> Iterator[None]:
     except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # this machine's disk, not the store
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise TrackingError(masked(f"MLflow's tracking store {uri} failed: {first[:300]}")) from error
-
-
-def reach(uri: str, *, seconds: float = 5.0) -> None:
-    """Asks the tracking server whether it is there.
-
-    Raises:
-        TrackingError: no answer, or a bad one, within `seconds`.
-    """
-    if uri.startswith(("postgresql", "mysql")):
-        _reach_database(uri, seconds)
-    if not uri.startswith(("http://", "https://")):
-        return
-    try:
-        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=seconds)
-        answer.raise_for_status()
-    except requests.RequestException as error:
-        raise TrackingError(
-            f"no MLflow server answers at {masked(uri)} ({type(error).__name__}): start it, or set MLFLOW_TRACKING_URI"
-        ) from error
-
-
-def _reach_database(uri: str, seconds: float) -> None:
-    try:
-        engine = sqlalchemy.create_engine(uri, connect_args={"connect_timeout": int(seconds)})
-        engine.connect().close()
-    except SQLAlchemyError as error:
-        said = masked(str(error.__cause__ or error).strip().splitlines()[0])
-        raise TrackingError(f"the tracking database {masked(uri)} does not answer: {said}") from error
+        said = shortened(masked(first_line(error)), SAID_LETTERS)
+        raise TrackingError(f"MLflow's tracking store {masked(uri)} failed: {said}") from error
 
 
 @dataclass
@@ -100,6 +71,17 @@ class Tracker:
             if experiment.lifecycle_stage != "active":
                 raise TrackingError(f"the experiment {name!r} was deleted: restore it, or use another name")
             return str(experiment.experiment_id)
+
+    def experiment_name(self, experiment_id: str) -> str | None:
+        """The name of the experiment with this id; None where there is none.
+
+        Raises:
+            TrackingError: the store cannot be reached.
+        """
+        reach(self.uri)
+        with tracker_errors(self.uri):
+            found = if_there(lambda: self.client.get_experiment(experiment_id))
+        return None if found is None else str(found.name)
 
     def send(self, record: Record) -> str:
         """Makes the MLflow run say what the record says, and returns the run's id.
@@ -266,6 +248,13 @@ def reason_of(error: Exception) -> str:
 def default_uri() -> str:
     """MLFLOW_TRACKING_URI, or MLflow's default store in this folder."""
     return str(mlflow.get_tracking_uri())
+
+
+def has_old_runs(folder: Path) -> bool:
+    """Whether a folder holds experiments of MLflow's file store, which MLflow 3.13 has given up: a folder each, named
+    by a number, with a meta.yaml.
+    """
+    return any(path.parent.name.isdigit() for path in folder.glob("*/meta.yaml"))
 
 
 def source_tags() -> dict[str, str]:

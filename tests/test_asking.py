@@ -1,0 +1,210 @@
+"""Whether a tracking server answers, asked as MLflow's own client asks, with all of its settings."""
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from command import Lab
+from conftest import NO_SERVER, TrackingServer
+from guarded import BASIC, BEARER, NAME, PASSWORD, TOKEN, Guard, certificate, guarded
+from mlflow import MlflowClient
+
+from pneumonia.asking import TrackingError, reach
+from pneumonia.tracking import Tracker
+
+SETTINGS = (
+    *("USERNAME", "PASSWORD", "TOKEN", "AUTH", "INSECURE_TLS", "SERVER_CERT_PATH", "CLIENT_CERT_PATH", "AWS_SIGV4"),
+)
+
+
+@pytest.fixture(autouse=True)
+def no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of who runs the tests; their home is empty."""
+    for name in SETTINGS:
+        monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return certificate(tmp_path_factory.mktemp("tls") / "tracker.pem")
+
+
+@pytest.fixture(scope="module")
+def other_pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return certificate(tmp_path_factory.mktemp("tls") / "other.pem")
+
+
+def set_to(monkeypatch: pytest.MonkeyPatch, **settings: object) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", str(value))
+
+
+def refused(uri: str, *, seconds: float = 5.0) -> str:
+    """What is said of a server that is not taken, in one line, at once, without the secrets of these tests."""
+    started = time.monotonic()
+    with pytest.raises(TrackingError) as caught:
+        reach(uri, seconds=seconds)
+    assert time.monotonic() - started < seconds + 1
+    said = str(caught.value)
+    assert "\n" not in said
+    assert len(said) < 500
+    assert not [secret for secret in (PASSWORD, TOKEN, "swordfish", BASIC, BEARER) if secret in said]
+    return said
+
+
+def test_a_server_without_health_behind_a_path_is_reached() -> None:
+    with guarded(Guard(prefix="/team/mlflow")) as guard:
+        reach(guard.uri)
+        reach(guard.uri + "/")
+    assert guard.asked == ["POST /team/mlflow/api/2.0/mlflow/experiments/search"] * 2
+
+
+def test_name_and_password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with guarded(Guard(wants=BASIC)) as guard:
+        said = refused(guard.uri)
+        assert all(word in said for word in ("401", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", guard.uri))
+        set_to(monkeypatch, USERNAME=NAME)
+        assert refused(guard.uri).endswith("set MLFLOW_TRACKING_PASSWORD")
+        set_to(monkeypatch, PASSWORD="swordfish")
+        assert "does not take the name and password (401)" in refused(guard.uri)
+        set_to(monkeypatch, PASSWORD=PASSWORD)
+        reach(guard.uri)
+        monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
+        (tmp_path / ".mlflow").mkdir()
+        file = tmp_path / ".mlflow" / "credentials"
+        file.write_text(f"[mlflow]\nmlflow_tracking_username = {NAME}\nmlflow_tracking_password = {PASSWORD}\n")
+        reach(guard.uri)
+        file.write_text(f"mlflow_tracking_password = {PASSWORD}\n")
+        assert "~/.mlflow/credentials cannot be read" in refused(guard.uri)
+
+
+def test_in_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    with guarded(Guard(wants=BASIC)) as guard:
+        at = guard.uri.partition("://")[2]
+        reach(f"http://{NAME}:{PASSWORD.replace(' ', '%20')}@{at}")
+        assert f"http://{NAME}:***@{at}" in refused(f"http://{NAME}:swordfish@{at}")
+    assert f"{NAME}:***@" in refused(f"http://{NAME}:swordfish@127.0.0.1:9")
+
+
+def test_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    with guarded(Guard(wants=BEARER)) as guard:
+        assert "MLFLOW_TRACKING_TOKEN" in refused(guard.uri)
+        set_to(monkeypatch, TOKEN="swordfish")
+        assert "does not take the token (401) of MLFLOW_TRACKING_TOKEN" in refused(guard.uri)
+        set_to(monkeypatch, TOKEN=TOKEN)
+        reach(guard.uri)
+
+
+def test_a_plug_in_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_to(monkeypatch, AUTH="sesame")
+    with guarded(Guard(wants=BEARER)) as guard:
+        assert "MLFLOW_TRACKING_AUTH names sesame" in refused(guard.uri)
+    monkeypatch.delenv("MLFLOW_TRACKING_AUTH")
+    set_to(monkeypatch, AWS_SIGV4="true")
+    assert "requests_auth_aws_sigv4 is missing" in refused(NO_SERVER)
+
+
+@pytest.mark.parametrize(
+    ("page", "word"),
+    [
+        (("application/json", '{"error_code": "PERMISSION_DENIED", "message": "Permission denied"}'), "denied"),
+        (("text/plain", "Invalid Host header - possible DNS rebinding attack detected"), "Invalid Host"),
+        (("text/html", f"<html>{PASSWORD}</html>"), "(403)"),
+        (("text/plain", f"{NAME} with {PASSWORD} may not"), "ada with *** may not"),
+    ],
+)
+def test_forbidden(page: tuple[str, str], word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_to(monkeypatch, USERNAME=NAME, PASSWORD=PASSWORD)
+    with guarded(Guard(status=403, page=page)) as guard:
+        said = refused(guard.uri)
+    assert "forbids it (403" in said
+    assert word in said
+
+
+@pytest.mark.parametrize(
+    ("status", "page", "word"),
+    [
+        (404, ("text/html", "<html>nginx</html>"), "no MLflow server"),
+        (200, ("text/html", "<html>Sign in</html>"), "a web page"),
+        (200, ("text/plain", "OK"), "something else"),
+        (400, ("text/html", "<html>No required SSL certificate was sent</html>"), "MLFLOW_TRACKING_CLIENT_CERT_PATH"),
+        (400, ("text/html", "<html>The plain HTTP request was sent to HTTPS port</html>"), "write https://"),
+        (405, ("application/json", "{}"), "405"),
+        (503, ("text/html", "<html>starting</html>"), "there but does not work (503)"),
+        (500, ("application/json", '{"message": "' + "no database " * 90 + '"}'), "(500: no database"),
+    ],
+)
+def test_what_is_no_answer_of_mlflow(status: int, page: tuple[str, str], word: str) -> None:
+    with guarded(Guard(status=status, page=page)) as guard:
+        said = refused(guard.uri)
+    assert word in said
+    assert guard.uri in said
+
+
+def test_tls(pem: Path, other_pem: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with guarded(certificate=pem) as guard:
+        said = refused(guard.uri)
+        assert "not trusted" in said
+        assert "MLFLOW_TRACKING_SERVER_CERT_PATH" in said
+        assert "MLFLOW_TRACKING_INSECURE_TLS" in said
+        set_to(monkeypatch, SERVER_CERT_PATH=pem)
+        reach(guard.uri)
+        set_to(monkeypatch, SERVER_CERT_PATH=other_pem)
+        assert "not trusted" in refused(guard.uri)
+        set_to(monkeypatch, SERVER_CERT_PATH=tmp_path / "nothing.pem")
+        assert "nothing.pem" in refused(guard.uri)
+        monkeypatch.delenv("MLFLOW_TRACKING_SERVER_CERT_PATH")
+        set_to(monkeypatch, INSECURE_TLS="true")
+        reach(guard.uri)
+        set_to(monkeypatch, SERVER_CERT_PATH=pem)
+        assert "MLFLOW_TRACKING_INSECURE_TLS" in refused(guard.uri)  # MLflow takes one of the two
+
+
+def test_a_certificate_of_one_s_own(pem: Path, other_pem: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_to(monkeypatch, SERVER_CERT_PATH=pem)
+    with guarded(certificate=pem, clients=other_pem) as guard:
+        assert "MLFLOW_TRACKING_CLIENT_CERT_PATH" in refused(guard.uri)
+        set_to(monkeypatch, CLIENT_CERT_PATH=pem)
+        assert "MLFLOW_TRACKING_CLIENT_CERT_PATH" in refused(guard.uri)
+        set_to(monkeypatch, CLIENT_CERT_PATH=other_pem)
+        reach(guard.uri)
+
+
+def test_tls_where_there_is_none_and_none_where_there_is(pem: Path) -> None:
+    with guarded() as guard:
+        assert "does not speak TLS" in refused(guard.uri.replace("http:", "https:"))
+    with guarded(certificate=pem) as guard:
+        assert "no MLflow server" in refused(guard.uri.replace("https:", "http:"))
+
+
+def test_nobody_there() -> None:
+    started = time.monotonic()
+    assert "start it, or set MLFLOW_TRACKING_URI" in refused(NO_SERVER)
+    assert time.monotonic() - started < 1
+    refused("http://nobody.invalid:5000")
+    refused("http://")
+
+
+def test_a_server_that_hangs() -> None:
+    with guarded(Guard(hangs=True)) as guard:
+        assert "within 0.5 s" in refused(guard.uri, seconds=0.5)
+    with socket.socket() as deaf:  # connections are made, and nobody takes them up
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        assert "within 0.5 s" in refused(f"https://127.0.0.1:{deaf.getsockname()[1]}", seconds=0.5)
+
+
+def test_a_server_that_was_started_anew_is_reached() -> None:
+    """Whatever connections were open to the one before."""
+    with guarded() as guard:
+        reach(guard.uri)
+        port = int(guard.uri.rpartition(":")[2])
+    with socket.socket() as free:
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        free.bind(("127.0.0.1", port))
+    refused(guard.uri)
