@@ -53,16 +53,7 @@ def _reach_server(uri: str, seconds: float) -> None:
     where = masked(uri)
     try:
         who = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
-        answer = http_request(  # type: ignore[no-untyped-call]
-            who,
-            QUESTION,
-            "POST",
-            json={"max_results": 1},
-            timeout=seconds,
-            max_retries=0,
-            raise_on_status=False,
-            extra_headers={"Connection": "close"},  # an open one may have died since, and is not tried again here
-        )
+        answer = _ask(who, seconds)
     except configparser.Error as error:
         raise TrackingError(f"~/.mlflow/credentials cannot be read: {first_line(error)}") from error
     except ImportError as error:
@@ -74,17 +65,32 @@ def _reach_server(uri: str, seconds: float) -> None:
         raise TrackingError(_refusal(where, answer, who))
 
 
+def _ask(who: MlflowHostCreds, seconds: float, *, again: bool = True) -> requests.Response:
+    try:
+        answer: requests.Response = http_request(  # type: ignore[no-untyped-call]
+            who,
+            QUESTION,
+            "POST",
+            json={"max_results": 1},
+            timeout=seconds,
+            max_retries=0,
+            raise_on_status=False,
+        )
+    except MlflowException as error:
+        if again and "Connection aborted" in str(error):  # one that was open since the last time, and is not any more
+            return _ask(who, seconds, again=False)
+        raise
+    return answer
+
+
 def _silence(where: str, cause: BaseException, seconds: float) -> str:
     """Why nothing came back."""
     said, kind = masked(str(cause)), type(cause).__name__
     if isinstance(cause, requests.exceptions.SSLError) or "[SSL" in said:
         return _no_trust(where, said)
-    if isinstance(cause, requests.Timeout):
-        return (
-            f"no MLflow server answers at {where} within {seconds:g} s ({kind}): start it, or set MLFLOW_TRACKING_URI"
-        )
-    if isinstance(cause, requests.ConnectionError):
-        return f"no MLflow server answers at {where} ({kind}): start it, or set MLFLOW_TRACKING_URI"
+    if isinstance(cause, requests.ConnectionError | requests.Timeout):
+        slow = f" within {seconds:g} s" if "timed out" in said else ""
+        return f"no MLflow server answers at {where}{slow} ({kind}): start it, or set MLFLOW_TRACKING_URI"
     # a certificate's file that is not there, an address that is none, a plug-in's own error
     return f"the MLflow server at {where} cannot be asked: {shortened(first_line(cause), SAID_LETTERS)}"
 
@@ -92,8 +98,13 @@ def _silence(where: str, cause: BaseException, seconds: float) -> str:
 def _no_trust(where: str, said: str) -> str:
     if "WRONG_VERSION_NUMBER" in said or "RECORD_LAYER_FAILURE" in said or "HTTP_REQUEST" in said:
         return f"{where} does not speak TLS: is it http:// in MLFLOW_TRACKING_URI?"
-    if "ALERT" in said or "EOF" in said:  # with or without a word of farewell, after it saw who asks
+    if "ALERT" in said:
         return f"the MLflow server at {where} {WANTS_CERTIFICATE}"
+    if "EOF" in said:
+        return (
+            f"the MLflow server at {where} breaks the connection off: perhaps it wants a certificate of yours "
+            "(MLFLOW_TRACKING_CLIENT_CERT_PATH), or does not speak TLS (http://)"
+        )
     if "CERTIFICATE_VERIFY_FAILED" in said:
         reason = (
             said.partition("certificate verify failed: ")[2].partition(" (_ssl.c")[0] or "not signed by a known one"

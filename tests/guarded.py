@@ -50,7 +50,7 @@ class Guard:
         if self.page is not None:
             return self.status, self.page[0], self.page[1].encode()
         path = request.path.removeprefix(self.prefix)
-        if path == request.path and self.prefix or path.startswith("/health"):
+        if (self.prefix and path == request.path) or path.startswith("/health"):
             return 404, "text/html", b"<html>not here</html>"
         if self.behind is None:
             return self.status, "application/json", b"{}"
@@ -82,7 +82,7 @@ def guarded(
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any  # noqa: N815
 
         def log_message(self, format: str, *args: object) -> None:
             """Nothing."""

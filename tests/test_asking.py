@@ -1,30 +1,33 @@
 """Whether a tracking server answers, asked as MLflow's own client asks, with all of its settings."""
 
-import os
+import re
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from command import Lab
 from conftest import NO_SERVER, TrackingServer
 from guarded import BASIC, BEARER, NAME, PASSWORD, TOKEN, Guard, certificate, guarded
-from mlflow import MlflowClient
 
 from pneumonia.asking import TrackingError, reach
-from pneumonia.tracking import Tracker
 
-SETTINGS = (
-    *("USERNAME", "PASSWORD", "TOKEN", "AUTH", "INSECURE_TLS", "SERVER_CERT_PATH", "CLIENT_CERT_PATH", "AWS_SIGV4"),
-)
+SETTINGS = [
+    "USERNAME",
+    "PASSWORD",
+    "TOKEN",
+    "AUTH",
+    "AWS_SIGV4",
+    "INSECURE_TLS",
+    "SERVER_CERT_PATH",
+    "CLIENT_CERT_PATH",
+]
 
 
 @pytest.fixture(autouse=True)
 def no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of who runs the tests; their home is empty."""
-    for name in SETTINGS:
+    for name in (*SETTINGS, "CLIENT_CERT_PATH"):
         monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
 
@@ -199,12 +202,35 @@ def test_a_server_that_hangs() -> None:
         assert "within 0.5 s" in refused(f"https://127.0.0.1:{deaf.getsockname()[1]}", seconds=0.5)
 
 
-def test_a_server_that_was_started_anew_is_reached() -> None:
-    """Whatever connections were open to the one before."""
-    with guarded() as guard:
-        reach(guard.uri)
-        port = int(guard.uri.rpartition(":")[2])
-    with socket.socket() as free:
-        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        free.bind(("127.0.0.1", port))
-    refused(guard.uri)
+@pytest.mark.slow
+@pytest.mark.parametrize("wants", ["password", "token"])
+def test_training_and_evaluating_on_a_guarded_server(
+    wants: str, server: TrackingServer, films: Path, pem: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind TLS, a path and a login: a search with workers, a training, `sync`, an evaluation and predictions."""
+    set_to(monkeypatch, SERVER_CERT_PATH=pem)
+    set_to(monkeypatch, **({"TOKEN": TOKEN} if wants == "token" else {"USERNAME": NAME, "PASSWORD": PASSWORD}))
+    guard = Guard(behind=server.uri, wants=BEARER if wants == "token" else BASIC, prefix="/mlflow")
+    with guarded(guard, certificate=pem):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", guard.uri)
+        lab = Lab(tmp_path / "lab", films, tracking=guard.uri)
+        try:
+            search = lab.search(trials=2)
+            assert search.end() == 0, search.text()
+            assert guard.uri in search.text()
+            assert len(lab.runs("trial")) == 2
+            assert [version.aliases for version in lab.versions()] == [["champion"]]
+            for words in (
+                ("train", "--data", str(films), "--size", "32", "--epochs", "1", "--device", "cpu"),
+                ("evaluate", "--data", str(films), "--json"),
+                ("predict", str(films / "chest_xray" / "test"), "-o", "table.csv"),
+                ("sync",),
+            ):
+                command = lab.start(*words)
+                assert command.end() == 0, command.text()
+                assert not re.search(r"\w+Warning|Traceback|\.py:\d", command.text()), command.text()
+            assert "0 still to be sent" in command.text()
+            assert {run.info.status for run in lab.runs()} == {"FINISHED"}
+        finally:
+            lab.stop()
+    assert not [text for path in tmp_path.glob("lab/*.log") if PASSWORD in (text := path.read_text()) or TOKEN in text]
