@@ -11,8 +11,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import optuna
 import pytest
+import sqlalchemy
 from command import Lab, until
+from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from pneumonia.search import study as studies
@@ -153,3 +156,26 @@ def test_a_password_in_the_url_reaches_nobody(films: Path, tracker: Tracker, tmp
     assert lab.runs() == []
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not any(b"hunter2" in path.read_bytes() for path in written)
+
+
+def test_mlflow_s_own_database_is_left_alone(postgres: Server) -> None:
+    url = postgres.create("mlflow")
+    MlflowClient(url).search_experiments()
+    engine = sqlalchemy.create_engine(url)
+    before = sqlalchemy.inspect(engine).get_table_names()
+    for call in (lambda: studies.check(url, "films"), lambda: studies.connect(url)):
+        with pytest.raises(studies.StudyError, match="MLflow's own"):
+            call()
+    assert sqlalchemy.inspect(engine).get_table_names() == before
+    with pytest.raises(studies.StudyError, match='database "nobody_made_it" does not exist'):
+        studies.check(postgres.url("nobody_made_it"), None)
+
+
+def test_a_study_made_beforehand(postgres: Server) -> None:
+    url = postgres.create("beforehand")
+    studies.check(url, "films")
+    assert sqlalchemy.inspect(sqlalchemy.create_engine(url)).get_table_names() == []
+    optuna.create_study(study_name="films", storage=url, direction="maximize")
+    with pytest.raises(studies.StudyError, match="to maximize"):
+        studies.check(url, "films")
+    studies.check(url, "others")

@@ -1,12 +1,15 @@
 """The study: who gets which trial, exactly as many as wanted, and what becomes of trials whose worker is gone."""
 
 import multiprocessing
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,13 +18,13 @@ from typing import Any
 import optuna
 import pytest
 import sqlalchemy.exc
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from pneumonia import config, stress
 from pneumonia.config import TrainConfig, search_space
-from pneumonia.search import lease, report
+from pneumonia.search import lease, report, storage
 from pneumonia.search import study as studies
 from pneumonia.stop import identity
 
@@ -365,22 +368,193 @@ def test_a_password_in_the_url_is_refused_and_not_repeated(url: str) -> None:
     ],
 )
 def test_a_url_without_a_password_is_taken(url: str) -> None:
-    studies.check_url(url)
+    storage.check_url(url)
 
 
-@pytest.mark.parametrize("url", ["sqlite:////nonexistent/folder/study.db", "mongodb://host/base"])
-def test_an_unusable_database_is_named(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(studies.time, "sleep", lambda seconds: None)
-    with pytest.raises(studies.StudyError, match="cannot be used") as refused:
-        studies.connect(url)
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with files that a study cannot stand in."""
+    (tmp_path / "text.db").write_text("No database.\n" * 200)
+    (tmp_path / "folder.db").mkdir()
+    for name, script in {
+        "mlflow.db": "CREATE TABLE experiments (a); CREATE TABLE runs (b)",
+        "airflow.db": "CREATE TABLE alembic_version (version_num); INSERT INTO alembic_version VALUES ('1b2c3d')",
+        "clinic.db": "CREATE TABLE trials (patient, drug)",
+    }.items():
+        with closing(sqlite3.connect(tmp_path / name)) as database:
+            database.executescript(script)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("url", "word"),
+    [
+        ("sqlite://", "in memory"),
+        ("sqlite:///", "in memory"),
+        ("sqlite:///:memory:", "in memory"),
+        ("sqlite+pysqlite://", "in memory"),
+        ("sqlite+pysqlite:///:memory:", "in memory"),
+        ("sqlite:///file::memory:", "in memory"),
+        ("sqlite:///file::memory:?cache=shared&uri=true", "in memory"),
+        ("sqlite:///file:shared?mode=memory&cache=shared&uri=true", "in memory"),
+        ("file::memory:", "in memory"),
+        (":memory:", "in memory"),
+        ("sqlite:///mlflow.db", "MLflow's own"),
+        ("sqlite:///airflow.db", "alembic_version"),
+        ("sqlite:///clinic.db", "called trials"),
+        ("sqlite:///text.db", "not a database"),
+        ("sqlite:///folder.db", "it is a folder"),
+        ("sqlite:///file:mlflow.db?mode=ro&uri=true", "read only"),
+        ("sqlite:///nonexistent/study.db", "there is no folder"),
+        ("sqlite:////nonexistent/folder/study.db", "there is no folder /nonexistent/folder"),
+        ("sqlite://study.db", "three slashes"),
+        ("sqlite+aiosqlite:///study.db", "postgresql+psycopg2://"),
+        ("postgresql://me@127.0.0.1/base", "psycopg, is not installed: write .*postgresql+psycopg2://"),
+        ("postgres://me@127.0.0.1/base", "no postgres: write .*postgresql+psycopg2://"),
+        ("postgresql+psycopg2://me@127.0.0.1:9/base", "refused"),
+        ("mongodb://host/base", "no mongodb"),
+        ("redis://localhost:6379", "no redis"),
+        ("journal:///study.log", "no journal"),
+    ],
+)
+def test_where_no_study_can_stand_is_said_at_once_and_left_as_it_is(
+    url: str, word: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, started = contents(folder), time.monotonic()
+    with pytest.raises(studies.StudyError, match=word.replace("+", "[+]")) as refused:
+        studies.check(url, "films")
+    assert "cannot be used" in str(refused.value)
     assert url in str(refused.value)
     assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize("url", ["study.db", ""])
-def test_what_is_no_url_is_refused(url: str) -> None:
-    with pytest.raises(studies.StudyError, match="not an SQLAlchemy URL"):
+    assert time.monotonic() - started < 2
+    monkeypatch.setattr(studies.time, "sleep", lambda seconds: None)
+    with pytest.raises(studies.StudyError):
         studies.connect(url)
+    assert contents(folder) == before
+
+
+def test_what_may_not_be_written_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "study.db").write_bytes(b"")
+    for closed, word in ((folder / "study.db", "the file can only be read"), (folder, "nothing can be written")):
+        monkeypatch.setattr("os.access", lambda path, mode, closed=closed: path != closed)  # root may write anywhere
+        with pytest.raises(studies.StudyError, match=word):
+            studies.check("sqlite:///study.db", None)
+
+
+@pytest.mark.parametrize("url", ["sqlite:///new.db", "sqlite+pysqlite:///new.db", "sqlite:///file:new.db?uri=true"])
+def test_a_look_makes_no_file_and_a_study_does(url: str, folder: Path) -> None:
+    before = contents(folder)
+    studies.check(url, "films")
+    assert contents(folder) == before
+    assert optuna.get_all_study_names(studies.connect(url)) == []
+    assert (folder / "new.db").stat().st_size > 0
+    studies.check(url, "films")
+
+
+def test_tables_of_another_program_may_stand_beside(folder: Path) -> None:
+    with closing(sqlite3.connect("shared.db")) as database:
+        database.execute("CREATE TABLE films (path)")
+    for _ in range(2):
+        studies.check("sqlite:///shared.db", "films")
+        studies.create_or_resume(studies.connect("sqlite:///shared.db"), "films", BASE, SPACE, changed=True)
+
+
+def test_a_file_that_mlflow_makes_its_own_later_is_left_to_it(store: str) -> None:
+    """As where a storage and a tracking store are one file, which is not there yet when the storage is looked at."""
+    with closing(sqlite3.connect(store.removeprefix("sqlite:///"))) as database:
+        ask = "SELECT name FROM sqlite_master"
+        before = database.execute(ask).fetchall()
+        with pytest.raises(studies.StudyError, match="MLflow's own"):
+            studies.connect(store)
+        assert database.execute(ask).fetchall() == before
+
+
+@pytest.mark.parametrize("text", ["study.db", "~/films/study.db", "", "postgresql+psycopg2://me@host:port/base"])
+def test_what_is_no_url_is_refused(text: str) -> None:
+    with pytest.raises(studies.StudyError, match="not an SQLAlchemy URL") as refused:
+        studies.check(text, None)
+    assert str(refused.value).endswith(f"sqlite:///{text}") == text.endswith(".db")
+
+
+# --- studies that somebody made beforehand
+
+MINE = {"x": FloatDistribution(0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("made", "word"),
+    [
+        ({"direction": "maximize"}, "to maximize its objective.*direction minimize"),
+        ({"directions": ["minimize", "minimize"]}, "2 objectives"),
+        ({"directions": ["maximize", "minimize", "minimize"]}, "3 objectives"),
+    ],
+)
+def test_a_study_that_looks_for_something_else_is_refused(made: dict[str, Any], word: str, url: str) -> None:
+    theirs = optuna.create_study(study_name="films", storage=url, **made)
+    before = theirs.user_attrs, theirs.get_trials()
+    with pytest.raises(studies.StudyError, match=word):
+        studies.check(url, "films")
+    with pytest.raises(studies.StudyError, match=word):
+        studies.create_or_resume(studies.connect(url), "films", BASE, SPACE, changed=True)
+    assert (theirs.user_attrs, theirs.get_trials()) == before
+    studies.check(url, "others")
+
+
+def ask_for(study: optuna.Study) -> None:
+    study.tell(study.ask(MINE), 0.5)
+
+
+def queue(study: optuna.Study) -> None:
+    study.enqueue_trial({"lr": 1e-3, "x": 0.5})
+
+
+def write_a_space(study: optuna.Study) -> None:
+    study.set_user_attr("space", {"x": distribution_to_json(MINE["x"])})
+
+
+def write_nonsense(study: optuna.Study) -> None:
+    study.set_user_attr("space", "films")
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (ask_for, "other parameters than a search's: x;"),
+        (queue, "other parameters than a search's: x;"),
+        (write_a_space, "other parameters than a search's: x;"),
+        (write_nonsense, "attribute 'space' of study films"),
+    ],
+)
+def test_a_study_with_other_parameters_is_refused(make: Callable[[optuna.Study], None], word: str, url: str) -> None:
+    theirs = optuna.create_study(study_name="films", storage=url)
+    make(theirs)
+    before = theirs.user_attrs, theirs.get_trials()
+    for call in (
+        lambda: studies.check(url, "films"),
+        lambda: studies.create_or_resume(studies.connect(url), "films", BASE, SPACE, changed=True),
+    ):
+        with pytest.raises(studies.StudyError, match=word):
+            call()
+    assert (theirs.user_attrs, theirs.get_trials()) == before
+
+
+def test_an_empty_study_made_beforehand_is_searched(url: str) -> None:
+    """And one that follows a finished one is what counts."""
+    optuna.create_study(study_name="films", storage=url)
+    studies.check(url, "films")
+    study = studies.create_or_resume(studies.connect(url), "films", BASE, SPACE, changed=True)
+    assert claim(study).params == {name: getattr(BASE, name) for name in SPACE}
+    studies.check(url, "films")
+    study.set_user_attr("finished", "run")
+    studies.check(url, "films")
+    optuna.create_study(study_name="films-2", storage=url, direction="maximize")
+    with pytest.raises(studies.StudyError, match="films-2 is to maximize"):
+        studies.check(url, "films")
 
 
 @pytest.mark.slow

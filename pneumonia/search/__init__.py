@@ -2,6 +2,7 @@
 
 from pneumonia.search.final import SearchError
 from pneumonia.search.run import Outcome, search
-from pneumonia.search.study import StudyError, check_url
+from pneumonia.search.storage import StudyError
+from pneumonia.search.study import check
 
-__all__ = ["Outcome", "SearchError", "StudyError", "check_url", "search"]
+__all__ = ["Outcome", "SearchError", "StudyError", "check", "search"]

@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 
 from pneumonia.search import study as studies
+from pneumonia.search.storage import StudyError
 from pneumonia.stop import identity, is_gone
 
 BEAT_SECONDS = 5.0
@@ -64,5 +65,5 @@ def held(study: optuna.Study, run_id: str) -> Iterator[None]:
         with studies.beating(beat, BEAT_SECONDS):
             yield
     finally:
-        with suppress(studies.StudyError):  # a database that is away must not hide how the search ended
+        with suppress(StudyError):  # a database that is away must not hide how the search ended
             studies.patiently(lambda: study.set_user_attr("leader", None), seconds=1)

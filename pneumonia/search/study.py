@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import itertools
 import json
 import math
 import threading
@@ -9,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -20,12 +21,15 @@ import sqlalchemy.event
 import sqlalchemy.exc
 from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia import config, stress
 from pneumonia.config import Pruner, Range, TrainConfig
 from pneumonia.search import space
 from pneumonia.search.sampler import Sampler
+from pneumonia.search.storage import StudyError, holds_a_study, unusable
+from pneumonia.sentence import first_line
 from pneumonia.stop import held, is_gone
 from pneumonia.trial import OBJECTIVE
 
@@ -38,10 +42,6 @@ DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 LIVE = (*DONE, TrialState.RUNNING, TrialState.WAITING)
 
 T = TypeVar("T")
-
-
-class StudyError(RuntimeError):
-    """The study's database is not usable; the sentence says why."""
 
 
 class LeaseLost(RuntimeError):
@@ -64,9 +64,8 @@ def connect(
         on_lost: called with such a trial, before it is queued again.
 
     Raises:
-        StudyError: the URL holds a password, or the database cannot be reached.
+        StudyError: the URL holds a password, the database cannot be reached, or it is another program's.
     """
-    check_url(url)
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the search itself says what happens
     warnings.filterwarnings("ignore", category=ExperimentalWarning)  # heartbeats, since 2020
     warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")  # `worker.heartbeat` beats instead
@@ -81,6 +80,7 @@ def connect(
     storage, last = None, None
     for _ in range(3):  # two that make the tables of an empty database at once trip over each other
         try:
+            holds_a_study(url)
             storage = RDBStorage(
                 url,
                 engine_kwargs=arguments,
@@ -89,14 +89,15 @@ def connect(
                 heartbeat_stale_trial_callback=stale,
             )
             break
-        except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, ImportError) as error:
+        except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
             last = error
-            if isinstance(error, (sqlalchemy.exc.NoSuchModuleError, sqlalchemy.exc.ArgumentError, ImportError)):
-                break
             time.sleep(1)
+        except StudyError:
+            raise
+        except RuntimeError as error:  # Optuna's, of tables that another version of it made
+            raise unusable(url, str(error)) from error
     if storage is None:
-        reason = str(last).strip().splitlines()[0]
-        raise StudyError(f"the study's database {url} cannot be used: {reason}") from last
+        raise unusable(url, first_line(last.__cause__ or last) if last else "") from last
     if url.startswith("sqlite"):
         # Optuna reads a trial's state and then writes it, relying on SELECT FOR UPDATE, which sqlite does not have: two
         # workers would take the same queued trial. A lock from the start of each transaction does the same.
@@ -104,21 +105,29 @@ def connect(
     return storage
 
 
-def check_url(url: str) -> None:
-    """Raises:
-    StudyError: `url` holds a password, which MLflow and process lists would show.
+def check(url: str, name: str | None) -> None:
+    """What can be told of a study's place before a search begins: nothing is written.
+
+    Args:
+        name: the study's, where it is named.
+
+    Raises:
+        StudyError: the search could not stand there.
     """
     try:
-        parts = sqlalchemy.make_url(url)  # as the driver will read it: a password may hold a slash
-    except sqlalchemy.exc.ArgumentError as error:
-        raise StudyError(
-            "the storage cannot be used: it is not an SQLAlchemy URL, such as postgresql+psycopg2://me@host/base"
-        ) from error
-    if parts.password is not None or any(name.lower() == "password" for name in parts.query):
-        raise StudyError(
-            "the storage URL holds a password: leave it out and use PGPASSFILE or PGPASSWORD "
-            "(`mlflow run` logs its parameters before this program starts, so change that password)"
-        )
+        holds = holds_a_study(url)
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise unusable(url, first_line(error.__cause__ or error)) from error
+    if holds and name is not None:
+        storage = connect(url)
+        there = set(optuna.get_all_study_names(storage))
+        for full in _names(name):
+            if full not in there:
+                return
+            study = optuna.load_study(study_name=full, storage=storage)
+            if "finished" not in study.user_attrs:
+                require_ours(study)
+                return
 
 
 def patiently(call: Callable[[], T], *, seconds: float = PATIENCE_SECONDS) -> T:
@@ -191,16 +200,14 @@ def create_or_resume(
         changed: whether changed validation films judge the trials.
 
     Raises:
-        StudyError: its trials were judged by another objective.
+        StudyError: it is not as a search's is, or its trials were judged by another objective.
     """
     judged = judge(changed)
-    number = 1
-    while True:
-        full = name if number == 1 else f"{name}-{number}"
+    for full in _names(name):
         study = optuna.create_study(study_name=full, storage=storage, direction="minimize", load_if_exists=True)
         if "finished" not in study.user_attrs:
             break
-        number += 1
+    require_ours(study)
     if not study.get_trials(deepcopy=False):
         study.set_user_attr("objective", judged)
         space.write(study, ranges)
@@ -209,6 +216,48 @@ def create_or_resume(
     elif study.user_attrs.get("objective") != judged:
         raise StudyError(f"the trials of study {full} were judged by something else than {judged}: name another")
     return study
+
+
+def _names(name: str) -> Iterator[str]:
+    """Where a search of this name goes on: in the first of these that is not finished."""
+    yield name
+    for number in itertools.count(2):
+        yield f"{name}-{number}"
+
+
+def require_ours(study: optuna.Study) -> None:
+    """Raises:
+    StudyError: the study, which somebody may have made beforehand, looks for something else than a search does.
+    """
+    name, directions = study.study_name, study.directions
+    if len(directions) > 1:
+        raise StudyError(
+            f"study {name} has {len(directions)} objectives, and a search one, {OBJECTIVE}, which is to be small: name "
+            "another study, or make it with one, direction minimize"
+        )
+    if directions != [StudyDirection.MINIMIZE]:
+        raise StudyError(
+            f"study {name} is to {directions[0].name.lower()} its objective, and a search looks for a small "
+            f"{OBJECTIVE}: name another study, or make it with direction minimize"
+        )
+    try:
+        searched = set(space.read(study))
+    except Exception as error:  # whatever an attribute of that name may hold
+        raise StudyError(
+            f"the attribute {space.ATTRIBUTE!r} of study {name} is not of a search: name another"
+        ) from error
+    tried = {one for trial in study.get_trials(deepcopy=False) for one in (*trial.distributions, *_queued(trial))}
+    foreign = (searched - {field.name for field in fields(TrainConfig)}) | (tried - searched)
+    if foreign:
+        raise StudyError(
+            f"the trials of study {name} have other parameters than a search's: {', '.join(sorted(foreign))}; name "
+            "another study"
+        )
+
+
+def _queued(trial: FrozenTrial) -> dict[str, Any]:
+    fixed: dict[str, Any] = trial.system_attrs.get("fixed_params", {})
+    return fixed
 
 
 def left_behind(storage: RDBStorage, fingerprint: str) -> dict[str, str]:

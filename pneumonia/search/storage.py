@@ -1,0 +1,155 @@
+"""The database of a study, before anything is written there: whether its URL names one, and whether it is free."""
+
+import os
+import re
+import sqlite3
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import sqlalchemy
+from optuna.storages._rdb.models import BaseModel
+from sqlalchemy.engine import URL, Dialect
+from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
+from sqlalchemy.pool import NullPool
+
+LOOK_SECONDS = 5
+OPTUNA, ALEMBIC = "version_info", "alembic_version"  # the tables that say which version made the others
+MLFLOW = {"experiments", "runs"}
+IN_MEMORY = "it is in memory, where neither workers nor a later search find it; give a file"
+EXAMPLES = "sqlite:///study.db or postgresql+psycopg2://me@host/base"
+
+
+class StudyError(RuntimeError):
+    """The study's database is not usable; the sentence says why."""
+
+
+def unusable(url: str, reason: str) -> StudyError:
+    """What is said of a database that cannot be used, in one line."""
+    return StudyError(f"the study's database {url} cannot be used: {' '.join(reason.split())}")
+
+
+def check_url(url: str) -> None:
+    """Raises:
+    StudyError: `url` is none, holds a password, which MLflow and process lists would show, has no driver here, or
+        names a database in memory, which no other process sees.
+    """
+    _dialect(_parsed(url), url)
+
+
+def holds_a_study(url: str) -> bool:
+    """Looks into a database, without making or changing anything, whether Optuna's tables stand there.
+
+    Raises:
+        StudyError: as `check_url`; a study cannot stand there, or the tables are another program's.
+        SQLAlchemyError: the database does not answer.
+    """
+    parts = _parsed(url)
+    dialect = _dialect(parts, url)
+    if dialect.name == "sqlite":
+        file = sqlite_file(parts)
+        if not _to_be_written(file, url):
+            return False
+        read = partial(sqlite3.connect, f"{file.as_uri()}?mode=ro", uri=True, timeout=LOOK_SECONDS)
+        engine = sqlalchemy.create_engine("sqlite://", creator=read, poolclass=NullPool)
+    else:
+        arguments: dict[str, Any] = (
+            {"connect_timeout": LOOK_SECONDS} if dialect.driver in ("psycopg2", "psycopg") else {}
+        )
+        engine = sqlalchemy.create_engine(url, connect_args=arguments, poolclass=NullPool)
+    try:
+        with engine.connect() as connection:
+            return _is_optunas(connection, url)
+    except OperationalError:
+        raise
+    except DatabaseError as error:  # of a file that is no database
+        raise unusable(url, str(error.__cause__ or error)) from error
+
+
+def sqlite_file(parts: URL) -> Path:
+    """The file of a sqlite URL."""
+    name = parts.database or ""
+    return Path(unquote(name.removeprefix("file:")) if name.startswith("file:") else name).absolute()
+
+
+def _parsed(url: str) -> URL:
+    try:
+        parts = sqlalchemy.make_url(url)  # as the driver will read it: a password may hold a slash
+    except (ArgumentError, ValueError) as error:
+        if ":memory:" in url:
+            raise unusable(url, IN_MEMORY) from error
+        file = f"; a file is written sqlite:///{url}" if re.fullmatch(r"[\w./~-]+", url) else ""
+        raise StudyError(
+            f"the storage cannot be used: it is not an SQLAlchemy URL, such as {EXAMPLES}{file}"
+        ) from error
+    if parts.password is not None or any(name.lower() == "password" for name in parts.query):
+        raise StudyError(
+            "the storage URL holds a password: leave it out and use PGPASSFILE or PGPASSWORD "
+            "(`mlflow run` logs its parameters before this program starts, so change that password)"
+        )
+    return parts
+
+
+def _dialect(parts: URL, url: str) -> Dialect:
+    """The database's kind, whose driver is installed and whose data outlives a process."""
+    try:
+        kind = parts.get_dialect()
+        kind.import_dbapi()
+    except NoSuchModuleError as error:
+        raise unusable(url, f"SQLAlchemy knows no {parts.drivername}: write {EXAMPLES}") from error
+    except ImportError as error:
+        raise unusable(
+            url, f"its driver, {error.name or 'of that name'}, is not installed: write {EXAMPLES}"
+        ) from error
+    if kind.is_async:
+        raise unusable(url, f"its driver is an asynchronous one: write {EXAMPLES}")
+    if kind.name == "sqlite":
+        name, query = parts.database or "", dict(parts.query)
+        if parts.host:
+            raise unusable(
+                url, "sqlite wants three slashes before a file, four before one from the root: sqlite:///file"
+            )
+        if name in ("", "file:") or ":memory:" in name or query.get("mode") == "memory":
+            raise unusable(url, IN_MEMORY)
+        if query.get("mode") == "ro" or "immutable" in query:
+            raise unusable(url, "it is to be read only, and a search writes")
+    return kind()
+
+
+def _to_be_written(file: Path, url: str) -> bool:
+    """Whether there is something in a sqlite file.
+
+    Raises:
+        StudyError: it, or its folder, cannot be written to.
+    """
+    if not file.parent.is_dir():
+        raise unusable(url, f"there is no folder {file.parent}")
+    if file.is_dir():
+        raise unusable(url, "it is a folder")
+    if not os.access(file.parent, os.W_OK):  # sqlite writes its journal beside the file
+        raise unusable(url, f"nothing can be written to the folder {file.parent}")
+    if not file.exists():
+        return False
+    if not os.access(file, os.W_OK):
+        raise unusable(url, "the file can only be read")
+    return file.stat().st_size > 0
+
+
+def _is_optunas(connection: sqlalchemy.Connection, url: str) -> bool:
+    look = sqlalchemy.inspect(connection)
+    tables = set(look.get_table_names())
+    if tables >= MLFLOW:
+        raise unusable(url, "it is MLflow's own, whose tables and Optuna's do not agree; give the study another one")
+    if ALEMBIC in tables:
+        found = connection.execute(sqlalchemy.text(f"SELECT version_num FROM {ALEMBIC}")).scalars().all()
+        if not all(re.match(r"v\d", name) for name in found):  # Optuna's own are v3.2.0.a and the like
+            raise unusable(url, f"another program keeps its version in the table {ALEMBIC}; give the study another one")
+    if OPTUNA in tables:
+        return True
+    for name, table in BaseModel.metadata.tables.items():
+        if name in tables and set(table.columns.keys()) - {column["name"] for column in look.get_columns(name)}:
+            raise unusable(
+                url, f"another program's table is called {name}, as one of Optuna's; give the study another one"
+            )
+    return False
