@@ -6,6 +6,7 @@ Everything heavy is imported by the function that needs it.
 import json
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -64,6 +65,15 @@ def close_adopted(run_id: str, reason: str) -> None:
     end_mlflow_run()
 
 
+def quiet() -> None:
+    """Libraries' warnings, which name files and lines of theirs, are kept from who types a command; -W and
+    PYTHONWARNINGS have the last word, and the environment takes it to the processes that this one starts.
+    """
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        os.environ["PYTHONWARNINGS"] = "ignore"
+
+
 def mlflow_defaults() -> None:
     """How MLflow should behave in a process of ours, unless the environment says otherwise."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that is away costs 5 s, not 247
@@ -86,18 +96,54 @@ def say(line: str) -> None:
     click.echo(line, err=True)
 
 
-def tracking() -> "tuple[Tracker, str, str | None]":
-    """The tracker, the experiment's name, and the run to adopt when `mlflow run` made one."""
-    from pneumonia.tracking import Tracker, default_uri, tracker_errors
+def store() -> "Tracker":
+    """The tracking store that MLFLOW_TRACKING_URI names, or MLflow's default in this folder."""
+    from pneumonia.tracking import Tracker, default_uri, has_old_runs
 
-    tracker = Tracker(default_uri())
+    if has_old_runs(Path("mlruns")) and not _names_a_store():
+        # For the old runs MLflow takes the folder as its default store, and then refuses it.
+        database = Path("mlflow.db").absolute()
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{database}"
+        if not database.exists():
+            say(
+                "mlruns holds runs of MLflow's old file store, which are not shown: new ones go to mlflow.db. To see "
+                "the old ones: `mlflow migrate-filestore --source . --target sqlite:///old.db`, then "
+                "MLFLOW_TRACKING_URI=sqlite:///old.db. For MLflow's own commands in this folder: "
+                "MLFLOW_TRACKING_URI=sqlite:///mlflow.db"
+            )
+    return Tracker(default_uri())
+
+
+def _names_a_store() -> bool:
+    allowed = os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1")
+    return allowed or bool(os.environ.get("MLFLOW_TRACKING_URI"))
+
+
+def tracking() -> "tuple[Tracker, str, str | None]":
+    """The tracker, the experiment's name, and the run to adopt when `mlflow run` made one.
+
+    MLFLOW_EXPERIMENT_NAME and MLFLOW_EXPERIMENT_ID name the experiment; where they name two, neither is taken.
+    """
+    from pneumonia.tracking import tracker_errors
+
+    tracker = store()
     run_id = os.environ.pop("MLFLOW_RUN_ID", None)
-    experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", "pneumonia")
     if run_id is not None:
         with tracker_errors(tracker.uri):
             of = tracker.client.get_run(run_id).info.experiment_id
-            experiment = tracker.client.get_experiment(of).name
-    return tracker, experiment, run_id
+            return tracker, tracker.client.get_experiment(of).name, run_id
+    name, number = (os.environ.get(f"MLFLOW_EXPERIMENT_{what}") for what in ("NAME", "ID"))
+    if number:
+        found = tracker.experiment_name(number)
+        if found is None:
+            raise ValueError(f"MLFLOW_EXPERIMENT_ID is {number}, and the tracking store has no such experiment")
+        if name and name != found:
+            raise ValueError(
+                f"MLFLOW_EXPERIMENT_ID is {number}, which is {found!r}, but MLFLOW_EXPERIMENT_NAME is {name!r}: "
+                "unset one of them"
+            )
+        return tracker, found, None
+    return tracker, name or "pneumonia", None
 
 
 def films(data: str, *, need: Literal["train", "test"] = "train") -> "Index":

@@ -28,7 +28,7 @@ from pneumonia.stop import held
 from pneumonia.system_metrics import Meters
 
 LOCK_SECONDS = 60.0  # another process that sends the same record is waited for so long
-SAID_LETTERS = 400
+SAID_LETTERS = 600
 RETRY_SECONDS = 20.0  # a tracker that did not answer is left alone for so long
 
 

@@ -4,7 +4,7 @@ import gc
 
 import click
 
-from pneumonia.boundary import mlflow_defaults
+from pneumonia.boundary import mlflow_defaults, quiet
 from pneumonia.cli import films, models, runs, ui
 from pneumonia.stop import leave_quickly
 
@@ -39,5 +39,6 @@ def main() -> None:
     """The console script."""
     gc.set_threshold(50_000)  # from 700: what is imported is no garbage, and looking costs a third of the time
     leave_quickly()
+    quiet()
     mlflow_defaults()
     cli()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pneumonia.boundary import FAILED, boundary, films, home, link, report_run, say, say_link, tracking
+from pneumonia.boundary import FAILED, boundary, films, home, link, report_run, say, say_link, store, tracking
 from pneumonia.options import Open, Shares, as_json, data_option, given
 
 
@@ -102,7 +102,7 @@ def predict(inputs: tuple[str, ...], model: str, output: Path | None) -> None:
     with boundary():
         from pneumonia import predict as predicting
 
-        tracking()
+        store()
         if output is not None:
             predicting.check_output(output)
         paths = predicting.films(inputs)
@@ -124,6 +124,6 @@ def promote(version: str, name: str) -> None:
         from pneumonia.registry import promote as promoting
         from pneumonia.ui import address, version_link
 
-        tracker = tracking()[0]
+        tracker = store()
         say(promoting(tracker, name, version))
         say_link("see it", version_link(address(tracker.uri), name, version), tracker)

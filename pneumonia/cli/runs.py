@@ -2,11 +2,12 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pneumonia.boundary import FAILED, boundary, cores, films, home, link, report_run, say, say_link, tracking
+from pneumonia.boundary import FAILED, boundary, cores, films, home, link, report_run, say, say_link, store, tracking
 from pneumonia.config import SearchConfig, TrainConfig
 from pneumonia.options import Open, as_json, data_option, gallery_option, given, settings
 from pneumonia.ui import is_served
@@ -25,9 +26,9 @@ def search(as_json: bool, **values: Any) -> None:
         config = SearchConfig(**given(**values))
         demo = config.data == "synthetic"
         if config.storage is not None:
-            from pneumonia.search import check_url  # seconds, so not for those who need none
+            from pneumonia.search import check  # seconds, so not for those who need none
 
-            check_url(config.storage)
+            check(config.storage, config.study)
         tracker, experiment, run_id = tracking()
         experiment_id = tracker.experiment_id(experiment)  # a server that is away is told of before anything slow
 
@@ -167,7 +168,7 @@ def sync() -> None:
         from pneumonia import registry
         from pneumonia.record import close_dead
 
-        tracker = tracking()[0]
+        tracker = store()
         close_dead(home())
         sent, left = tracker.sync(home())
         say(f"{len(sent)} runs sent, {len(left)} still to be sent")
@@ -185,11 +186,15 @@ def len_val(index: "Index") -> int:
 
 
 def next_commands(name: str, tracker: "Tracker", demo: bool) -> None:
+    from pneumonia.tracking import has_old_runs
+
     say("\nNext:")
-    if not is_served(tracker.uri):
+    served = is_served(tracker.uri)
+    if not served:
         say("  uv run pneumonia ui                                # compare runs in MLflow's UI")
-    say(f"  uv run mlflow models serve -m models:/{name}@champion --env-manager local -p 5001")
+    where = "MLFLOW_TRACKING_URI=sqlite:///mlflow.db " if has_old_runs(Path("mlruns")) and not served else ""
+    say(f"  {where}uv run mlflow models serve -m models:/{name}@champion --env-manager local -p 5001")
     if demo:
-        say("  uv run mlflow run . --env-manager local --experiment-name pneumonia -P data=PATH/TO/chest_xray")
+        say(f"  {where}uv run mlflow run . --env-manager local --experiment-name pneumonia -P data=PATH/TO/chest_xray")
     else:
         say(f"  uv run pneumonia evaluate --model models:/{name}@champion --data PATH/TO/chest_xray")

@@ -16,11 +16,10 @@ def ui(host: str, port: int) -> None:
     """
     with boundary():
         from pneumonia import ui as serving
-        from pneumonia.tracking import default_uri
 
-        if not (served := serving.is_served(default_uri())):
-            port = serving.free_port(host, port)
         tracker, experiment, _ = tracking()
+        if not (served := serving.is_served(tracker.uri)):
+            port = serving.free_port(host, port)
         # Made by us, before the server looks: it would give the experiments that it makes another place for files.
         experiment_id = tracker.experiment_id(experiment)
         at = serving.address(tracker.uri, host=host, port=port)
