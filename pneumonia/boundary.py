@@ -72,6 +72,7 @@ def quiet() -> None:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
         os.environ["PYTHONWARNINGS"] = "ignore"
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what it makes of a file is said by who asked it
 
 
 def mlflow_defaults() -> None:

@@ -1,0 +1,164 @@
+"""What the environment and the folder say of the tracking store, and what of it reaches the terminal."""
+
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from pneumonia import boundary
+from pneumonia.tracking import TrackingError
+from tests.command import Lab
+
+META = "experiment_id: '{0}'\nname: old {0}\nlifecycle_stage: active\nartifact_location: mlruns/{0}\n"
+NOISE = re.compile(r"\w+Warning\b|Traceback|\.py:\d")
+
+
+@pytest.fixture
+def old_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder where MLflow 2 kept runs in files; no variable names a store."""
+    for number in ("0", "417530000000000000"):
+        folder = tmp_path / "mlruns" / number
+        folder.mkdir(parents=True)
+        (folder / "meta.yaml").write_text(META.format(number))
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_ALLOW_FILE_STORE"):
+        monkeypatch.setenv(name, "")  # so that it is as before afterwards
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_old_runs_leave_the_default_store_as_it_is(old_runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And are told of until the store is there."""
+    assert boundary.store().uri == f"sqlite:///{old_runs / 'mlflow.db'}"
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "migrate-filestore" in said
+    assert boundary.store().uri == f"sqlite:///{old_runs / 'mlflow.db'}"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "uri"),
+    [
+        ("MLFLOW_TRACKING_URI", "http://tracker:5000", "http://tracker:5000"),
+        ("MLFLOW_TRACKING_URI", "file:///data/mlruns", "file:///data/mlruns"),
+        ("MLFLOW_ALLOW_FILE_STORE", "true", None),
+    ],
+)
+def test_a_store_that_is_named_is_taken(
+    name: str, value: str, uri: str | None, old_runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert boundary.store().uri == (uri or f"file://{old_runs / 'mlruns'}")
+
+
+def test_a_folder_of_artifacts_is_none_of_old_runs(old_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for file in old_runs.glob("mlruns/*/meta.yaml"):
+        file.unlink()
+    (old_runs / "mlruns" / "models").mkdir()
+    (old_runs / "mlruns" / "models" / "meta.yaml").touch()
+    assert boundary.store().uri == f"sqlite:///{old_runs / 'mlflow.db'}"
+    assert "MLFLOW_TRACKING_URI" not in boundary.os.environ
+
+
+def test_files_are_refused_in_one_line_where_they_are_named(old_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{old_runs / 'mlruns'}")
+    with pytest.raises(TrackingError, match="migrate-filestore") as refused:
+        boundary.store().experiment_id("pneumonia")
+    assert "\n" not in str(refused.value)
+
+
+class TestExperiment:
+    @pytest.fixture(autouse=True)
+    def alone(self, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
+            monkeypatch.delenv(name, raising=False)
+        self.lab = MlflowClient(store).create_experiment("lab")
+
+    def test_none_is_named(self) -> None:
+        assert boundary.tracking()[1:] == ("pneumonia", None)
+
+    def test_by_number(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", self.lab)
+        assert boundary.tracking()[1] == "lab"
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "lab")
+        assert boundary.tracking()[1] == "lab"
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
+        with pytest.raises(ValueError, match="is 1, which is 'lab', but MLFLOW_EXPERIMENT_NAME is 'another'"):
+            boundary.tracking()
+
+    def test_by_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "")
+        assert boundary.tracking()[1] == "another"
+
+    def test_of_the_run_that_mlflow_run_made(self, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        run_id = MlflowClient(store).create_run(self.lab).info.run_id
+        monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "77")
+        assert boundary.tracking()[1:] == ("lab", run_id)
+
+    @pytest.mark.parametrize("number", ["77", "lab", "-1"])
+    def test_one_that_is_not_there(self, number: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", number)
+        with pytest.raises((ValueError, TrackingError), match=number) as refused:
+            boundary.tracking()
+        assert "\n" not in str(refused.value)
+
+    def test_one_that_was_deleted(self, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        MlflowClient(store).delete_experiment(self.lab)
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", self.lab)
+        tracker, name, _ = boundary.tracking()
+        with pytest.raises(TrackingError, match="'lab' was deleted"):
+            tracker.experiment_id(name)
+
+
+@pytest.mark.parametrize(("words", "shown"), [([], False), (["-W", "default"], True)])
+def test_libraries_warnings_are_shown_to_who_asks_for_them(words: list[str], shown: bool) -> None:
+    code = """
+import subprocess, sys, warnings
+from pneumonia.boundary import quiet
+quiet()
+warn = "import warnings; warnings.warn('old')"
+exec(warn)
+subprocess.run([sys.executable, "-c", warn])
+"""
+    told = subprocess.run([sys.executable, *words, "-c", code], capture_output=True, text=True, check=True).stderr
+    assert ("UserWarning: old" in told) == shown
+
+
+def test_a_command_in_a_folder_with_old_runs(old_runs: Path, empty_database: Path, films: Path) -> None:
+    """The real command: it says so once, does its work, and nothing else is on the terminal."""
+    lab = Lab(old_runs, films, tracking=f"sqlite:///{empty_database}")
+    lab.tracking = ""  # the variable is as good as not there
+    first = lab.start("sync")
+    assert first.end() == 0, first.text()
+    assert re.fullmatch(
+        r"mlruns holds runs of MLflow's old file store.*\n0 runs sent, 0 still to be sent\n", first.text()
+    )
+    shutil.copy(empty_database, old_runs / "mlflow.db")
+    second = lab.start("promote", "1")
+    assert second.end() == 1
+    assert not NOISE.search(second.text())
+    assert second.text().count("\n") == 1
+
+
+def test_a_search_s_storage_is_refused_before_anything_is_written(store: str, films: Path, tmp_path: Path) -> None:
+    """The real command, on MLflow's own database."""
+    ask = "SELECT name, sql FROM sqlite_master"
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        before = database.execute(ask).fetchall()
+        lab = Lab(tmp_path, films, tracking=store, storage=store)
+        search = lab.search()
+        assert search.end() == 1
+        assert search.text().count("\n") == 1
+        assert "MLflow's own" in search.text()
+        assert database.execute(ask).fetchall() == before
+    assert not lab.home.exists()
+    assert MlflowClient(store).get_experiment_by_name("pneumonia") is None
