@@ -30,12 +30,15 @@ def unusable(url: str, reason: str) -> StudyError:
     return StudyError(f"the study's database {url} cannot be used: {' '.join(reason.split())}")
 
 
-def check_url(url: str) -> None:
-    """Raises:
-    StudyError: `url` is none, holds a password, which MLflow and process lists would show, has no driver here, or
-        names a database in memory, which no other process sees.
+def check_url(url: str) -> tuple[URL, Dialect]:
+    """The parts of a URL, and the kind of database that it names.
+
+    Raises:
+        StudyError: `url` is none, holds a password, which MLflow and process lists would show, has no driver here, or
+            names a database in memory, which no other process sees.
     """
-    _dialect(_parsed(url), url)
+    parts = _parsed(url)
+    return parts, _dialect(parts, url)
 
 
 def holds_a_study(url: str) -> bool:
@@ -45,8 +48,7 @@ def holds_a_study(url: str) -> bool:
         StudyError: as `check_url`; a study cannot stand there, or the tables are another program's.
         SQLAlchemyError: the database does not answer.
     """
-    parts = _parsed(url)
-    dialect = _dialect(parts, url)
+    parts, dialect = check_url(url)
     if dialect.name == "sqlite":
         file = sqlite_file(parts)
         if not _to_be_written(file, url):
