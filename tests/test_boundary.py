@@ -12,7 +12,8 @@ import pytest
 from mlflow import MlflowClient
 
 from pneumonia import boundary
-from pneumonia.tracking import TrackingError
+from pneumonia.cli import runs
+from pneumonia.tracking import Tracker, TrackingError
 from tests.command import Lab
 
 META = "experiment_id: '{0}'\nname: old {0}\nlifecycle_stage: active\nartifact_location: mlruns/{0}\n"
@@ -162,3 +163,14 @@ def test_a_search_s_storage_is_refused_before_anything_is_written(store: str, fi
         assert database.execute(ask).fetchall() == before
     assert not lab.home.exists()
     assert MlflowClient(store).get_experiment_by_name("pneumonia") is None
+
+
+@pytest.mark.parametrize("name", ["mlflow.db", "elsewhere.db"])
+def test_the_next_commands_name_the_store_that_was_used_beside_old_runs(
+    name: str, old_runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = f"sqlite:///{old_runs / name}"
+    runs.next_commands("pneumonia", Tracker(uri), demo=True)
+    said = capsys.readouterr().err
+    assert f"MLFLOW_TRACKING_URI={uri} uv run mlflow models serve" in said
+    assert f"MLFLOW_TRACKING_URI={uri} uv run mlflow run" in said

@@ -189,10 +189,11 @@ def next_commands(name: str, tracker: "Tracker", demo: bool) -> None:
     from pneumonia.tracking import has_old_runs
 
     say("\nNext:")
-    served = is_served(tracker.uri)
-    if not served:
+    if not is_served(tracker.uri):
         say("  uv run pneumonia ui                                # compare runs in MLflow's UI")
-    where = "MLFLOW_TRACKING_URI=sqlite:///mlflow.db " if has_old_runs(Path("mlruns")) and not served else ""
+    # Beside old runs MLflow's own commands would look for a store there.
+    ours = tracker.uri.startswith("sqlite") and has_old_runs(Path("mlruns"))
+    where = f"MLFLOW_TRACKING_URI={tracker.uri} " if ours else ""
     say(f"  {where}uv run mlflow models serve -m models:/{name}@champion --env-manager local -p 5001")
     if demo:
         say(f"  {where}uv run mlflow run . --env-manager local --experiment-name pneumonia -P data=PATH/TO/chest_xray")
