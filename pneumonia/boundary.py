@@ -120,31 +120,56 @@ def _names_a_store() -> bool:
     return allowed or bool(os.environ.get("MLFLOW_TRACKING_URI"))
 
 
-def tracking() -> "tuple[Tracker, str, str | None]":
+def tracking(*, files: bool = True) -> "tuple[Tracker, str, str | None]":
     """The tracker, the experiment's name, and the run to adopt when `mlflow run` made one.
 
     MLFLOW_EXPERIMENT_NAME and MLFLOW_EXPERIMENT_ID name the experiment; where they name two, neither is taken.
-    """
-    from pneumonia.tracking import tracker_errors
 
+    Args:
+        files: whether the experiment's files are needed; then they must be where MLflow has them (see `places`).
+
+    Raises:
+        TrackingError: they are not, or the store cannot be reached.
+    """
     tracker = store()
     run_id = os.environ.pop("MLFLOW_RUN_ID", None)
+    experiment = _experiment(tracker, run_id)
+    if files:
+        check_files(tracker, experiment, adopted=run_id)
+    return tracker, experiment, run_id
+
+
+def check_files(tracker: "Tracker", experiment: str, *, adopted: str | None = None) -> None:
+    """Raises:
+    TrackingError: the files of the experiment were left behind when the project's folder was moved.
+    """
+    from pneumonia import places
+    from pneumonia.tracking import TrackingError, tracker_errors
+
+    with tracker_errors(tracker.uri):
+        said = places.left_behind(tracker.client, tracker.uri, experiment, adopted=adopted)
+    if said is not None:
+        raise TrackingError(f"{said}. Nothing was written")
+
+
+def _experiment(tracker: "Tracker", run_id: str | None) -> str:
+    from pneumonia.tracking import tracker_errors
+
     if run_id is not None:
         with tracker_errors(tracker.uri):
-            of = tracker.client.get_run(run_id).info.experiment_id
-            return tracker, tracker.client.get_experiment(of).name, run_id
+            return str(tracker.client.get_experiment(tracker.client.get_run(run_id).info.experiment_id).name)
     name, number = (os.environ.get(f"MLFLOW_EXPERIMENT_{what}") for what in ("NAME", "ID"))
-    if number:
-        found = tracker.experiment_name(number)
-        if found is None:
-            raise ValueError(f"MLFLOW_EXPERIMENT_ID is {number}, and the tracking store has no such experiment")
-        if name and name != found:
-            raise ValueError(
-                f"MLFLOW_EXPERIMENT_ID is {number}, which is {found!r}, but MLFLOW_EXPERIMENT_NAME is {name!r}: "
-                "unset one of them"
-            )
-        return tracker, found, None
-    return tracker, name or "pneumonia", None
+    if not number:
+        return name or "pneumonia"
+    found = tracker.experiment_name(number)
+    if found is None:
+        raise ValueError(f"MLFLOW_EXPERIMENT_ID is {number}, and the tracking store has no such experiment")
+    if name and name != found:
+        raise ValueError(
+            f"MLFLOW_EXPERIMENT_ID is {number}, which is {found!r}, but MLFLOW_EXPERIMENT_NAME is {name!r}: "
+            "unset one of them"
+        )
+    return found
 
 
 def films(data: str, *, need: Literal["train", "test"] = "train") -> "Index":

@@ -8,7 +8,7 @@ identifies the films.
 
 The rule: of the versions scored on these films, the one with the lowest log loss is the champion, and of equal ones the
 earliest. Versions that tell other classes apart do not compete. A version promoted by hand is outdone only by later
-versions.
+versions. A champion whose files cannot be read keeps its place until one is promoted by hand: a disk may be away.
 """
 
 import base64
@@ -28,17 +28,19 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from pneumonia import stress
+from pneumonia import places, stress
 from pneumonia.intervals import mean_error
 from pneumonia.layout import told_by_opacities
 from pneumonia.record import Record
+from pneumonia.sending import if_there, masked
+from pneumonia.sentence import first_line, shortened
 from pneumonia.served import CANONICAL, FilmError, decode, read_film
 from pneumonia.tracking import Tracker, reach
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 BY_HAND = "gate.by_hand"  # tag of a version promoted by hand: the highest version that was there
 CLASSES = "data.classes"
-UNUSABLE = "gate.unusable"  # tag of a champion that could not be scored when a candidate came
+UNUSABLE = "gate.unusable"  # tag of a version that could not be scored when a candidate came
 TIE = 1e-9  # log losses nearer than this are the same
 BATCH = 64
 
@@ -62,6 +64,10 @@ class Image(NamedTuple):
     film: int  # number of the film
     label: int  # 0 or 1
     data: str  # base64
+
+
+class Unreadable(OSError):
+    """A version's files are gone, or cannot be loaded; the sentence says which or why."""
 
 
 class FilmGone(ValueError):
@@ -158,10 +164,16 @@ def losses(uri: str, films: Validation) -> np.ndarray:
 
     Raises:
         FilmGone: a film is no longer there, or another one.
+        Unreadable: the model cannot be loaded.
     """
     with tempfile.TemporaryDirectory(prefix="pneumonia-gate-") as scratch:
-        folder = mlflow.artifacts.download_artifacts(uri, dst_path=scratch)
-        model = mlflow.pyfunc.load_model(folder)
+        try:
+            folder = mlflow.artifacts.download_artifacts(uri, dst_path=scratch)
+            model = mlflow.pyfunc.load_model(folder)
+        except Exception as error:  # a foreign flavour may raise anything
+            if _says_nothing(error):
+                raise
+            raise Unreadable(shortened(masked(first_line(error).replace(scratch, uri)), 200)) from error
         images, asked, answers = films.images(), [], []
         while batch := list(islice(images, BATCH)):
             answers.append(model.predict(pd.DataFrame({"image": [image.data for image in batch]}))["probability"])
@@ -192,19 +204,27 @@ def decide(tracker: Tracker, name: str, version: str, films: Validation) -> Verd
             return Verdict(name=name, version=version, alias=CHALLENGER, reason=reason)
         try:
             rival = _score(client, name, champion, films)
-        except Exception as error:  # its files are gone, or it is a model of another kind with errors of its own
+        except Unreadable as error:
             reach(tracker.uri)  # a store that is away says nothing about the version
-            if isinstance(error, MemoryError | FilmGone) or getattr(error, "errno", None) in (
-                errno.ENOSPC,
-                errno.EDQUOT,
-                errno.EIO,
-            ):
-                raise  # nor does this machine, nor a film
+            _again(client.set_registered_model_alias, name, CHALLENGER, version)
+            reason = (
+                f"the champion, version {champion}, cannot be read ({gone(tracker, name, champion) or error}), and is "
+                f"not replaced without being asked for: `{by_hand(name, version)}` does it"
+            )
+            return Verdict(name=name, version=version, alias=CHALLENGER, reason=reason)
+        except Exception as error:  # it is a model of another kind with errors of its own
+            reach(tracker.uri)
+            if _says_nothing(error):
+                raise
             notes.append(f"the champion of before, version {champion}, cannot be scored ({type(error).__name__})")
             _again(client.set_model_version_tag, name, champion, UNUSABLE, "true")
     best = version
     for _ in range(20):
         best = _best(client, name, tag) or version
+        if best not in (version, champion) and (said := gone(tracker, name, best)) is not None:
+            notes.append(f"version {best}, which was better, cannot be read ({said})")
+            _again(client.set_model_version_tag, name, best, UNUSABLE, "true")
+            continue
         if champion_of(client, name) != best:
             _again(client.set_registered_model_alias, name, CHAMPION, best)
             continue
@@ -216,6 +236,28 @@ def decide(tracker: Tracker, name: str, version: str, films: Validation) -> Verd
         return Verdict(name=name, version=version, alias=CHAMPION, reason=reason)
     _again(client.set_registered_model_alias, name, CHALLENGER, version)
     return Verdict(name=name, version=version, alias=CHALLENGER, reason=reason)
+
+
+def _says_nothing(error: Exception) -> bool:
+    """Whether an error is this machine's, or a film's, and says nothing about the version that was being scored."""
+    ours = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+    return isinstance(error, MemoryError | FilmGone) or getattr(error, "errno", None) in ours
+
+
+def gone(tracker: Tracker, name: str, version: str) -> str | None:
+    """What is missing of a version's files, as far as they are on this machine, and how to mend it; None where nothing
+    is.
+    """
+    location = if_there(lambda: tracker.client.get_model_version_download_uri(name, version))
+    if location is None:
+        return "the store no longer knows where its files are"
+    said = places.missing(location, tracker.uri)
+    return None if said is None else f"its files were put in {location}, and {said}"
+
+
+def by_hand(name: str, version: str) -> str:
+    """The command that makes a version the champion."""
+    return f"pneumonia promote {version}" + ("" if name == "pneumonia" else f" --name {name}")
 
 
 def drop_challenger(client: MlflowClient, name: str, version: str) -> None:

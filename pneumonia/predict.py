@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 from tqdm import tqdm
 
+from pneumonia import places
 from pneumonia.calibration import Calibration
 from pneumonia.data import FILMS, REFUSED
 from pneumonia.sending import masked
@@ -61,12 +62,16 @@ def load(model_uri: str) -> Model:
             f"there is no model at {model_uri}: looked for a folder with the file MLmodel; "
             "a registered model is written models:/pneumonia@champion, models:/pneumonia/3 or runs:/RUN/model"
         )
+    place, gone = None, None
     with tempfile.TemporaryDirectory(prefix="pneumonia-model-") as scratch:
         try:
+            if remote:
+                place = places.model_files(model_uri, mlflow.MlflowClient())
+                gone = None if place is None else places.missing(place, mlflow.get_tracking_uri())
             folder = Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=scratch) if remote else model_uri)
             pyfunc = mlflow.pyfunc.load_model(str(folder))
         except Exception as error:  # a foreign flavour may raise anything
-            said = shortened(masked(first_line(error)), 300)
+            said = gone or shortened(masked(first_line(error).replace(scratch, place or model_uri)), 300)
             raise ModelError(f"the model {model_uri} cannot be loaded: {said}") from error
         settings = folder / "artifacts" / "package" / "package.json"
         if not settings.is_file():

@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from pneumonia import gate
-from pneumonia.gate import BY_HAND, CHAMPION, UNUSABLE, FilmGone, Verdict, champion_of, drop_challenger
+from pneumonia.gate import BY_HAND, CHAMPION, UNUSABLE, FilmGone, Verdict, by_hand, champion_of, drop_challenger, gone
 from pneumonia.record import Record, records, write_json
 from pneumonia.report import card
 from pneumonia.sending import if_there, masked, sent, sent_to, unsent
@@ -145,11 +145,24 @@ def version_of(tracker: Tracker, uri: str, model_id: str | None) -> ModelVersion
         return next((v for v in versions if v.source == f"models:/{model_id}"), None)  # v.model_id is None from sqlite
 
 
+def champion_gone(tracker: Tracker, name: str) -> str | None:
+    """A sentence on a champion whose files are gone, and on what follows; None where all is well."""
+    with tracker_errors(tracker.uri):
+        champion = champion_of(tracker.client, name)
+        said = None if champion is None else gone(tracker, name, champion)
+    if said is None:
+        return None
+    return (
+        f"the champion, {name} version {champion}, cannot be read: {said}. A model that is registered meanwhile "
+        f"becomes challenger, not champion, unless you promote it (`{by_hand(name, 'VERSION')}`)"
+    )
+
+
 def promote(tracker: Tracker, name: str, version: str) -> str:
     """Makes `version` the champion whatever its score; only later versions can outdo it. Returns what was done.
 
     Raises:
-        RegistryError: there is no such model or version.
+        RegistryError: there is no such model or version, or its files are gone.
     """
     client = tracker.client
     with tracker_errors(tracker.uri):
@@ -159,6 +172,8 @@ def promote(tracker: Tracker, name: str, version: str) -> str:
             there = [str(v.version) for v in client.search_model_versions(f"name = '{name}'")]
             listed = ", ".join(sorted(there, key=int)) or "none"
             raise RegistryError(f"{name} has no version {version}; versions there: {listed}") from error
+        if (said := gone(tracker, name, version)) is not None:
+            raise RegistryError(f"{name} version {version} cannot be promoted: {said}")
         before = champion_of(client, name)
         newest = max(int(v.version) for v in client.search_model_versions(f"name = '{name}'"))
         client.set_model_version_tag(name, version, BY_HAND, f"{newest} {time.time():.3f}")

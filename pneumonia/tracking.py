@@ -121,9 +121,13 @@ class Tracker:
             return False
         return True
 
+    def waiting(self, home: Path) -> list[Record]:
+        """The records under `home` that have something for this store."""
+        return [r for r in records(home / "records") if unsent(r) and sent_to(r) in (None, masked(self.uri))]
+
     def sync(self, home: Path) -> tuple[list[Record], list[Record]]:
         """Sends every record under `home` that is not wholly sent: those sent, and those still to be sent."""
-        waiting = [r for r in records(home / "records") if unsent(r) and sent_to(r) in (None, masked(self.uri))]
+        waiting = self.waiting(home)
         done: list[Record] = []
         try:
             if waiting:

@@ -59,7 +59,7 @@ def stand_ins(tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     def losses(uri: str, films: Validation) -> np.ndarray:
         if uri not in scores:
-            raise FileNotFoundError(uri)
+            raise KeyError("probability")  # as of a model that is not this program's
         return np.full(2, scores[uri])
 
     monkeypatch.setattr(gate, "losses", losses)
@@ -258,13 +258,42 @@ def test_a_film_that_goes_while_models_are_scored_is_named(copy_trained: Callabl
         next(films.images())
 
 
-def test_a_champion_without_its_files_is_named_and_replaced(tracker: Tracker, register: Register) -> None:
+def test_a_champion_without_its_files_is_named_and_replaced_only_by_hand(tracker: Tracker, register: Register) -> None:
+    register("good", bias=2.0)
+    folder = tracker.client.get_model_version_download_uri(NAME, "1")
+    shutil.rmtree(folder)
+    verdict = register("better", bias=0.0)
+    assert verdict.alias == CHALLENGER
+    assert "the champion, version 1, cannot be read" in verdict.reason
+    assert folder in verdict.reason
+    assert "`pneumonia promote 2`" in verdict.reason
+    assert "\n" not in verdict.line()
+    assert aliases(tracker) == {CHAMPION: "1", CHALLENGER: "2"}
+    assert register("later", bias=1.0).alias == CHALLENGER
+    assert promote(tracker, NAME, "2") == "pneumonia version 2 is champion by hand (it was version 1)"
+    assert register("worse", bias=3.0).alias == CHALLENGER
+    assert aliases(tracker) == {CHAMPION: "2", CHALLENGER: "4"}
+
+
+def test_a_champion_that_lost_one_file_stays_and_comes_back_with_it(tracker: Tracker, register: Register) -> None:
     register("good", bias=0.0)
+    folder = Path(tracker.client.get_model_version_download_uri(NAME, "1"))
+    away = (folder / "MLmodel").rename(folder.parent / "MLmodel")
+    verdict = register("worse", bias=2.0)
+    assert (verdict.alias, aliases(tracker)[CHAMPION]) == (CHALLENGER, "1")
+    assert "pneumonia-gate-" not in verdict.reason  # our scratch folder
+    away.rename(folder / "MLmodel")
+    assert "of version 1" in register("worst", bias=3.0).reason
+    assert aliases(tracker)[CHAMPION] == "1"
+
+
+def test_a_version_without_its_files_does_not_come_back(tracker: Tracker, register: Register) -> None:
+    register("good", bias=0.0)
+    tracker.client.delete_registered_model_alias(NAME, CHAMPION)
     shutil.rmtree(tracker.client.get_model_version_download_uri(NAME, "1"))
     verdict = register("worse", bias=2.0)
-    assert verdict.alias == CHAMPION
-    assert "version 1, cannot be scored" in verdict.reason
-    assert aliases(tracker)[CHAMPION] == "2"
+    assert (verdict.alias, aliases(tracker)) == (CHAMPION, {CHAMPION: "2"})
+    assert "version 1, which was better, cannot be read" in verdict.reason
 
 
 def test_a_champion_that_is_no_model_of_this_program_is_named_and_replaced(
@@ -421,7 +450,7 @@ def test_promotion_forgives_a_version_that_could_not_be_scored(
     first = stand_ins(None)
     tracker.client.set_registered_model_alias(NAME, CHAMPION, first)
     second = stand_ins(0.5)
-    assert f"version {first}, cannot be scored (FileNotFoundError)" in gate.decide(tracker, NAME, second, FILMS).reason
+    assert f"version {first}, cannot be scored (KeyError)" in gate.decide(tracker, NAME, second, FILMS).reason
     promote(tracker, NAME, first)
     monkeypatch.setattr(gate, "losses", lambda uri, films: np.full(2, 0.5 if uri.endswith("1") else 0.6))
     assert gate.decide(tracker, NAME, stand_ins(0.6), FILMS).alias == CHALLENGER

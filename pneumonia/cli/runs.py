@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pneumonia.boundary import FAILED, boundary, cores, films, home, link, report_run, say, say_link, store, tracking
+from pneumonia.boundary import (
+    FAILED,
+    boundary,
+    check_files,
+    cores,
+    films,
+    home,
+    link,
+    report_run,
+    say,
+    say_link,
+    store,
+    tracking,
+)
 from pneumonia.config import SearchConfig, TrainConfig
 from pneumonia.options import Open, as_json, data_option, gallery_option, given, settings
 from pneumonia.ui import is_served
@@ -31,12 +44,16 @@ def search(as_json: bool, **values: Any) -> None:
             check(config.storage, config.study)
         tracker, experiment, run_id = tracking()
         experiment_id = tracker.experiment_id(experiment)  # a server that is away is told of before anything slow
+        model_name = "pneumonia-demo" if demo else "pneumonia"
 
+        from pneumonia import registry
         from pneumonia import search as searching
         from pneumonia.progress import SearchBar, TrainBar, closing
         from pneumonia.tracking import source_tags
         from pneumonia.ui import address, view_link
 
+        if (said := registry.champion_gone(tracker, model_name)) is not None:
+            say(said)
         index = films(config.data)
         config = config.for_data(cores=cores(), films=len(index.only("train")))
         bar, trainer = SearchBar(), TrainBar()
@@ -49,7 +66,7 @@ def search(as_json: bool, **values: Any) -> None:
                 experiment=experiment,
                 run_id=run_id,
                 tags=source_tags(),
-                model_name="pneumonia-demo" if demo else "pneumonia",
+                model_name=model_name,
                 on_progress=bar,
                 on_step=trainer.on_step,
                 on_epoch=trainer.on_epoch,
@@ -170,6 +187,8 @@ def sync() -> None:
 
         tracker = store()
         close_dead(home())
+        for experiment in sorted({record.run.experiment for record in tracker.waiting(home())}):
+            check_files(tracker, experiment)
         sent, left = tracker.sync(home())
         say(f"{len(sent)} runs sent, {len(left)} still to be sent")
         for record in sent[-1:]:

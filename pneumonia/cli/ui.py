@@ -15,13 +15,16 @@ def ui(host: str, port: int) -> None:
     Where MLFLOW_TRACKING_URI names a server, that one has the UI, and its address is all that is printed.
     """
     with boundary():
+        from pneumonia import places
         from pneumonia import ui as serving
 
-        tracker, experiment, _ = tracking()
+        tracker, experiment, _ = tracking(files=False)
         if not (served := serving.is_served(tracker.uri)):
             port = serving.free_port(host, port)
         # Made by us, before the server looks: it would give the experiments that it makes another place for files.
         experiment_id = tracker.experiment_id(experiment)
+        if (said := places.left_behind(tracker.client, tracker.uri, experiment)) is not None:
+            say(f"warning: {said}")
         at = serving.address(tracker.uri, host=host, port=port)
         if served:
             say("MLFLOW_TRACKING_URI names a server, which has the UI already:")
