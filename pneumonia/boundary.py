@@ -27,6 +27,7 @@ def boundary(*, resumes: bool = False) -> Iterator[None]:
     """Signals are caught, and errors become one sentence and an exit code; `resumes`: the command goes on where it
     was stopped when it is typed again.
     """
+    from pneumonia.caller import go_there
     from pneumonia.stop import Interrupted, Stop, follow_mlflow_run
 
     stop = Stop()
@@ -34,6 +35,7 @@ def boundary(*, resumes: bool = False) -> Iterator[None]:
     adopted = os.environ.get("MLFLOW_RUN_ID")
     if adopted is not None:
         follow_mlflow_run()
+        go_there()
     try:
         yield
     except Interrupted as event:
@@ -86,7 +88,13 @@ def mlflow_defaults() -> None:
 
 
 def home() -> Path:
-    return Path(os.environ.get("PNEUMONIA_HOME", ".pneumonia")).absolute()
+    """PNEUMONIA_HOME, or the folder for the tracking store among the user's data (see `homes`)."""
+    from pneumonia import homes
+    from pneumonia.caller import located
+    from pneumonia.tracking import default_uri
+
+    given = os.environ.get("PNEUMONIA_HOME")
+    return Path(located(given)).absolute() if given else homes.of(default_uri())
 
 
 def cores() -> int:
@@ -175,11 +183,14 @@ def _experiment(tracker: "Tracker", run_id: str | None) -> str:
 def films(data: str, *, need: Literal["train", "test"] = "train") -> "Index":
     """The index of a folder, a manifest, or the synthetic films, which are drawn when they are not there."""
     from pneumonia import synthetic
+    from pneumonia.caller import located, looked_in
     from pneumonia.data import require, scan
 
     if not data.strip():
         raise ValueError("data is empty: give a folder, a manifest, or the word synthetic")
-    folder = synthetic.write(home() / "synthetic", progress=True) if data == "synthetic" else Path(data)
+    folder = synthetic.write(home() / "synthetic", progress=True) if data == "synthetic" else Path(located(data))
+    if not os.path.exists(folder):
+        raise ValueError(f"looked for a folder or a manifest of films, and there is nothing at {looked_in(data)}")
     index = scan(folder, progress=True)
     require(index, need)
     if need == "train":

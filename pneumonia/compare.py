@@ -1,5 +1,6 @@
 """Scores the same validation films with several models, and logs how they compare."""
 
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pneumonia import plots, predict, recipes
+from pneumonia import plots, predict, recipes, words
 from pneumonia.comparison import SCORES, Comparison, assess
 from pneumonia.data import Index
 from pneumonia.logged import Logged, by_seed, is_of_seeds, logged_by
@@ -23,12 +24,12 @@ RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def named(texts: Sequence[str]) -> list[str]:
-    """The models that texts name: each may hold several, with spaces or commas between them.
+    """The models that texts name: each may hold several (see `words`).
 
     Raises:
         ValueError: fewer than two, or one twice.
     """
-    found = [name for text in texts for name in ([text] if Path(text).exists() else re.split(r"[\s,]+", text)) if name]
+    found = words.split(texts, os.path.exists)
     twice = sorted({name for name in found if found.count(name) > 1})
     if twice:
         raise ValueError(f"{twice[0]} is named twice")

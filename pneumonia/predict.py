@@ -59,7 +59,7 @@ def load(model_uri: str) -> Model:
     remote = re.match(r"\w[\w+.-]+:/", model_uri)  # two letters or more: C:/ is a folder
     if not remote and not (Path(model_uri) / "MLmodel").is_file():
         raise ModelError(
-            f"there is no model at {model_uri}: looked for a folder with the file MLmodel; "
+            f"there is no model at {os.path.abspath(model_uri)}: looked for a folder with the file MLmodel; "
             "a registered model is written models:/pneumonia@champion, models:/pneumonia/3 or runs:/RUN/model"
         )
     place, gone = None, None
@@ -88,6 +88,13 @@ def load(model_uri: str) -> Model:
     )
 
 
+def is_there(text: str) -> bool:
+    """Whether an input names anything: a file, a folder, or a pattern that matches one."""
+    if os.path.exists(os.path.expanduser(text)):
+        return True
+    return glob.has_magic(text) and next(glob.iglob(os.path.expanduser(text), recursive=True), None) is not None
+
+
 def films(inputs: Sequence[str]) -> list[Path]:
     """The films that files, folders (with all below) and globs (`**` too) name, each once, in a stable order.
 
@@ -100,16 +107,16 @@ def films(inputs: Sequence[str]) -> list[Path]:
     found: dict[str, Path] = {}
     for text in inputs:
         path = Path(text).expanduser()
-        if path.is_dir():
+        if os.path.isdir(path):  # where Path.is_dir() raises for a name that is too long
             taken = list(_below(path))
-        elif path.exists():
+        elif os.path.exists(path):
             taken = [path]
         else:
             matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
             matches = [match for match in matches if "__MACOSX" not in match.parts]
             taken = [film for match in matches for film in (_below(match) if match.is_dir() else _images([match]))]
             if not matches:
-                raise ValueError(f"{text} is no file, no folder and no pattern that matches any")
+                raise ValueError(f"{os.path.abspath(path)} is no file, no folder and no pattern that matches any")
         for film in taken:
             found.setdefault(os.path.realpath(film), film)
     if not found:

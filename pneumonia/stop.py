@@ -168,9 +168,14 @@ def _up_to_mlflow_run() -> list[psutil.Process]:
         except psutil.Error:
             return []
         found.append(ancestor)
-        if "run" in command and any(os.path.basename(word).startswith("mlflow") for word in command):
+        if is_mlflow_run(command):
             return found
     return []
+
+
+def is_mlflow_run(command: list[str]) -> bool:
+    """Whether the words of a process's command line are those of `mlflow run`."""
+    return "run" in command and any(os.path.basename(word).startswith("mlflow") for word in command)
 
 
 def _lives(process: psutil.Process) -> bool:

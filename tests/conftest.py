@@ -48,6 +48,15 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault(name, value)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def user_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the program keeps its homes while the tests run: not among the data of who runs them."""
+    folder = tmp_path_factory.mktemp("user-data")
+    os.environ["XDG_DATA_HOME"] = str(folder)
+    os.environ.pop("PNEUMONIA_HOME", None)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of drawn films in the real layout: 64 for training and validation, 16 for testing."""

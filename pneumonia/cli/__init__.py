@@ -15,8 +15,9 @@ def cli() -> None:
     """Chest X-rays to a pneumonia classifier: searched for, tracked, evaluated, registered, served.
 
     Runs and models are looked for where MLFLOW_TRACKING_URI says (default: mlflow.db in this folder).
-    What the program keeps, such as decoded films and unfinished searches, stands in .pneumonia
-    (PNEUMONIA_HOME moves it). For research and teaching; not a medical device.
+    What the program keeps, such as decoded films and unfinished searches, stands in a folder for each
+    such store among your data, on Linux in ~/.local/share/pneumonia (PNEUMONIA_HOME names another), or in
+    the .pneumonia of an earlier version in this folder. For research and teaching; not a medical device.
     """
 
 

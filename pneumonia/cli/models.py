@@ -27,13 +27,16 @@ def evaluate(model: str | None, data: str | None, prevalences: tuple[float, ...]
     """Score the test films for a model: metrics with 95% intervals, a report, predictions. Opens the test split."""
     with boundary():
         from pneumonia import evaluate as evaluating
+        from pneumonia.caller import located
         from pneumonia.sending import sent
         from pneumonia.tracking import source_tags
 
         tracker, experiment, run_id = tracking()
         index = films("synthetic" if data is None else data, need="test")
         record, evaluation = evaluating.evaluate_and_record(
-            model or f"models:/{'pneumonia-demo' if data in (None, 'synthetic') else 'pneumonia'}@champion",
+            located(model)
+            if model
+            else f"models:/{'pneumonia-demo' if data in (None, 'synthetic') else 'pneumonia'}@champion",
             index,
             home=home(),
             tracker=tracker,
@@ -67,13 +70,14 @@ def compare(models: tuple[str, ...], data: str | None, as_json: bool) -> None:
     """
     with boundary():
         from pneumonia import compare as comparing
+        from pneumonia.caller import located
         from pneumonia.sending import sent
         from pneumonia.tracking import source_tags
 
-        comparing.named(models)  # before any film is read
+        names = [located(name) for name in comparing.named(models)]  # before any film is read
         tracker, experiment, run_id = tracking()
         record, comparison = comparing.compare_and_record(
-            models,
+            names,
             films("synthetic" if data is None else data),
             home=home(),
             tracker=tracker,
@@ -98,15 +102,21 @@ def compare(models: tuple[str, ...], data: str | None, as_json: bool) -> None:
 @click.option("--model", default="models:/pneumonia@champion", show_default=True, help="a model URI or folder")
 @click.option("--output", "-o", type=click.Path(path_type=Path), default=None, help=".csv or .jsonl [standard output]")
 def predict(inputs: tuple[str, ...], model: str, output: Path | None) -> None:
-    """A row a film for films, folders or globs; exit code 1 if any film failed (its error stands in the row)."""
+    """A row a film for films, folders or globs; exit code 1 if any film failed (its error stands in the row).
+
+    One INPUT may hold several, with spaces or commas between them, as an MLflow parameter has to.
+    """
     with boundary():
         from pneumonia import predict as predicting
+        from pneumonia import words
+        from pneumonia.caller import located
 
         store()
         if output is not None:
             predicting.check_output(output)
-        paths = predicting.films(inputs)
-        table = predicting.predict(predicting.load(model), paths, progress=sys.stderr.isatty())
+        names = words.split(inputs, lambda text: predicting.is_there(located(text, predicting.is_there)))
+        paths = predicting.films([located(name, predicting.is_there) for name in names])
+        table = predicting.predict(predicting.load(located(model)), paths, progress=sys.stderr.isatty())
         predicting.write(table, output)
         failed = int((table["error"] != "").sum())
         if output is not None:

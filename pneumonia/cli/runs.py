@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +39,15 @@ def search(as_json: bool, **values: Any) -> None:
     with boundary(resumes=True):
         config = SearchConfig(**given(**values))
         demo = config.data == "synthetic"
-        if config.storage is not None:
+        if (storage := config.storage) is not None:
+            from pneumonia.caller import located
             from pneumonia.search import check  # seconds, so not for those who need none
 
-            check(config.storage, config.study)
+            driver, _, path = storage.partition(":///")
+            if path and driver.startswith("sqlite"):
+                storage = f"{driver}:///{located(path)}"
+                config = replace(config, storage=storage)
+            check(storage, config.study)
         tracker, experiment, run_id = tracking()
         experiment_id = tracker.experiment_id(experiment)  # a server that is away is told of before anything slow
         model_name = "pneumonia-demo" if demo else "pneumonia"
@@ -205,9 +211,19 @@ def len_val(index: "Index") -> int:
 
 
 def next_commands(name: str, tracker: "Tracker", demo: bool) -> None:
+    from pneumonia.caller import typed_in
     from pneumonia.tracking import has_old_runs
 
     say("\nNext:")
+    if typed_in() is not None:  # `uv run` would know nothing of the project there
+        if not is_served(tracker.uri):
+            say("  mlflow ui                                          # compare runs in MLflow's UI")
+        say(f"  mlflow models serve -m models:/{name}@champion --env-manager local -p 5001")
+        if demo:
+            say("  mlflow run PROJECT --env-manager local --experiment-name pneumonia -P data=PATH/TO/chest_xray")
+        else:
+            say(f"  mlflow run PROJECT -e evaluate -P model=models:/{name}@champion -P data=PATH/TO/chest_xray")
+        return
     if not is_served(tracker.uri):
         say("  uv run pneumonia ui                                # compare runs in MLflow's UI")
     # Beside old runs MLflow's own commands would look for a store there.
