@@ -245,13 +245,13 @@ def _says_nothing(error: Exception) -> bool:
 
 
 def gone(tracker: Tracker, name: str, version: str) -> str | None:
-    """What is missing of a version's files, as far as they are on this machine, and how to mend it; None where nothing
-    is.
+    """What is missing of a version's files, and how to mend it; None where nothing is, or where the store, and so
+    perhaps the files, is not on this machine.
     """
     location = if_there(lambda: tracker.client.get_model_version_download_uri(name, version))
     if location is None:
         return "the store no longer knows where its files are"
-    said = places.missing(location, tracker.uri)
+    said = places.missing(location, tracker.uri) if places.on_this_machine(tracker.uri) else None
     return None if said is None else f"its files were put in {location}, and {said}"
 
 

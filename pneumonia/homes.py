@@ -13,12 +13,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import platformdirs
-import sqlalchemy
 from filelock import FileLock
 
 from pneumonia import caller, places
 from pneumonia.record import read_json, records, write_json
-from pneumonia.sending import masked, sent_to
+from pneumonia.sending import sent_to
 
 OLD = ".pneumonia"  # in the folder of the command, until 0.2
 NOTE = "store.json"  # says whose home a folder is
@@ -32,7 +31,7 @@ def of(uri: str) -> Path:
     """
     if (old := _old(uri)) is not None:
         return old
-    mine = {"store": address(uri), "born": _born(uri)}
+    mine = {"store": places.address(uri), "born": _born(uri)}
     folder = platformdirs.user_data_path("pneumonia", appauthor=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,21 +42,6 @@ def of(uri: str) -> Path:
             f"{folder}, for what the program keeps, cannot be used ({error.strerror or error}): "
             "set PNEUMONIA_HOME to a folder that can"
         ) from error
-
-
-def address(uri: str) -> str:
-    """A tracking store's address, the same however it is written; without user and password."""
-    local = places.database(uri) or places.local(uri)
-    if local is not None:
-        return str(local.resolve())
-    if uri.startswith(("http://", "https://")):
-        parts = urlsplit(uri)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}{parts.path.rstrip('/')}"
-    try:
-        url = sqlalchemy.make_url(uri)
-    except sqlalchemy.exc.ArgumentError:  # databricks and the like
-        return masked(uri)
-    return f"{url.get_backend_name()}://{(url.host or '').lower()}:{url.port or ''}/{url.database or ''}"
 
 
 def _found(folder: Path, mine: dict[str, Any]) -> Path | None:
@@ -117,8 +101,8 @@ def _old(uri: str) -> Path | None:
         return here
     project = caller.PROJECT / OLD
     if caller.typed_in() is not None and _is_home(project):
-        of_store = (sent_to(record) == masked(uri) for record in records(project / "records"))
-        return project if any(of_store) else None
+        stores = {store for record in records(project / "records") if (store := sent_to(record)) is not None}
+        return project if places.address(uri) in map(places.address, stores) else None
     return None
 
 

@@ -6,6 +6,7 @@ MLflow's database holds the places of files as absolute paths, so a project fold
 import shlex
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import sqlalchemy
 from mlflow import MlflowClient
@@ -14,6 +15,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.models_artifact_repo import ModelsArtifactRepository
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
+
+from pneumonia.sending import masked
 
 
 def local(location: str) -> Path | None:
@@ -34,6 +37,25 @@ def database(uri: str) -> Path | None:
         name = sqlalchemy.make_url(uri).database
         return None if name in (None, "", ":memory:") else Path(name)
     return None
+
+
+def on_this_machine(uri: str) -> Path | None:
+    """The file or folder of a tracking store that is one on this machine; None for a server or its like."""
+    return database(uri) or local(uri)
+
+
+def address(uri: str) -> str:
+    """A tracking store's address, the same however it is written; without user and password."""
+    if (here := on_this_machine(uri)) is not None:
+        return str(here.resolve())
+    if uri.startswith(("http://", "https://")):
+        parts = urlsplit(uri)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}{parts.path.rstrip('/')}"
+    try:
+        url = sqlalchemy.make_url(uri)
+    except sqlalchemy.exc.ArgumentError:  # databricks and the like
+        return masked(uri)
+    return f"{url.get_backend_name()}://{(url.host or '').lower()}:{url.port or ''}/{url.database or ''}"
 
 
 def missing(location: str, uri: str) -> str | None:
@@ -58,7 +80,7 @@ def left_behind(client: MlflowClient, uri: str, name: str, *, adopted: str | Non
     Args:
         adopted: a run that has only just been made, by `mlflow run`.
     """
-    store = database(uri) or local(uri)
+    store = on_this_machine(uri)
     if store is None or not store.exists() or (experiment := client.get_experiment_by_name(name)) is None:
         return None
     said, path = missing(experiment.artifact_location, uri), local(experiment.artifact_location)
@@ -77,7 +99,7 @@ def left_behind(client: MlflowClient, uri: str, name: str, *, adopted: str | Non
 
 def _moved(path: Path, uri: str) -> tuple[Path, Path] | None:
     """Of a path that is not there but has its like beside the store's own file: what is missing, and its like."""
-    if (store := database(uri) or local(uri)) is None:
+    if (store := on_this_machine(uri)) is None:
         return None
     beside, parts = store.absolute().parent, path.parts
     for start in range(1, len(parts) - 1):

@@ -14,7 +14,7 @@ from pneumonia import gate
 from pneumonia.gate import BY_HAND, CHAMPION, UNUSABLE, FilmGone, Verdict, by_hand, champion_of, drop_challenger, gone
 from pneumonia.record import Record, records, write_json
 from pneumonia.report import card
-from pneumonia.sending import if_there, masked, sent, sent_to, unsent
+from pneumonia.sending import if_there, sent, unsent
 from pneumonia.tracking import Tracker, tracker_errors
 
 VERSION = "model.version"  # tag of an evaluation: name/number of the version that it was of
@@ -51,7 +51,7 @@ def catch_up(tracker: Tracker, home: Path) -> tuple[list[Verdict], list[str]]:
 
     Returns what became of the models, and a line for each that cannot be registered.
     """
-    here = [r for r in records(home / "records") if sent_to(r) == masked(tracker.uri)]
+    here = [r for r in records(home / "records") if tracker.has(r)]
     waiting = [r for r in here if is_waiting(r)]
     verdicts, missed = [], []
     for record in waiting:

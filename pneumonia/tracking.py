@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from pneumonia import sending
 from pneumonia.asking import TrackingError as TrackingError  # for those who send, and do not ask
 from pneumonia.asking import reach as reach
+from pneumonia.places import address
 from pneumonia.record import Record, records, write_json
 from pneumonia.sending import DROPPED, experiment_there, if_there, masked, sent, sent_to, unsent
 from pneumonia.sentence import first_line, shortened
@@ -83,6 +84,11 @@ class Tracker:
             found = if_there(lambda: self.client.get_experiment(experiment_id))
         return None if found is None else str(found.name)
 
+    def has(self, record: Record) -> bool:
+        """Whether a record was sent to this store, whose address may have been another then: its folder was moved."""
+        there = sent_to(record)
+        return there is not None and (there == masked(self.uri) or address(there) == address(self.uri))
+
     def send(self, record: Record) -> str:
         """Makes the MLflow run say what the record says, and returns the run's id.
 
@@ -90,7 +96,7 @@ class Tracker:
             TrackingError: the store did not take it; what it took is remembered, the rest stays to be sent.
         """
         with tracker_errors(self.uri), FileLock(record.folder / "send.lock", timeout=LOCK_SECONDS):
-            if sent_to(record) not in (None, masked(self.uri)):
+            if sent_to(record) is not None and not self.has(record):
                 raise TrackingError(f"{record.folder} belongs to the tracking store {sent_to(record)}")
             self._measure(record)
             with nullcontext() if self.uri.startswith("http") else held():
@@ -123,7 +129,7 @@ class Tracker:
 
     def waiting(self, home: Path) -> list[Record]:
         """The records under `home` that have something for this store."""
-        return [r for r in records(home / "records") if unsent(r) and sent_to(r) in (None, masked(self.uri))]
+        return [r for r in records(home / "records") if unsent(r) and (sent_to(r) is None or self.has(r))]
 
     def sync(self, home: Path) -> tuple[list[Record], list[Record]]:
         """Sends every record under `home` that is not wholly sent: those sent, and those still to be sent."""

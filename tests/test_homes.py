@@ -108,7 +108,7 @@ def test_under_mlflow_run_the_project_s_old_home_stays_for_its_store(
     shutil.copytree(home, project / ".pneumonia")
     monkeypatch.setattr(caller, "PROJECT", project)
     monkeypatch.setattr(caller, "typed_in", lambda: Path.cwd())
-    assert homes.of("http://lab:5000") == project / ".pneumonia"
+    assert homes.of("http://lab:5000") == homes.of("http://lab:5000/") == project / ".pneumonia"
     assert homes.of("http://lab:5001") != project / ".pneumonia"
     monkeypatch.setattr(caller, "typed_in", lambda: None)
     assert homes.of("http://lab:5000") != project / ".pneumonia"

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 
 from pneumonia import places, predict
 from pneumonia.cli import cli
+from pneumonia.gate import gone
 from pneumonia.record import Record
 from pneumonia.registry import RegistryError, champion_gone, enter, promote
 from pneumonia.tracking import Tracker
@@ -187,3 +188,26 @@ def test_sync_sends_nothing_into_a_project_that_was_moved(
     assert f"`ln -s {moved} " in result.stderr
     project.symlink_to(moved)
     assert CliRunner().invoke(cli, ["sync"]).stderr.startswith("1 runs sent, 0 still to be sent")
+
+
+def test_what_was_half_sent_before_a_project_was_moved_is_sent_then(
+    project: Path, home: Path, new_record: Callable[..., Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = new_record()
+    run_id = Tracker(store()).send(record)
+    record.finish("COMPLETE")
+    moved = go(project.rename(tmp_path / "moved"), monkeypatch)
+    project.symlink_to(moved)
+    assert Tracker(store()).sync(home) == ([record], [])
+    assert MlflowClient(store()).get_run(run_id).info.status == "FINISHED"
+
+
+def test_a_server_s_version_is_promoted_where_its_files_cannot_be_seen() -> None:
+    """They may stand on the server's disk alone."""
+
+    class Client:
+        def get_model_version_download_uri(self, name: str, version: str) -> str:
+            return "/srv/none/mlruns/1/models/m-1/artifacts"
+
+    assert gone(Tracker("http://lab:5000", _client=Client()), "pneumonia", "1") is None  # type: ignore[arg-type]
+    assert gone(Tracker(store(), _client=Client()), "pneumonia", "1") is not None  # type: ignore[arg-type]
