@@ -190,7 +190,7 @@ def films(data: str, *, need: Literal["train", "test"] = "train") -> "Index":
         raise ValueError("data is empty: give a folder, a manifest, or the word synthetic")
     folder = synthetic.write(home() / "synthetic", progress=True) if data == "synthetic" else Path(located(data))
     if not os.path.exists(folder):
-        raise ValueError(f"looked for a folder or a manifest of films, and there is nothing at {looked_in(data)}")
+        raise ValueError(f"looked for a folder of films or a manifest, and there is nothing at {looked_in(data)}")
     index = scan(folder, progress=True)
     require(index, need)
     if need == "train":
@@ -211,10 +211,12 @@ def link(record: "Record", tracker: "Tracker") -> str | None:
 
 def say_link(what: str, link: str | None, tracker: "Tracker") -> None:
     """Says where the UI shows `what`, and, where the store has no server, which command makes it do so."""
+    from pneumonia.caller import typed_in
     from pneumonia.ui import is_served
 
     if link is not None:
-        say(f"{what}: {link}" + ("" if is_served(tracker.uri) else "    once `uv run pneumonia ui` runs"))
+        ui = "uv run pneumonia ui" if typed_in() is None else "mlflow ui"
+        say(f"{what}: {link}" + ("" if is_served(tracker.uri) else f"    once `{ui}` runs"))
 
 
 def report_run(record: "Record", tracker: "Tracker", as_json: bool) -> None:

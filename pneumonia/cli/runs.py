@@ -43,9 +43,10 @@ def search(as_json: bool, **values: Any) -> None:
             from pneumonia.caller import located
             from pneumonia.search import check  # seconds, so not for those who need none
 
-            driver, _, path = storage.partition(":///")
-            if path and driver.startswith("sqlite"):
-                storage = f"{driver}:///{located(path)}"
+            driver, slashes, path = storage.partition(":///")
+            if driver.startswith("sqlite") and path and (there := located(path)) != path:
+                storage = f"{driver}{slashes}{there}"
+                say(f"the study stands in {there}")
                 config = replace(config, storage=storage)
             check(storage, config.study)
         tracker, experiment, run_id = tracking()
