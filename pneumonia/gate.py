@@ -252,7 +252,7 @@ def gone(tracker: Tracker, name: str, version: str) -> str | None:
     if location is None:
         return "the store no longer knows where its files are"
     said = places.missing(location, tracker.uri) if places.on_this_machine(tracker.uri) else None
-    return None if said is None else f"its files were put in {location}, and {said}"
+    return said if said is None or location in said else f"its files were put in {location}, and {said}"
 
 
 def by_hand(name: str, version: str) -> str:
