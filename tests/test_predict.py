@@ -196,7 +196,7 @@ def test_a_folder_as_output_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_model_is_named_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(predict.ModelError, match=r"no model at nowhere: looked for .*MLmodel"):
+    with pytest.raises(predict.ModelError, match=rf"no model at {tmp_path}/nowhere: looked for .*MLmodel"):
         predict.load("nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(predict.ModelError, match="empty"):
