@@ -180,7 +180,7 @@ def _experiment(tracker: "Tracker", run_id: str | None) -> str:
     return found
 
 
-def films(data: str, *, need: Literal["train", "test"] = "train") -> "Index":
+def films(data: str, *, any_dicom: bool | None = None, need: Literal["train", "test"] = "train") -> "Index":
     """The index of a folder, a manifest, or the synthetic films, which are drawn when they are not there."""
     from pneumonia import synthetic
     from pneumonia.caller import located, looked_in
@@ -191,7 +191,7 @@ def films(data: str, *, need: Literal["train", "test"] = "train") -> "Index":
     folder = synthetic.write(home() / "synthetic", progress=True) if data == "synthetic" else Path(located(data))
     if not os.path.exists(folder):
         raise ValueError(f"looked for a folder of films or a manifest, and there is nothing at {looked_in(data)}")
-    index = scan(folder, progress=True)
+    index = scan(folder, any_dicom=bool(any_dicom), progress=True)
     require(index, need)
     if need == "train":
         require(index, "val")

@@ -112,7 +112,8 @@ def _key(index: Index, size: int) -> str:
 
     from pneumonia.served import DECODE_VERSION  # imports MLflow, which takes seconds
 
-    parts = [f"decode {DECODE_VERSION}, OpenCV {cv2.__version__}, {size} px", *index.table["sha256"]]
+    how = f"decode {DECODE_VERSION}, OpenCV {cv2.__version__}, {size} px{', any DICOM' if index.any_dicom else ''}"
+    parts = [how, *index.table["sha256"]]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

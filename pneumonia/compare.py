@@ -103,7 +103,9 @@ def compare(
     rows = index.only("val")
     paths = [index.root / path for path in rows["path"]]
     tables = [
-        model.scores(rows["path"]) if isinstance(model, Logged) else predict.predict(model, paths, progress=progress)
+        model.scores(rows["path"])
+        if isinstance(model, Logged)
+        else predict.predict(model, paths, any_dicom=index.any_dicom, progress=progress)
         for model in models
     ]
     errors = ["; ".join(filter(None, said)) for said in zip(*(table["error"] for table in tables), strict=True)]

@@ -149,6 +149,7 @@ class SearchConfig:
     timeout: float | None = _setting(None, "start no trial after so many seconds")
     keep_models: int | None = _setting(None, "keep the models of the N best trials only [all up to 20 trials, then 5]")
     gallery: bool = _setting(True, GALLERY)
+    any_dicom: bool = _setting(False, "read DICOMs also where they say that they are no chest radiographs")
 
     def __post_init__(self) -> None:
         for name in ("trials", "epochs", "final_epochs", "workers", "timeout", "keep_models"):

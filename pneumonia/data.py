@@ -35,7 +35,7 @@ class Index:
     `table` has a RangeIndex and the columns path (relative to `root`, forward slashes; absolute where a manifest
     points elsewhere), split ('train', 'val', 'test'), label (0, 1), patient, subtype ('' if unknown), bytes and
     sha256. `classes` is (negative, positive). `fingerprint` (64 hex digits) stands for the content: it knows neither
-    paths nor the order of files.
+    paths nor the order of files. `any_dicom`: films are read also where a DICOM says that it is no chest radiograph.
     """
 
     table: pd.DataFrame
@@ -43,6 +43,7 @@ class Index:
     root: Path
     fingerprint: str
     report: Report
+    any_dicom: bool = False
 
     def only(self, split: Split) -> pd.DataFrame:
         """The rows of one split; their index says where they stand in `table`."""
@@ -64,7 +65,7 @@ class Index:
         return replace(self, table=table, report=report)
 
 
-def scan(data: str | Path, *, progress: bool = False) -> Index:
+def scan(data: str | Path, *, any_dicom: bool = False, progress: bool = False) -> Index:
     """Finds the films of a folder or a manifest, reads each once for its SHA-256, and chooses the validation films.
 
     A folder holds `train` and `test` (and Kaggle's `val`), or one of them, each with two class folders; it may also
@@ -77,6 +78,8 @@ def scan(data: str | Path, *, progress: bool = False) -> Index:
     being alike. Kaggle's `val` of 16 films is counted as train.
 
     Validation films are whole patients, see `assign_val`; a manifest's own val split is kept as it is.
+
+    `any_dicom` lets films be read, later, whose DICOM says that it is no chest radiograph.
 
     Raises:
         DataError: nothing there, no films, not two classes, or a manifest that cannot be read.
@@ -97,7 +100,7 @@ def scan(data: str | Path, *, progress: bool = False) -> Index:
     table, leaks = _drop_leaks(table)
     table, duplicates = _drop_duplicates(table)
     explicit_val = bool((table["split"] == "val").any())
-    fingerprint = _fingerprint(table, classes)
+    fingerprint = _fingerprint(table, classes, any_dicom)
     if not explicit_val:
         table = assign_val(table)
     table = table[list(COLUMNS)].reset_index(drop=True)
@@ -111,7 +114,7 @@ def scan(data: str | Path, *, progress: bool = False) -> Index:
         notes=tuple(found.notes),
         counts=_counts(table, classes),
     )
-    return Index(table, classes, root, fingerprint, report)
+    return Index(table, classes, root, fingerprint, report, any_dicom)
 
 
 def require(index: Index, split: Split) -> None:
@@ -274,11 +277,12 @@ def _drop_duplicates(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Group, ..
     return table.drop(gone), tuple(groups)
 
 
-def _fingerprint(table: pd.DataFrame, classes: tuple[str, str]) -> str:
-    rows = (
+def _fingerprint(table: pd.DataFrame, classes: tuple[str, str], any_dicom: bool) -> str:
+    rows = [
         f"{split}\t{classes[label]}\t{sha256}"
         for split, label, sha256 in zip(table["split"], table["label"], table["sha256"], strict=True)
-    )
+    ]
+    rows += ["any DICOM"] * any_dicom  # it decides which of them can be read
     return hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()
 
 

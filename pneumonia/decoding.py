@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -11,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -19,12 +17,9 @@ from tqdm import tqdm
 
 from pneumonia.data import DataError, Index
 
+TOGETHER = 32  # films that a thread takes at a time
 HERE_BYTES = 64 << 20  # of files: so much is decoded in about 3 s, which is what it takes to start a process for it
-TOGETHER = 256  # films between two looks at what the decoders complain of
 FILMS_A_PROCESS = 250  # at least; a process takes seconds to start and 200 MB
-# What the decoders only say on stderr, while they return a film: libjpeg fills a damaged scan up with grey or noise.
-# Other lines (an unknown colour profile, a DICOM that breaks the standard) do not touch the grey values.
-_COMPLAINT = re.compile(r"Corrupt JPEG data[^\n]*|Premature end of JPEG[^\n]*|libpng error[^\n]*")
 
 Job = tuple[int, str, str]  # row, path, sha256
 Answer = tuple[int, str | None, bool]  # row, reason if the film failed, whether a process died of it
@@ -56,10 +51,11 @@ def decode_films(
     with tqdm(total=n, desc="decoding films", unit="film", disable=not progress) as bar:
         while jobs:
             if workers is None and index.table["bytes"].sum() < HERE_BYTES:
-                answers = _run_here(jobs, films, offset, size, cores)
+                answers = _run_here(jobs, films, offset, size, index.any_dicom, cores)
             else:
                 processes = max(1, min(workers or cores, -(-len(jobs) // FILMS_A_PROCESS)))
-                answers = _run([jobs[first::processes] for first in range(processes)], films, offset, size)
+                stripes = [jobs[first::processes] for first in range(processes)]
+                answers = _run(stripes, films, offset, size, index.any_dicom)
             answered: set[int] = set()
             for row, reason, dead in answers:
                 deaths[row] += dead
@@ -73,52 +69,22 @@ def decode_films(
     return reasons
 
 
-def _run_here(jobs: list[Job], films: Path, offset: int, size: int, threads: int) -> Iterator[Answer]:
-    """As `_run`, in threads of this process.
+def _run_here(jobs: list[Job], films: Path, offset: int, size: int, any_dicom: bool, threads: int) -> Iterator[Answer]:
+    """As `_run`, in threads of this process."""
+    with films.open("r+b") as out, ThreadPoolExecutor(threads) as pool:
 
-    File descriptor 2 is turned away while films are decoded, and what others wrote to it meanwhile is handed on. From
-    there comes that one of some films is damaged, and not which: each of them is then decoded once more by itself.
-    """
-    with ExitStack() as stack:
-        log = stack.enter_context(tempfile.TemporaryFile())
-        out = stack.enter_context(films.open("r+b"))
-        pool = stack.enter_context(ThreadPoolExecutor(threads))  # ends first: its threads write to the files
-        stderr = os.dup(2)
+        def decode(some: list[Job]) -> list[Answer]:
+            return [
+                (row, _decode_one(path, sha256, size, any_dicom, out.fileno(), offset + row * size**2), False)
+                for row, path, sha256 in some
+            ]
 
-        def decode(some: list[Job]) -> list[str | None]:
-            return [_decode_one(path, sha256, size, out.fileno(), offset + row * size**2) for row, path, sha256 in some]
-
-        def heard(some: list[Job]) -> tuple[list[str | None], str | None]:
-            """The reasons of the films that failed, and what a decoder complained of."""
-            before = os.fstat(log.fileno()).st_size
-            os.dup2(log.fileno(), 2)
-            share = -(-len(some) // threads)  # a task a thread: one a film would cost as much as its decoding
-            parts = pool.map(decode, [some[first : first + share] for first in range(0, len(some), share)])
-            reasons = list(chain.from_iterable(parts))
-            os.dup2(stderr, 2)
-            said = os.pread(log.fileno(), os.fstat(log.fileno()).st_size - before, before)
-            if said:
-                os.write(stderr, re.sub(rb"(?:" + _COMPLAINT.pattern.encode() + rb")\n?", b"", said))
-            return reasons, _damage(said)
-
-        try:
-            for first in range(0, len(jobs), TOGETHER):
-                some = jobs[first : first + TOGETHER]
-                reasons, damage = heard(some)
-                for job, reason in zip(some, reasons, strict=True):
-                    if damage and reason is None:
-                        (again,), mine = heard([job])
-                        reason = again or mine
-                    yield job[0], reason, False
-        finally:
-            if os.path.sameopenfile(
-                2, log.fileno()
-            ):  # else it was given back, and may have been turned elsewhere since
-                os.dup2(stderr, 2)
-            os.close(stderr)
+        # A task for some films: one for each would cost as much as its decoding.
+        for answers in pool.map(decode, [jobs[first : first + TOGETHER] for first in range(0, len(jobs), TOGETHER)]):
+            yield from answers
 
 
-def _run(stripes: list[list[Job]], films: Path, offset: int, size: int) -> Iterator[Answer]:
+def _run(stripes: list[list[Job]], films: Path, offset: int, size: int, any_dicom: bool) -> Iterator[Answer]:
     """One process a stripe of (row, path, sha256): yields an answer a film.
 
     Plain child processes: multiprocessing would import the caller's main module again in each, which fails in scripts
@@ -138,7 +104,8 @@ def _run(stripes: list[list[Job]], films: Path, offset: int, size: int) -> Itera
         try:
             for stripe in stripes:
                 task = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", dir=films.parent))
-                json.dump({"films": str(films), "offset": offset, "size": size, "jobs": stripe}, task)
+                settings = {"films": str(films), "offset": offset, "size": size, "any_dicom": any_dicom}
+                json.dump({**settings, "jobs": stripe}, task)
                 task.flush()
                 task.seek(0)
                 log: IO[bytes] = stack.enter_context(tempfile.TemporaryFile(dir=films.parent))
@@ -182,8 +149,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _work() -> None:
-    """A decoding process: takes its job from stdin, writes films into the file, answers [row, reason or null]. Its
-    stderr is a file of its own, see `_damage`."""
+    """A decoding process: takes its job from stdin, writes films into the file, answers [row, reason or null]."""
     job = json.load(sys.stdin)
     answers = os.dup(1)
     os.dup2(2, 1)  # whatever else is printed must not stand among the answers
@@ -200,24 +166,18 @@ def _work() -> None:
     cv2.setNumThreads(1)
     with open(job["films"], "r+b", buffering=0) as films:
         for row, path, sha256 in job["jobs"]:
-            before = os.fstat(2).st_size
+            at = job["offset"] + row * job["size"] ** 2
             try:
-                reason = _decode_one(path, sha256, job["size"], films.fileno(), job["offset"] + row * job["size"] ** 2)
+                reason = _decode_one(path, sha256, job["size"], job["any_dicom"], films.fileno(), at)
             except DataError as error:
                 print(error, file=sys.stderr)
                 sys.exit(_CHANGED)
             except OSError as error:
                 sys.exit(error.errno)
-            answer(row, reason or _damage(os.pread(2, 1 << 16, before)))
+            answer(row, reason)
 
 
-def _damage(said: bytes) -> str | None:
-    """What libjpeg or libpng complained of on stderr, the only place where they do: cv2 returns a film all the same."""
-    complaint = _COMPLAINT.search(said.decode(errors="replace"))
-    return f"damaged: {complaint[0].strip()[:200]}" if complaint else None
-
-
-def _decode_one(path: str, sha256: str, size: int, films: int, at: int) -> str | None:
+def _decode_one(path: str, sha256: str, size: int, any_dicom: bool, films: int, at: int) -> str | None:
     """Writes a film at a byte of an open file, or says why it cannot be decoded.
 
     Raises:
@@ -237,7 +197,7 @@ def _decode_one(path: str, sha256: str, size: int, films: int, at: int) -> str |
     if len(data) <= MAX_BYTES and hashlib.sha256(data).hexdigest() != sha256:
         raise DataError(f"{path} was changed since it was indexed: start again")
     try:
-        film = read_film(data, size)
+        film = read_film(data, size, any_dicom=any_dicom)
     except FilmError as error:
         return str(error)[:300]
     write(films, film.tobytes(), at)

@@ -27,6 +27,7 @@ from pneumonia.record import Record, Run
 from pneumonia.report import eda as report
 from pneumonia.sampling import batches, sampler
 from pneumonia.served import FilmError, decode
+from pneumonia.served import kind as kind_of
 from pneumonia.tracking import Tracker, finished
 from pneumonia.trial import data_tags, dataset_of
 
@@ -99,7 +100,7 @@ def head(path: Path) -> Head:
         OSError: the file cannot be opened.
     """
     with path.open("rb") as file:
-        if file.read(132)[128:] == b"DICM":
+        if kind_of(file.read(1024)) == "DICOM":
             return _dicom_head(path)
         file.seek(0)
         try:
@@ -186,12 +187,13 @@ def _heads(index: Index, progress: bool) -> tuple[list[Head], list[tuple[str, st
 def _dicom_head(path: Path) -> Head:
     tags = ["Rows", "Columns", "SamplesPerPixel"]
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags, force=True)
         samples = int(header.get("SamplesPerPixel", 1))
         return Head(int(header.Columns), int(header.Rows), f"DICOM {'grey' if samples == 1 else 'colour'}", np.nan)
     # pydicom raises a dozen kinds for damaged files, AttributeError and RecursionError among them.
     except Exception:
-        raise FilmError("the DICOM's header is damaged, or does not tell the film's size") from None
+        film = decode(path.read_bytes(), any_dicom=True)  # or says what is wrong
+    return Head(film.shape[1], film.shape[0], "DICOM", np.nan)
 
 
 def _pixels(films: NDArray[np.uint8], labels: Ints) -> tuple[Floats, Floats, Floats, Floats]:

@@ -49,7 +49,7 @@ def evaluate(
     if rows.empty:
         raise ValueError(f"there are no {split} films in {index.root} to evaluate on")
     paths = [Path(index.root, path) for path in rows["path"]]
-    table = predict.predict(model, paths, progress=progress)
+    table = predict.predict(model, paths, any_dicom=index.any_dicom, progress=progress)
     return assess(rows, table, split=split, classes=model.classes, threshold=model.threshold, prevalences=prevalences)
 
 
@@ -120,7 +120,7 @@ def evaluate_and_record(
             openings=openings,
             bands=both,
             calibrations=reliabilities,
-            heatmaps=predict.heatmaps(model, [index.root / film.path for film in surest]),
+            heatmaps=predict.heatmaps(model, [index.root / film.path for film in surest], any_dicom=index.any_dicom),
         )
         (record.artifacts / "evaluation.html").write_text(page, encoding="utf-8")
         (record.artifacts / "evaluation.md").write_text(evaluation.text() + "\n", encoding="utf-8")

@@ -85,6 +85,7 @@ class Validation:
     patients: list[str]
     opacities: bool  # tell the classes apart
     key: str
+    any_dicom: bool = False  # they are read also where a DICOM says that it is no chest radiograph
 
     def images(self) -> Iterator[Image]:
         """Three of each film: as it is, in another shape, otherwise changed (as it is, where a change leaves nothing
@@ -99,7 +100,7 @@ class Validation:
             if hashlib.sha256(film).hexdigest() != sha256:
                 raise FilmGone(f"the validation film {path} has just become another one")
             # At 224 px, since models of all sizes are to see the same copies; training makes them at its own size.
-            read, label = read_film(film, CANONICAL), int(self.labels[number])
+            read, label = read_film(film, CANONICAL, any_dicom=self.any_dicom), int(self.labels[number])
             copies = [_png(copy) or film for copy in stress.copies_of(read, number)]
             for image in (film, *copies):
                 yield Image(number, label, base64.b64encode(image).decode())
@@ -120,11 +121,12 @@ def validation(record: Record) -> Validation:
     root = Path(record.run.dataset["source"])
     classes = tuple(record.run.dataset["classes"])
     rows = pd.read_csv(record.artifacts / "predictions" / "val.csv", dtype=str, keep_default_na=False)
+    any_dicom = record.run.dataset.get("any_dicom", False)
     found = []
     for name, label, patient in zip(rows["path"], rows["label"], rows["patient"], strict=True):
         film = _read(path := root / name)
         try:
-            read_film(film, CANONICAL)
+            read_film(film, CANONICAL, any_dicom=any_dicom)
         except FilmError as error:
             raise FilmGone(f"the validation film {path} can no longer be read: {error}") from error
         found.append((hashlib.sha256(film).hexdigest(), int(label == classes[1]), name, patient))
@@ -137,6 +139,7 @@ def validation(record: Record) -> Validation:
         labels=np.array([label for _, label, *_ in found]),
         patients=[patient for *_, patient in found],
         opacities=opacities,
+        any_dicom=any_dicom,
         key=hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12],
     )
 
@@ -175,8 +178,10 @@ def losses(uri: str, films: Validation) -> np.ndarray:
                 raise
             raise Unreadable(shortened(masked(first_line(error).replace(scratch, uri)), 200)) from error
         images, asked, answers = films.images(), [], []
+        params = {"any_dicom": True} if films.any_dicom else None
         while batch := list(islice(images, BATCH)):
-            answers.append(model.predict(pd.DataFrame({"image": [image.data for image in batch]}))["probability"])
+            table = pd.DataFrame({"image": [image.data for image in batch]})
+            answers.append(model.predict(table, params=params)["probability"])
             asked += [(image.film, image.label) for image in batch]
     film, label = np.array(asked).T
     positive = np.clip(np.concatenate(answers), 1e-7, 1 - 1e-7)

@@ -9,6 +9,7 @@ import click
 from pneumonia.config import SearchConfig, TrainConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
+LEFT_OPEN = ("auto", "none", "")
 TYPES: dict[Any, Any] = {bool: click.BOOL, int: click.INT, float: click.FLOAT, str: click.STRING}
 
 
@@ -19,7 +20,7 @@ class Open(click.ParamType[Any]):
         self.inner, self.name = inner, inner.name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return None if value in (None, "auto", "none", "") else self.inner.convert(value, param, ctx)
+        return None if value is None or value in LEFT_OPEN else self.inner.convert(value, param, ctx)
 
 
 class Shares(click.ParamType[Any]):
@@ -36,6 +37,24 @@ class Shares(click.ParamType[Any]):
         if wrong:
             self.fail(f"each must lie between 0 and 1, not {wrong[0]:g}", param, ctx)
         return shares
+
+
+class Command(click.Command):
+    """A command whose yes-or-no options may stand alone: `--any-dicom` for `--any-dicom true`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        alone = {
+            flag for param in self.params if getattr(param.type, "inner", None) is click.BOOL for flag in param.opts
+        }
+        words = {*click.BOOL.bool_states, *LEFT_OPEN[:2]}
+        following = [*args[1:], ""]
+        return super().parse_args(
+            ctx,
+            [
+                f"{arg}=true" if arg in alone and after.lower() not in words else arg
+                for arg, after in zip(args, following, strict=True)
+            ],
+        )
 
 
 def settings(config: type[TrainConfig] | type[SearchConfig], *names: str) -> Callable[[F], F]:
@@ -78,3 +97,4 @@ def given(**values: Any) -> dict[str, Any]:
 as_json = click.option("--json", "as_json", is_flag=True, help="print the result as one JSON object")
 data_option = settings(SearchConfig, "data")
 gallery_option = settings(SearchConfig, "gallery")
+any_dicom_option = settings(SearchConfig, "any_dicom")

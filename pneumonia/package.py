@@ -144,11 +144,11 @@ def signature() -> ModelSignature:
     that names the record; with a binary column MLflow itself would answer, echoing the data. `heatmap` is left out of
     the outputs: Spark fails on a column that is only sometimes there.
     """
-    outputs = (("double", "probability"), ("string", "label"), ("double", "threshold"))
+    outputs = (("double", "probability"), ("string", "label"), ("double", "threshold"), ("string", "warning"))
     return ModelSignature(
         inputs=Schema([ColSpec(AnyType(), "image", required=False)]),  # type: ignore[no-untyped-call]
         outputs=Schema([ColSpec(kind, name) for kind, name in outputs]),
-        params=ParamSchema([ParamSpec("explain", DataType.boolean, False)]),
+        params=ParamSchema([ParamSpec(name, DataType.boolean, False) for name in ("explain", "any_dicom")]),
     )
 
 
@@ -162,7 +162,16 @@ def input_example() -> pd.DataFrame:
 
 def requirements() -> list[str]:
     """What `served` imports, pinned to what is installed here."""
-    names = ("mlflow", "numpy", "onnxruntime", "opencv-python-headless", "pandas", "pydicom")
+    names = (
+        "mlflow",
+        "numpy",
+        "onnxruntime",
+        "opencv-python-headless",
+        "pandas",
+        "pydicom",
+        "python-gdcm",
+        "simplejpeg",
+    )
     return [f"{name}=={version(name)}" for name in names]
 
 

@@ -27,7 +27,7 @@ from pneumonia.sending import masked
 from pneumonia.sentence import first_line, shortened
 from pneumonia.served import MAX_BYTES
 
-COLUMNS = ("path", "probability", "label", "threshold", "error")
+COLUMNS = ("path", "probability", "label", "threshold", "warning", "error")
 FORMATS = (".csv", ".jsonl")
 
 
@@ -124,39 +124,52 @@ def films(inputs: Sequence[str]) -> list[Path]:
     return list(found.values())
 
 
-def predict(model: Model, paths: Sequence[Path], *, threads: int | None = None, progress: bool = False) -> pd.DataFrame:
+def predict(
+    model: Model,
+    paths: Sequence[Path],
+    *,
+    any_dicom: bool = False,
+    threads: int | None = None,
+    progress: bool = False,
+) -> pd.DataFrame:
     """Scores each film by itself, as the server does, so that a bad one spoils no other and none depends on company.
 
     Args:
         paths: films; a row each, in this order.
+        any_dicom: read DICOMs also where they say that they are no chest radiographs.
         threads: films at once; one a core if None, 8 at most.
         progress: show a bar.
 
     Returns:
         Columns `path` (with what is not UTF-8 in it as \\xff), `probability` (of the positive class), `label`,
-        `threshold`, `error`: for a film that could not be scored, `error` says why in a sentence, probability is NaN
-        and label is empty; else `error` is empty.
+        `threshold`, `warning` (what is doubtful about the film; empty where nothing is, and of models that do not say),
+        `error`: for a film that could not be scored, `error` says why in a sentence, probability is NaN and label is
+        empty; else `error` is empty.
+
+    Raises:
+        ModelError: `any_dicom` is asked of a model that was made before there was such a thing.
     """
+    params = _params(model, any_dicom=any_dicom)
     # Threads, since decoding and ONNX Runtime let go of the interpreter's lock.
     with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
-        scored = pool.map(lambda path: _row(model, path), paths)
+        scored = pool.map(lambda path: _row(model, path, params), paths)
         rows = list(tqdm(scored, total=len(paths), desc="predict", unit="film", disable=not progress))
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    return table.astype(
-        {"path": "str", "probability": "float64", "label": "str", "threshold": "float64", "error": "str"}
-    )
+    numbers = ("probability", "threshold")
+    return table.astype({name: "float64" if name in numbers else "str" for name in COLUMNS})
 
 
-def heatmaps(model: Model, paths: Sequence[Path]) -> list[bytes]:
+def heatmaps(model: Model, paths: Sequence[Path], *, any_dicom: bool = False) -> list[bytes]:
     """The class-activation map over each film, as the server draws it with `explain`: PNGs.
 
     Raises:
+        ModelError: as `predict`.
         MlflowException: a film cannot be scored; `predict` says why in a sentence.
         OSError: a film cannot be read.
     """
-    drawn = []
+    drawn, params = [], _params(model, explain=True, any_dicom=any_dicom)
     for path in paths:  # one by one, for the server takes few at a time with `explain`
-        scored: Any = model.pyfunc.predict(pd.DataFrame({"image": [path.read_bytes()]}), params={"explain": True})
+        scored: Any = model.pyfunc.predict(pd.DataFrame({"image": [path.read_bytes()]}), params=params)
         drawn.append(base64.b64decode(scored["heatmap"].iloc[0]))
     return drawn
 
@@ -197,7 +210,17 @@ def render(table: pd.DataFrame, suffix: str = ".csv") -> str:
     return "".join(json.dumps(record) + "\n" for record in records)
 
 
-def _row(model: Model, path: Path) -> tuple[str, float, str, float, str]:
+def _params(model: Model, **asked: bool) -> dict[str, bool]:
+    """What of the model's params is asked for."""
+    schema = model.metadata.get_params_schema()
+    known = {spec.name for spec in schema.params} if schema is not None else set()
+    params = {name: True for name, value in asked.items() if value}
+    if unknown := sorted(params.keys() - known):
+        raise ModelError(f"the model {model.uri} is of an earlier version, which knows no {unknown[0]}: train it anew")
+    return params
+
+
+def _row(model: Model, path: Path, params: dict[str, bool]) -> tuple[str, float, str, float, str, str]:
     # A name that is not UTF-8 comes from the system with lone surrogates, which no table and no file can hold.
     shown = os.fsencode(path).decode("utf-8", "backslashreplace")
     try:
@@ -205,12 +228,13 @@ def _row(model: Model, path: Path) -> tuple[str, float, str, float, str]:
             raise OSError("not a file" if path.exists() else "no such file")
         if path.stat().st_size > MAX_BYTES:
             raise OSError(f"the file is larger than {MAX_BYTES >> 20} MiB")
-        scored: Any = model.pyfunc.predict(pd.DataFrame({"image": [path.read_bytes()]}))
+        scored: Any = model.pyfunc.predict(pd.DataFrame({"image": [path.read_bytes()]}), params=params or None)
     except (MlflowException, OSError) as error:
         said = getattr(error, "sentence", None) or getattr(error, "strerror", None) or str(error)
-        return shown, math.nan, "", model.threshold, said.removeprefix("record 0: ")
+        return shown, math.nan, "", model.threshold, "", said.removeprefix("record 0: ")
     row = scored.iloc[0]
-    return shown, float(row["probability"]), str(row["label"]), float(row["threshold"]), ""
+    warning = str(row.get("warning", ""))
+    return shown, float(row["probability"]), str(row["label"]), float(row["threshold"]), warning, ""
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -341,6 +341,7 @@ def dataset_of(index: Index, context: str = "training") -> dict[str, Any]:
         "source": str(index.root),
         "context": context,
         "classes": list(index.classes),
+        "any_dicom": index.any_dicom,
         "profile": {
             "films": len(index.table),
             **{split: int(n) for split, n in index.table["split"].value_counts().sort_index().items()},
@@ -350,4 +351,5 @@ def dataset_of(index: Index, context: str = "training") -> dict[str, Any]:
 
 def data_tags(index: Index) -> dict[str, str]:
     """The tags that tie a run to its films."""
-    return {"data.fingerprint": index.fingerprint, "data.classes": "/".join(index.classes)}
+    tags = {"data.fingerprint": index.fingerprint, "data.classes": "/".join(index.classes)}
+    return {**tags, "data.any_dicom": "true"} if index.any_dicom else tags

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from pneumonia import cache, decoding, served
+from pneumonia import cache, decoding
 from pneumonia.cache import DiskFullError, decode
 from pneumonia.data import DataError, Index, scan
 from pneumonia.served import read_film
@@ -97,7 +97,7 @@ def damaged() -> dict[str, tuple[bytes, str]]:
         "zero": (b"", "film"),
         "text": (b"this is a film, honestly", "film"),
         "html": (b"<!DOCTYPE html><html>404</html>", "film"),
-        "flipped": (bytes(flipped), "damaged: Corrupt JPEG data"),
+        "flipped": (bytes(flipped), "the JPEG is damaged or cut short"),
     }
 
 
@@ -118,11 +118,6 @@ def test_damaged_films_are_listed_and_left_out(
         assert decoded.index.report.corrupt == tuple(decoded.failures)
         assert len(decoded.index.table) == 24
         np.testing.assert_array_equal(decoded.films, expected(decoded.index))
-
-
-def test_harmless_words_on_stderr_are_no_damage() -> None:
-    assert not decoding._COMPLAINT.search("libpng warning: iCCP: known incorrect sRGB profile\n[ WARN:0@0.1] global")
-    assert decoding._COMPLAINT.search("Corrupt JPEG data: 3 extraneous bytes before marker 0xd9\n")
 
 
 def test_too_few_good_films_stop_it(folder: Path, tmp_path: Path) -> None:
@@ -150,24 +145,18 @@ def test_a_class_that_is_all_damaged_stops_it(folder: Path, tmp_path: Path) -> N
         decode(scan(folder), size=SIZE, home=tmp_path / "home")
 
 
-def test_stderr_is_given_back(
-    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Decoding in this process turns stderr away to hear libjpeg; others' words and the descriptor must survive."""
+def test_harmless_bytes_are_no_damage(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Zeros before a segment change no pixel: the film is used, and the decoder's complaint is not shown."""
+    path = folder / "train/NORMAL/04.jpeg"
+    good = path.read_bytes()
+    at = good.index(b"\xff\xc4")
+    path.write_bytes(good[:at] + bytes(5) + good[at:])
     (folder / "train/NORMAL/flipped.jpeg").write_bytes(damaged()["flipped"][0])
-    before = os.fstat(2)
-
-    def chatty(data: bytes, size: int) -> np.ndarray:
-        os.write(2, b"another thread speaks\n")
-        return read_film(data, size)
-
-    monkeypatch.setattr(served, "read_film", chatty)
     decoded = decode(scan(folder), size=SIZE, home=tmp_path / "home")
-    assert (os.fstat(2).st_dev, os.fstat(2).st_ino) == (before.st_dev, before.st_ino)
     assert [path for path, _ in decoded.failures] == ["train/NORMAL/flipped.jpeg"]
-    said = capfd.readouterr().err
-    assert said.count("another thread speaks\n") >= 25  # films beside a damaged one are decoded twice
-    assert not said.replace("another thread speaks\n", "")
+    row = decoded.index.table["path"].tolist().index("train/NORMAL/04.jpeg")
+    np.testing.assert_array_equal(decoded.films[row], read_film(good, SIZE))
+    assert not capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -320,39 +309,14 @@ def test_a_film_that_kills_the_decoder_is_listed(folder: Path, tmp_path: Path, m
         "def hook():\n"
         "    from pneumonia import served\n"
         "    real = served.read_film\n"
-        f"    served.read_film = lambda data, size: os.abort() if len(data) == {len(victim)} and hash(data) == "
-        f"hash(open({str(folder / 'train/NORMAL/04.jpeg')!r}, 'rb').read()) else real(data, size)\n"
+        f"    served.read_film = lambda data, size, **how: os.abort() if len(data) == {len(victim)} and hash(data) == "
+        f"hash(open({str(folder / 'train/NORMAL/04.jpeg')!r}, 'rb').read()) else real(data, size, **how)\n"
         "hook()\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(patch.parent))
     decoded = decode(scan(folder), size=SIZE, home=tmp_path / "home", workers=1)
     assert decoded.failures == [("train/NORMAL/04.jpeg", f"the decoder died of it: signal {signal.SIGABRT:d}")]
     np.testing.assert_array_equal(decoded.films, expected(decoded.index))
-
-
-@pytest.mark.parametrize("at", [1, 2])
-def test_an_interrupt_does_not_leave_stderr_turned_away(
-    at: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stderr, real, calls = os.dup(2), os.dup2, []
-
-    def dup2(file: int, other: int) -> int:
-        calls.append(file)
-        if at == 2 == len(calls):  # before stderr is given back
-            raise KeyboardInterrupt
-        done = real(file, other)
-        if at == 1 == len(calls):  # after it is turned away
-            raise KeyboardInterrupt
-        return done
-
-    monkeypatch.setattr(os, "dup2", dup2)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            decode(scan(folder), size=SIZE, home=tmp_path / "home")
-        assert os.path.sameopenfile(2, stderr)
-    finally:
-        real(stderr, 2)
-        os.close(stderr)
 
 
 def test_a_decoder_that_cannot_start_is_no_damage(

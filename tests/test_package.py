@@ -215,17 +215,32 @@ def test_the_loaded_model_scores_like_the_package(model, folder, films):
     expected = predictor.probabilities(np.stack([served.read_film(png(film), SIZE) for film in films]))
     as_bytes = model.predict(pd.DataFrame({"image": [png(film) for film in films]}))
     as_text = model.predict(pd.DataFrame({"image": [base64.b64encode(png(film)).decode() for film in films]}))
-    assert as_bytes.columns.tolist() == ["probability", "label", "threshold"]
+    assert as_bytes.columns.tolist() == ["probability", "label", "threshold", "warning"]
     assert np.array_equal(as_bytes["probability"], expected)
     assert as_text.equals(as_bytes)
     assert as_bytes["label"].tolist() == [CLASSES[int(p >= 0.4)] for p in expected]
     assert set(as_bytes["threshold"]) == {0.4}
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda data: base64.encodebytes(data).decode(),  # a line break after 76 letters and at the end
+        lambda data: base64.b64encode(data).decode() + "\n",
+        lambda data: f"data:image/png;base64,{base64.b64encode(data).decode()}",
+        lambda data: [base64.b64encode(data).decode()],
+        bytearray,
+    ],
+)
+def test_films_are_taken_as_people_write_them(model, write):
+    plain = model.predict(pd.DataFrame({"image": [GOOD, GOOD]}))
+    assert model.predict(pd.DataFrame({"image": [write(GOOD), write(GOOD)]})).equals(plain)
+
+
 def test_explain_adds_a_heatmap(model, films):
     film = cv2.resize(films[0], (90, 60))
     table = model.predict(pd.DataFrame({"image": [png(film)]}), params={"explain": True})
-    assert table.columns.tolist() == ["probability", "label", "threshold", "heatmap"]
+    assert table.columns.tolist() == ["probability", "label", "threshold", "warning", "heatmap"]
     picture = np.frombuffer(base64.b64decode(table["heatmap"][0]), np.uint8)
     assert cv2.imdecode(picture, cv2.IMREAD_COLOR).shape == (60, 90, 3)
 
@@ -249,7 +264,7 @@ GOOD = png(np.arange(32 * 40, dtype=np.uint16).reshape(32, 40).astype(np.uint8))
         (pd.DataFrame({"image": ["/etc/secret.png"]}), "record 0: the image is not base64"),
         (pd.DataFrame({"image": ["https://secret.example/a.png"]}), "record 0: the image is not base64"),
         (pd.DataFrame({"image": ["c2VjcmV0IQ=="]}), "record 0: the file is text"),
-        (pd.DataFrame({"image": ["c2VjcmV0IQ==\n"]}), "record 0: the image is not base64"),
+        (pd.DataFrame({"image": ["c2Vj\ncmV0IQ=\n"]}), "record 0: the image is not base64"),
         (pd.DataFrame({"image": ["sécret"]}), "record 0: the image is not base64"),
         (pd.DataFrame({"image": [""]}), "record 0: the film is empty"),
         (pd.DataFrame({"secret": [GOOD]}), "no records with a column 'image'"),
@@ -309,7 +324,10 @@ def test_two_versions_in_one_process_each_run_their_own_code(folder, tmp_path):
 
 def test_what_the_served_file_imports_is_pinned(folder):
     pinned = {requirement.partition("==")[0] for requirement in package.requirements()}
-    assert pinned == {"mlflow", "numpy", "onnxruntime", "opencv-python-headless", "pandas", "pydicom"}
+    assert pinned == {"mlflow", "numpy", "onnxruntime", "opencv-python-headless", "pandas", "pydicom"} | {
+        "python-gdcm",
+        "simplejpeg",
+    }
     assert "torch" not in Path(served.__file__).read_text(encoding="utf-8").replace("no torch", "")
     assert "from pneumonia" not in Path(served.__file__).read_text(encoding="utf-8")
     assert package.pyfunc_arguments(folder)["pip_requirements"] == package.requirements()

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from pneumonia import package, predict, served
+from tests.test_served import deep, dicom
 
 
 class Tiny(nn.Module):
@@ -159,10 +161,12 @@ def test_tables_keep_every_digit_and_every_reason(model: predict.Model, tmp_path
     table = predict.predict(model, [film(tmp_path / "ü.png"), tmp_path / "bad, or not.jpeg"])
     predict.write(table, tmp_path / "new" / "table.csv")
     read = pd.read_csv(tmp_path / "new" / "table.csv")
-    pd.testing.assert_frame_equal(read.fillna({"label": "", "error": ""}), table, check_exact=True)
+    pd.testing.assert_frame_equal(
+        read.astype({"warning": "str"}).fillna({"label": "", "warning": "", "error": ""}), table, check_exact=True
+    )
     predict.write(table, tmp_path / "table.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "table.jsonl").read_text().splitlines()]
-    assert rows[0] == {**table.iloc[0].to_dict(), "error": None}
+    assert rows[0] == {**table.iloc[0].to_dict(), "warning": None, "error": None}
     assert rows[1]["probability"] is rows[1]["label"] is None
     assert rows[1]["error"] == table.error[1]
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"table.csv"}
@@ -244,7 +248,31 @@ def test_without_an_output_the_table_goes_to_standard_output(
     assert "predict: 100%" in capsys.readouterr().err
     predict.write(table, None)
     header, row = capsys.readouterr().out.splitlines()
-    assert header == "path,probability,label,threshold,error"
+    assert header == "path,probability,label,threshold,warning,error"
     assert row.startswith(str(tmp_path / "a.png"))
     predict.predict(model, [])
     assert capsys.readouterr() == ("", "")
+
+
+def test_any_dicom_is_asked_of_the_model_and_what_is_doubtful_stands_in_the_table(
+    model: predict.Model, tmp_path: Path
+) -> None:
+    path = tmp_path / "film.dcm"
+    path.write_bytes(dicom(deep(), BitsStored=12, Modality="OT", ViewPosition="LL"))
+    assert "any_dicom reads it" in predict.predict(model, [path])["error"].item()
+    row = predict.predict(model, [path], any_dicom=True).iloc[0]
+    assert row["error"] == ""
+    assert "Modality" in row["warning"]
+    assert "ViewPosition" in row["warning"]
+    assert predict.heatmaps(model, [path], any_dicom=True)
+
+
+def test_a_model_of_before_any_dicom_is_named(model: predict.Model, tmp_path: Path) -> None:
+    class Before:
+        def get_params_schema(self) -> None:
+            return None
+
+    old = replace(model, metadata=Before())
+    with pytest.raises(predict.ModelError, match="earlier version, which knows no any_dicom"):
+        predict.predict(old, [film(tmp_path / "a.png")], any_dicom=True)
+    assert predict.predict(old, [film(tmp_path / "a.png")])["error"].item() == ""

@@ -5,11 +5,13 @@ import resource
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import zlib
 from pathlib import Path
 
 import cv2
+import gdcm
 import numpy as np
 import pydicom
 import pytest
@@ -163,6 +165,78 @@ def test_truncated_files_are_refused(format, share):
     noise = np.random.default_rng(0).integers(0, 255, (60, 80), dtype=np.uint8)
     data = saved(Image.fromarray(noise), format)
     assert "damaged" in refusal(data[: int(len(data) * share)])
+
+
+# ------------------------------------------------------------------------------------------ JPEGs, damaged and harmless
+
+
+def textured() -> bytes:
+    """A JPEG whose scan is long enough for damage to show."""
+    noise = np.random.default_rng(0).integers(0, 256, (120, 150), np.uint8)
+    return saved(Image.fromarray(cv2.GaussianBlur(noise, (5, 5), 0)), "JPEG")
+
+
+def part(data: bytes, share: float) -> int:
+    """A place in the scan of a JPEG."""
+    start = data.index(b"\xff\xda") + 12
+    return start + int(share * (len(data) - 2 - start))
+
+
+@pytest.mark.parametrize("min_side", [0, 32])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[: part(data, 0.3)] + b"\xff\xd9",
+        lambda data: data[: part(data, 0.9)],
+        lambda data: data[: part(data, 0.5)] + bytes(300) + data[part(data, 0.5) + 300 :],
+        lambda data: data[: part(data, 0.5)] + data[part(data, 0.6) :],
+        lambda data: data[: part(data, 0.5)] + b"\xff\xd3" + data[part(data, 0.5) :],
+    ],
+    ids=["a third and an end", "no end", "a hole", "a piece is gone", "a marker within"],
+)
+def test_a_jpeg_that_lost_part_of_its_scan_is_refused(damage, min_side, capfd):
+    with pytest.raises(FilmError, match="damaged or cut short"):
+        decode(damage(textured()), min_side=min_side)
+    assert not capfd.readouterr().err
+
+
+@pytest.mark.parametrize("min_side", [0, 32])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data.replace(b"\xff\xc4", bytes(5) + b"\xff\xc4", 1),
+        lambda data: data.replace(b"\xff\xda", b"junk\xff\xda", 1),
+        lambda data: data[:-2] + bytes(7) + b"\xff\xd9",
+        lambda data: data[:-2],
+        lambda data: data + b"a footer",
+        lambda data: data.replace(b"JFIF\0\x01", b"JFIF\0\x07", 1),
+        lambda data: data.replace(b"\xff\xdb", b"\xff\xff\xff\xdb", 1),
+    ],
+    ids=["zeros", "junk", "zeros at the end", "no end", "a footer", "a version", "filling"],
+)
+def test_bytes_that_no_pixel_hangs_on_are_no_damage(change, min_side, capfd):
+    good = textured()
+    assert change(good) != good
+    np.testing.assert_array_equal(decode(change(good), min_side=min_side), decode(good, min_side=min_side))
+    assert not capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (lambda: textured(), "JPEG"),
+        (lambda: saved(Image.fromarray(film())), "PNG"),
+        (lambda: dicom(deep()), "DICOM"),
+        (lambda: dicom(deep())[132:], "DICOM"),
+        (lambda: dicom(deep())[128:], "DICOM"),
+        (lambda: b"path,label\na.png,NORMAL\n" * 9, ""),
+        (lambda: saved(Image.fromarray(film()), "GIF"), ""),
+        (lambda: bytes(1024), ""),
+        (lambda: b"", ""),
+    ],
+)
+def test_films_are_told_by_their_first_bytes(data, expected):
+    assert served.kind(data()[:1024]) == expected
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
@@ -487,18 +561,18 @@ def test_a_frame_of_another_size_than_the_header_says_is_refused():
         (lambda: dicom(deep(), Modality="CT"), "not a plain radiograph"),
         (lambda: dicom(deep(), BodyPartExamined="KNEE"), "not of a chest"),
         (lambda: dicom(deep(), NumberOfFrames=2, PixelData=deep().tobytes() * 2), "more than one frame"),
-        (lambda: dicom(deep(), PixelData=b""), "no pixel data"),
+        (lambda: dicom(deep(), PixelData=b""), "no PixelData"),
         (lambda: dicom(film(), PhotometricInterpretation="PALETTE COLOR"), "palette"),
-        (lambda: dicom(deep(), BitsAllocated=32), "bits"),
+        (lambda: dicom(deep(), BitsAllocated=32), "BitsAllocated"),
         (lambda: dicom(deep(), Rows=20_000, Columns=20_000), "too large"),
         (lambda: dicom(deep(), Rows=1, Columns=1), "too small"),
-        (lambda: dicom(deep(), Rows=61), "damaged"),
+        (lambda: dicom(deep(), Rows=61), "fewer bytes than its Rows"),
         (lambda: dicom(deep(), DeflatedExplicitVRLittleEndian), "deflated"),
-        (lambda: dicom(b"\xff\xd8\xff", JPEGLosslessSV1), "JPEG Lossless"),
-        (lambda: dicom(b"\xff\xd8\xff", JPEGLSLossless), "JPEG-LS"),
-        (lambda: dicom(b"\xff\xd8\xff", "1.2.3.4.5"), "an unknown transfer syntax"),
+        (lambda: dicom(b"\xff\xd8\xff", JPEGLosslessSV1), "no frame header"),
+        (lambda: dicom(b"\0" * 40, JPEGLSLossless), "JPEG-LS"),
+        (lambda: dicom(b"\0" * 40, "1.2.3.4.5"), "an unknown transfer syntax"),
         (lambda: dicom(jpeg_2000(film()), JPEG2000, PixelRepresentation=1), "signed"),
-        (lambda: bytes(128) + b"DICM", "damaged"),
+        (lambda: bytes(128) + b"DICM", "no PixelData"),
         (lambda: dicom(deep())[:400], "DICOM"),
     ],
 )
@@ -511,6 +585,198 @@ def test_other_dicoms_are_refused_by_name(data, words):
 def test_elements_that_say_nothing_are_no_reason_to_refuse():
     assert decode(dicom(deep(), Modality="", BodyPartExamined="")).shape == (60, 80)
     assert decode(dicom(deep(), Modality="DX", BodyPartExamined="Thorax PA")).shape == (60, 80)
+
+
+def element(group: int, number: int, vr: bytes, value: bytes) -> bytes:
+    return struct.pack("<HH2sH", group, number, vr, len(value)) + value
+
+
+def put(data: bytes, *elements: bytes) -> bytes:
+    """The DICOM with elements of group 0028 more, in their place, which pydicom would not write as they are."""
+    for one in elements:
+        tag = struct.unpack_from("<HH", one)
+        at = (
+            min(
+                data.index(struct.pack("<HH", 0x0028, number))
+                for number in (0x0100, 0x0101, 0x0102, 0x0103)
+                if (0x0028, number) > tag
+            )
+            if tag < (0x0028, 0x0103)
+            else data.index(struct.pack("<HH", 0x7FE0, 0x0010))
+        )
+        data = data[:at] + one + data[at:]
+    return data
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda: put(twelve(), element(0x28, 0x1052, b"DS", b""), element(0x28, 0x1053, b"DS", b"")),
+        lambda: put(twelve(), element(0x28, 0x1052, b"DS", b"0 ")),
+        lambda: put(twelve(), element(0x28, 0x1053, b"DS", b"1 ")),
+        lambda: put(twelve(), element(0x28, 0x1053, b"DS", b"0 "), element(0x28, 0x1052, b"DS", b"0 ")),
+        lambda: put(twelve(), element(0x28, 0x1050, b"DS", b"0 "), element(0x28, 0x1051, b"DS", b"0 ")),
+        lambda: put(twelve(), element(0x28, 0x1050, b"DS", b""), element(0x28, 0x1051, b"DS", b"")),
+        lambda: put(twelve(), element(0x28, 0x1050, b"DS", b"9 ")),
+        lambda: put(twelve(), element(0x28, 0x1056, b"CS", b"")),
+        lambda: put(twelve(), element(0x28, 0x0120, b"US", b""), element(0x28, 0x0121, b"US", b"")),
+        lambda: dicom(deep(), BitsStored=12, Modality=["DX", "CR"]),
+        lambda: twelve()[132:],
+        lambda: twelve()[128:],
+        lambda: without_meta(twelve()),
+        lambda: dicom(deep(), BitsStored=12, PhotometricInterpretation="MONOCHROME2 "),
+        lambda: dicom(deep(), BitsStored=12, WindowCenter=[2048, 9], WindowWidth=[0, 0]),
+    ],
+    ids=[
+        *("rescale empty", "slope alone", "slope alone 1", "slope 0", "window 0", "window empty", "centre alone"),
+        *("function empty", "padding empty", "two modalities", "no preamble", "letters first", "no file meta"),
+        *("a blank", "windows 0"),
+    ],
+)
+def test_elements_that_say_nothing_change_no_grey(change):
+    np.testing.assert_array_equal(decode(change()), decode(twelve()))
+
+
+def twelve(**elements: object) -> bytes:
+    return dicom(deep(), BitsStored=12, **elements)
+
+
+def without_meta(data: bytes) -> bytes:
+    """Without preamble, file meta information and so without a transfer syntax."""
+    return data[data.index(struct.pack("<HH", 0x0008, 0x0016)) :]
+
+
+@pytest.mark.parametrize("word", [b"", b"NORMAL", b"OTHER "])
+def test_a_word_for_the_windows_function_that_none_knows_means_linear(word):
+    window = {"WindowCenter": 1024, "WindowWidth": 2048}
+    odd = put(twelve(**window), element(0x28, 0x1056, b"CS", word))
+    np.testing.assert_array_equal(decode(odd), decode(twelve(**window)))
+
+
+def test_an_empty_limit_of_the_padding_is_none():
+    odd = put(twelve(PixelPaddingValue=0), element(0x28, 0x0121, b"US", b""))
+    np.testing.assert_array_equal(decode(odd), decode(twelve(PixelPaddingValue=0)))
+
+
+@pytest.mark.parametrize("depth", [10, 12, 14, 16])
+def test_a_modality_table_of_any_depth_is_applied(depth):
+    table = Dataset()
+    table.ModalityLUTType = "US"
+    table.LUTDescriptor = [4096, 0, depth]
+    table["LUTDescriptor"].VR = "US"
+    values = np.arange(4096)[::-1] >> max(12 - depth, 0)
+    table.LUTData = values.astype("<u2").tobytes()
+    table["LUTData"].VR = "OW"
+    assert_same(twelve(ModalityLUTSequence=[table]), 255 - film(), within=1)
+
+
+def test_a_jpeg_2000_in_its_file_format_is_read():
+    boxed = saved(Image.fromarray(film()), "JPEG2000")
+    assert b"ftypjp2" in boxed
+    np.testing.assert_array_equal(
+        decode(dicom(boxed, JPEG2000Lossless)), decode(dicom(jpeg_2000(film()), JPEG2000Lossless))
+    )
+
+
+def test_frames_without_their_end_are_read():
+    whole = dicom(jpeg_2000(film()), JPEG2000Lossless)
+    assert whole.endswith(b"\xfe\xff\xdd\xe0\0\0\0\0")
+    np.testing.assert_array_equal(decode(whole[:-8]), decode(whole))
+
+
+def lossless(codes: np.ndarray, name: str, **elements: object) -> bytes:
+    """A DICOM of codes uint16 [H, W] whose pixels GDCM compressed; `name` is that of its transfer syntax there."""
+    with tempfile.TemporaryDirectory() as scratch:
+        source, target = f"{scratch}/a.dcm", f"{scratch}/b.dcm"
+        Path(source).write_bytes(dicom(codes, BitsStored=12, **elements))
+        reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+        reader.SetFileName(source)
+        assert reader.Read()
+        change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, name)))
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer.SetFileName(target)
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        assert writer.Write()
+        return Path(target).read_bytes()
+
+
+LOSSLESS = ["JPEGLosslessProcess14", "JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEGLSNearLossless"]
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_lossless_frames_are_read_to_the_last_bit(name):
+    for codes, elements in ((deep(), {}), (deep(), {"PhotometricInterpretation": "MONOCHROME1"})):
+        np.testing.assert_array_equal(
+            decode(lossless(codes, name, **elements)), decode(dicom(codes, BitsStored=12, **elements))
+        )
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+@pytest.mark.parametrize("damage", ["cut", "zeros", "junk", "flipped"])
+def test_damaged_lossless_frames_are_refused(name, damage, capfd):
+    """GDCM hides most of it, and ends its process at some."""
+    noise = np.random.default_rng(0).integers(0, 2000, deep().shape, np.uint16)
+    data = bytearray(lossless(deep() // 2 + noise, name))
+    at = len(data) * 2 // 3
+    if damage == "cut":
+        del data[at:]
+    elif damage == "zeros":
+        data[at : at + 100] = bytes(100)
+    elif damage == "junk":
+        data[at : at + 100] = np.random.default_rng(1).bytes(100)
+    else:
+        data[at : at + 40] = bytes(byte ^ 8 for byte in data[at : at + 40])
+    assert "damaged" in refusal(bytes(data))
+    assert not capfd.readouterr().err
+
+
+def test_a_lossless_frame_of_another_size_or_depth_is_refused():
+    """The bounds are those of the DICOM's header; a frame must not be larger."""
+    data = lossless(deep(), "JPEGLosslessProcess14_1")
+    at = data.index(b"\xff\xc3") + 4  # precision, height, width
+    assert "another size" in refusal(data[: at + 1] + struct.pack(">HH", 9_000, 9_000) + data[at + 5 :])
+    assert "BitsAllocated" in refusal(data[:at] + b"\x18" + data[at + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("elements", "words"),
+    [
+        ({"Modality": "SC"}, "not a plain radiograph"),
+        ({"Modality": "OT"}, "not a plain radiograph"),
+        *(({"BodyPartExamined": part}, "not of a chest") for part in ("THX", "TORACE", "PULMON", "CXR", "RIBS")),
+    ],
+)
+def test_any_dicom_reads_what_says_that_it_is_no_chest_radiograph(elements, words):
+    data = dicom(deep(), BitsStored=12, **elements)
+    sentence = refusal(data)
+    assert words in sentence
+    assert "any_dicom" in sentence
+    np.testing.assert_array_equal(decode(data, any_dicom=True), decode(twelve()))
+    assert words in served.warning_of(data)
+
+
+@pytest.mark.parametrize(
+    ("elements", "words"),
+    [
+        ({}, ""),
+        ({"ViewPosition": "PA", "PresentationLUTShape": "IDENTITY", "BurnedInAnnotation": "NO"}, ""),
+        ({"ViewPosition": "LL"}, "ViewPosition"),
+        ({"ViewPosition": "LATERAL"}, "ViewPosition"),
+        ({"PresentationLUTShape": "INVERSE"}, "PresentationLUTShape"),
+        ({"PresentationLUTShape": "INVERSE", "PhotometricInterpretation": "MONOCHROME1"}, ""),
+        ({"BurnedInAnnotation": "YES"}, "BurnedInAnnotation"),
+    ],
+)
+def test_what_is_doubtful_about_a_film_is_said(elements, words):
+    said = served.warning_of(twelve(**elements))
+    assert words in said
+    assert bool(said) == bool(words)
+
+
+def test_other_films_have_no_doubts():
+    assert served.warning_of(textured()) == served.warning_of(saved(Image.fromarray(film()))) == ""
 
 
 def test_a_header_of_millions_of_elements_is_refused_early():

@@ -2,6 +2,7 @@
 
 import base64
 import http.client
+import io
 import json
 import os
 import shutil
@@ -20,12 +21,15 @@ import cv2
 import mlflow.pyfunc
 import numpy as np
 import psutil
+import pydicom
 import pytest
 import requests
+from pydicom.encaps import get_frame
+from pydicom.uid import JPEGLosslessSV1
 
 from pneumonia import package, served
 from tests.test_package import CLASSES, write
-from tests.test_served import deep, dicom, film, png_bomb
+from tests.test_served import deep, dicom, film, lossless, png_bomb
 
 pytestmark = pytest.mark.slow
 
@@ -124,7 +128,7 @@ def records(*films: bytes) -> dict[str, object]:
 
 def expected(server: Server, data: bytes) -> dict[str, object]:
     probability = server.predictor.probabilities(served.read_film(data, 96)[np.newaxis])[0]
-    return {"probability": probability, "label": CLASSES[int(probability >= 0.4)], "threshold": 0.4}
+    return {"probability": probability, "label": CLASSES[int(probability >= 0.4)], "threshold": 0.4, "warning": ""}
 
 
 def noisy(seed: int) -> np.ndarray:
@@ -134,6 +138,13 @@ def noisy(seed: int) -> np.ndarray:
 
 JPEG, PNG = (cv2.imencode(kind, noisy(0))[1].tobytes() for kind in (".jpg", ".png"))
 DICOM = dicom(deep(), BitsStored=12)
+BITS = {"BitsAllocated": 16, "BitsStored": 12}
+LOST = JPEG[: len(JPEG) // 2] + b"\xff\xd9"  # half of the scan is gone, the end is not
+
+
+def jpeg_lossless() -> bytes:
+    """The frame of a JPEG Lossless film."""
+    return get_frame(pydicom.dcmread(io.BytesIO(lossless(deep(), "JPEGLosslessProcess14_1"))).PixelData, 0)
 
 
 def test_every_format_is_scored_as_in_process(server):
@@ -143,6 +154,43 @@ def test_every_format_is_scored_as_in_process(server):
     assert answer.json() == {"predictions": [expected(server, data) for data in films]}
     split = {"dataframe_split": {"columns": ["image"], "data": [[text(JPEG)]]}}
     assert server.post(split).json() == {"predictions": [expected(server, JPEG)]}
+
+
+def forms(film: str) -> list[tuple[dict[str, object], int]]:
+    """Requests that mean one film or two, and how many."""
+    return [
+        ({"instances": [film, film]}, 2),
+        ({"inputs": [film, film]}, 2),
+        ({"inputs": [film]}, 1),
+        ({"instances": [[film], [film]]}, 2),
+        ({"inputs": {"image": [film, film]}}, 2),
+        ({"dataframe_records": [{"image": film + "\n"}]}, 1),
+        ({"dataframe_records": [{"image": "data:image/jpeg;base64," + film}]}, 1),
+        ({"dataframe_records": [{"image": base64.encodebytes(base64.b64decode(film)).decode()}]}, 1),
+    ]
+
+
+def test_films_are_taken_in_the_forms_that_people_send(server):
+    for body, count in forms(text(JPEG)):
+        answer = server.post(body)
+        assert answer.status_code == 200, answer.text
+        assert answer.json() == {"predictions": [expected(server, JPEG)] * count}
+
+
+def test_any_dicom_and_what_is_doubtful(server):
+    other = dicom(deep(), BitsStored=12, Modality="OT", ViewPosition="LL")
+    assert server.post(records(other)).json()["message"].startswith("record 0: the DICOM is not a plain radiograph")
+    for body in ({**records(other, DICOM), "params": {"any_dicom": True}},):
+        first, second = server.post(body).json()["predictions"]
+        assert "Modality" in first["warning"]
+        assert "ViewPosition" in first["warning"]
+        assert first["probability"] == second["probability"]
+        assert second == expected(server, DICOM)
+
+
+def test_lossless_dicoms_are_scored_as_the_plain_ones(server):
+    data = dicom(jpeg_lossless(), JPEGLosslessSV1, **BITS)
+    assert server.post(records(data, DICOM)).json() == {"predictions": [expected(server, DICOM)] * 2}
 
 
 def test_explain_gives_a_heatmap_in_the_films_aspect(server):
@@ -163,14 +211,14 @@ GOOD = {"image": text(JPEG)}
         ([GOOD, {}], "record 1: the image is missing"),
         ([{"image": 12.5}], "record 0: the image must be base64 text"),
         ([{"image": True}], "record 0: the image must be base64 text"),
-        ([{"image": [[1, 2], [3]]}], "record 0: the image must be base64 text"),
+        ([{"image": [[1, 2], [3]]}], "record 0: the image is a list"),
         ([{"image": {"secret": {"secret": []}}}], "record 0: the image must be base64 text"),
         ([{"image": "s e c r e t"}], "record 0: the image is not base64"),
         ([{"image": "/etc/passwd"}], "record 0: the image is not base64"),
         ([{"image": "/etc/hosts00"}], "record 0: the file is not a JPEG, PNG or DICOM film"),
         ([{"image": "file:///etc/secret.png"}], "record 0: the image is not base64"),
         ([{"image": "https://example.org/secret.png"}], "record 0: the image is not base64"),
-        ([{"image": "data:image/jpeg;base64," + text(JPEG)}], "record 0: the image is not base64"),
+        ([{"image": "data:image/jpeg," + text(JPEG)}], "record 0: the image is not base64"),
         ([{"image": ""}], "record 0: the film is empty"),
         ([{"secret": 1}], "no records with a column 'image'"),
         ([], "no records with a column 'image'"),
@@ -178,8 +226,13 @@ GOOD = {"image": text(JPEG)}
         ([GOOD, GOOD, {"image": text(b"secret words")}, GOOD], "record 2: the file is text"),
         ([GOOD, {"image": text(JPEG[: len(JPEG) // 2])}], "record 1: the JPEG is damaged or cut short"),
         ([GOOD, {"image": text(dicom(deep(), Modality="CT"))}], "record 1: the DICOM is not a plain radiograph"),
+        ([GOOD, {"image": text(LOST)}], "record 1: the JPEG is damaged or cut short"),
+        (
+            [GOOD, {"image": text(dicom(jpeg_lossless()[:-400], JPEGLosslessSV1, **BITS))}],
+            "record 1: the DICOM's compr",
+        ),
     ],
-    ids=range(19),
+    ids=range(21),
 )
 def test_a_wrong_request_gets_400_and_one_sentence(server, rows, words):
     answer = server.post({"dataframe_records": rows})
@@ -301,6 +354,8 @@ def test_nginx_passes_films_in_every_form_and_their_answers(server, guarded):
         ({**records(JPEG), "params": {}}, 1),
         ({**records(JPEG), "params": None}, 1),
         ({**records(JPEG), "params": {"explain": None}}, 1),
+        ({**records(JPEG), "params": {"any_dicom": True}}, 1),
+        *forms(data),
     ):
         answer = guarded.post(body)
         assert answer.status_code == 200, answer.text
@@ -308,6 +363,8 @@ def test_nginx_passes_films_in_every_form_and_their_answers(server, guarded):
         assert answer.headers["Content-Type"] == "application/json"
     for body in (
         records(JPEG, PNG, DICOM),
+        {**records(dicom(deep(), Modality="OT")), "params": {"any_dicom": True}},
+        records(LOST),
         {**records(*[JPEG] * served.MAX_EXPLAINED), "params": {"explain": True}},
         {**records(*[JPEG] * (served.MAX_EXPLAINED + 1)), "params": {"explain": True}},
         records(*[b"x"] * (served.MAX_RECORDS + 1)),
@@ -357,8 +414,8 @@ GOOD_TEXT = json.dumps(records(JPEG))[1:-1]
         ('{"dataframe_split": {"columns": ["image", "image"], "data": [["secret", "secret"]]}}', "one column 'image'"),
         ('{"dataframe_split": {"columns": ["image"], "data": [["secret", 1]]}}', "a value for every column"),
         ('{"dataframe_split": {"columns": ["image"], "index": "secret", "data": [["s e c"]]}}', "is not base64"),
-        ("{" + GOOD_TEXT + ', "params": {"secret": 1}}', "params may hold explain only"),
-        ("{" + GOOD_TEXT + ', "params": "secret"}', "params may hold explain only"),
+        ("{" + GOOD_TEXT + ', "params": {"secret": 1}}', "params may hold explain and any_dicom only"),
+        ("{" + GOOD_TEXT + ', "params": "secret"}', "params may hold explain and any_dicom only"),
         ("{" + GOOD_TEXT + ', "params": {"explain": "secret"}}', "must be true or false"),
         ("{" + GOOD_TEXT + ', "params": {"explain": [true]}}', "must be true or false"),
         ('{"dataframe_records": [{"image": ' + "9" * 5000 + "}]}", "record 0: the image"),

@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 from pneumonia.boundary import FAILED, boundary, films, home, link, report_run, say, say_link, store, tracking
-from pneumonia.options import Open, Shares, as_json, data_option, given
+from pneumonia.options import Command, Open, Shares, any_dicom_option, as_json, data_option, given
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--model",
     type=Open(click.STRING),
@@ -22,8 +22,15 @@ from pneumonia.options import Open, Shares, as_json, data_option, given
     type=Open(Shares()),
     help="shares of ill ones for which to tell PPV and NPV, such as 0.01,0.2 [0.01,0.05,0.2,0.5]",
 )
+@any_dicom_option
 @as_json
-def evaluate(model: str | None, data: str | None, prevalences: tuple[float, ...] | None, as_json: bool) -> None:
+def evaluate(
+    model: str | None,
+    data: str | None,
+    prevalences: tuple[float, ...] | None,
+    any_dicom: bool | None,
+    as_json: bool,
+) -> None:
     """Score the test films for a model: metrics with 95% intervals, a report, predictions. Opens the test split."""
     with boundary():
         from pneumonia import evaluate as evaluating
@@ -32,7 +39,7 @@ def evaluate(model: str | None, data: str | None, prevalences: tuple[float, ...]
         from pneumonia.tracking import source_tags
 
         tracker, experiment, run_id = tracking()
-        index = films("synthetic" if data is None else data, need="test")
+        index = films("synthetic" if data is None else data, any_dicom=any_dicom, need="test")
         record, evaluation = evaluating.evaluate_and_record(
             located(model)
             if model
@@ -57,11 +64,12 @@ def evaluate(model: str | None, data: str | None, prevalences: tuple[float, ...]
             report_run(record, tracker, as_json)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("models", nargs=-1, required=True)
 @data_option
+@any_dicom_option
 @as_json
-def compare(models: tuple[str, ...], data: str | None, as_json: bool) -> None:
+def compare(models: tuple[str, ...], data: str | None, any_dicom: bool | None, as_json: bool) -> None:
     """Compare MODELS (URIs, run ids, folders; the first is the reference) on the same validation films.
 
     Paired tests: DeLong's for AUC, McNemar's for accuracy, both by patient. Run ids of `train --seeds` stand for
@@ -78,7 +86,7 @@ def compare(models: tuple[str, ...], data: str | None, as_json: bool) -> None:
         tracker, experiment, run_id = tracking()
         record, comparison = comparing.compare_and_record(
             names,
-            films("synthetic" if data is None else data),
+            films("synthetic" if data is None else data, any_dicom=any_dicom),
             home=home(),
             tracker=tracker,
             experiment=experiment,
@@ -97,11 +105,12 @@ def compare(models: tuple[str, ...], data: str | None, as_json: bool) -> None:
             report_run(record, tracker, as_json)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("inputs", nargs=-1, required=True)
 @click.option("--model", default="models:/pneumonia@champion", show_default=True, help="a model URI or folder")
 @click.option("--output", "-o", type=click.Path(path_type=Path), default=None, help=".csv or .jsonl [standard output]")
-def predict(inputs: tuple[str, ...], model: str, output: Path | None) -> None:
+@any_dicom_option
+def predict(inputs: tuple[str, ...], model: str, output: Path | None, any_dicom: bool | None) -> None:
     """A row a film for films, folders or globs; exit code 1 if any film failed (its error stands in the row).
 
     One INPUT may hold several, with spaces or commas between them, as an MLflow parameter has to.
@@ -116,7 +125,9 @@ def predict(inputs: tuple[str, ...], model: str, output: Path | None) -> None:
             predicting.check_output(output)
         names = words.split(inputs, lambda text: predicting.is_there(located(text, predicting.is_there)))
         paths = predicting.films([located(name, predicting.is_there) for name in names])
-        table = predicting.predict(predicting.load(located(model)), paths, progress=sys.stderr.isatty())
+        table = predicting.predict(
+            predicting.load(located(model)), paths, any_dicom=bool(any_dicom), progress=sys.stderr.isatty()
+        )
         predicting.write(table, output)
         failed = int((table["error"] != "").sum())
         if output is not None:

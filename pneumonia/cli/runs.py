@@ -23,7 +23,7 @@ from pneumonia.boundary import (
     tracking,
 )
 from pneumonia.config import SearchConfig, TrainConfig
-from pneumonia.options import Open, as_json, data_option, gallery_option, given, settings
+from pneumonia.options import Command, Open, any_dicom_option, as_json, data_option, gallery_option, given, settings
 from pneumonia.ui import is_served
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pneumonia.tracking import Tracker
 
 
-@click.command()
+@click.command(cls=Command)
 @settings(SearchConfig)
 @as_json
 def search(as_json: bool, **values: Any) -> None:
@@ -61,7 +61,7 @@ def search(as_json: bool, **values: Any) -> None:
 
         if (said := registry.champion_gone(tracker, model_name)) is not None:
             say(said)
-        index = films(config.data)
+        index = films(config.data, any_dicom=config.any_dicom)
         config = config.for_data(cores=cores(), films=len(index.only("train")))
         bar, trainer = SearchBar(), TrainBar()
         with closing(bar), closing(trainer):
@@ -115,13 +115,16 @@ def search(as_json: bool, **values: Any) -> None:
             next_commands(outcome.verdict.name, tracker, demo)
 
 
-@click.command()
+@click.command(cls=Command)
 @data_option
 @settings(TrainConfig)
 @click.option("--seeds", type=Open(click.INT), help="train with so many seeds, from seed on: means with spread [1]")
 @gallery_option
+@any_dicom_option
 @as_json
-def train(as_json: bool, data: str | None, seeds: int | None, gallery: bool | None, **values: Any) -> None:
+def train(
+    as_json: bool, data: str | None, seeds: int | None, gallery: bool | None, any_dicom: bool | None, **values: Any
+) -> None:
     """One training run, tracked, without a search and without registration.
 
     With --seeds N it is one for each of N seeds, under a run that holds the mean and the spread of their scores.
@@ -141,7 +144,7 @@ def train(as_json: bool, data: str | None, seeds: int | None, gallery: bool | No
         tracker, experiment, run_id = tracking()
         tracker.experiment_id(experiment)
         close_dead(home())
-        index = films(data)
+        index = films(data, any_dicom=any_dicom)
         bar = TrainBar()
         common: dict[str, Any] = {
             "data": data,

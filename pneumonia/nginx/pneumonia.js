@@ -2,6 +2,7 @@
 // without a word of the request in it.
 
 const TABLES = ['dataframe_records', 'dataframe_split', 'instances', 'inputs'];
+const PARAMS = ['explain', 'any_dicom'];
 const MAX_COMMAS = 20000; // a thousand records, the model's limit, with some columns; many small values cost much memory
 const OF_THE_MODEL = /^(record \d+: |a request must hold |with explain |the request has no records )/;
 
@@ -14,6 +15,18 @@ function imagesOfRecords(kind, rows) {
         throw new Error(`${kind} must be a list of objects`);
     }
     return rows.map((row) => row.image);
+}
+
+// Films in a plain list, each by itself or in a list of its own.
+function imagesOfList(kind, rows) {
+    if (!Array.isArray(rows) || rows.every(isObject)) {
+        return imagesOfRecords(kind, rows);
+    }
+    const images = rows.map((row) => (Array.isArray(row) && row.length === 1 ? row[0] : row));
+    if (!images.every((image) => typeof image === 'string')) {
+        throw new Error(`${kind} must be a list of films in base64, or of objects`);
+    }
+    return images;
 }
 
 function imagesOfSplit(table) {
@@ -32,7 +45,7 @@ function imagesOfSplit(table) {
 
 function imagesOfInputs(table) {
     if (!isObject(table)) {
-        return imagesOfRecords('inputs', table);
+        return imagesOfList('inputs', table);
     }
     return Array.isArray(table.image) ? table.image : [table.image];
 }
@@ -52,22 +65,30 @@ function imagesOf(body) {
         return imagesOfSplit(table);
     case 'inputs':
         return imagesOfInputs(table);
+    case 'instances':
+        return imagesOfList('instances', table);
     default:
         return imagesOfRecords(kinds[0], table);
     }
 }
 
 // MLflow drops params that it does not know, and echoes those of a wrong type.
-function explainOf(body) {
-    const params = 'params' in body && body.params !== null ? body.params : {};
-    if (!isObject(params) || Object.keys(params).some((name) => name !== 'explain')) {
-        throw new Error('params may hold explain only');
+function paramsOf(body) {
+    const given = 'params' in body && body.params !== null ? body.params : {};
+    if (!isObject(given) || Object.keys(given).some((name) => !PARAMS.includes(name))) {
+        throw new Error(`params may hold ${PARAMS.join(' and ')} only`);
     }
-    const explain = 'explain' in params && params.explain !== null ? params.explain : false;
-    if (typeof explain !== 'boolean') {
-        throw new Error('params.explain must be true or false');
-    }
-    return explain;
+    const params = {};
+    PARAMS.forEach((name) => {
+        const value = name in given && given[name] !== null ? given[name] : false;
+        if (typeof value !== 'boolean') {
+            throw new Error(`params.${name} must be true or false`);
+        }
+        if (value) { // a version of before does not know it
+            params[name] = value;
+        }
+    });
+    return params;
 }
 
 function parsed(bytes) {
@@ -93,7 +114,7 @@ function parsed(bytes) {
 function rewritten(bytes) {
     const body = parsed(bytes);
     const records = imagesOf(body).map((image) => ({image: image === undefined ? null : image}));
-    return JSON.stringify({dataframe_records: records, params: {explain: explainOf(body)}});
+    return JSON.stringify({dataframe_records: records, params: paramsOf(body)});
 }
 
 function answer(r, status, body) {
