@@ -40,8 +40,8 @@ from experiments.shortcut_audit import of_one_shape
 from experiments.speedrun import RECIPE, machine
 from pneumonia import cache, data, metrics, stress
 from pneumonia.calibration import Calibration, objective, operating_point
+from pneumonia.classes import told_by_opacities
 from pneumonia.config import TrainConfig
-from pneumonia.layout import told_by_opacities
 from pneumonia.model import build
 from pneumonia.train import FitData, fit, predict
 from pneumonia.trial import fit_data

@@ -51,8 +51,8 @@ from experiments.speedrun import RECIPE, machine, summary
 from pneumonia import cache, data, metrics, predict
 from pneumonia.augment import standardise
 from pneumonia.boundary import mlflow_defaults
+from pneumonia.classes import told_by_opacities
 from pneumonia.intervals import intervals
-from pneumonia.layout import told_by_opacities
 from pneumonia.model import Network, build
 from pneumonia.served import CANONICAL, decode, read_film
 from pneumonia.stress import CHANGES, SHAPES, painted_of, stretched

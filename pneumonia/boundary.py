@@ -180,23 +180,37 @@ def _experiment(tracker: "Tracker", run_id: str | None) -> str:
     return found
 
 
-def films(data: str, *, any_dicom: bool | None = None, need: Literal["train", "test"] = "train") -> "Index":
-    """The index of a folder, a manifest, or the synthetic films, which are drawn when they are not there."""
+def films(
+    data: str,
+    *,
+    positive: str | None = None,
+    like: tuple[str, str] | None = None,
+    any_dicom: bool | None = None,
+    need: Literal["train", "test"] = "train",
+) -> "Index":
+    """The index of a folder, a manifest, or the synthetic films, which are drawn when they are not there. What was
+    found is said, before what refuses it; `positive` and `like` as for `scan`.
+    """
     from pneumonia import synthetic
     from pneumonia.caller import located, looked_in
-    from pneumonia.data import require, scan
+    from pneumonia.data import DataError, require, scan
 
     if not data.strip():
         raise ValueError("data is empty: give a folder, a manifest, or the word synthetic")
     folder = synthetic.write(home() / "synthetic", progress=True) if data == "synthetic" else Path(located(data))
     if not os.path.exists(folder):
         raise ValueError(f"looked for a folder of films or a manifest, and there is nothing at {looked_in(data)}")
-    index = scan(folder, any_dicom=bool(any_dicom), progress=True)
+    try:
+        index = scan(folder, positive=positive, like=like, any_dicom=bool(any_dicom), progress=True)
+    except DataError as error:
+        for line in error.report:
+            say(line)
+        raise
+    for line in index.report.lines():
+        say(line)
     require(index, need)
     if need == "train":
         require(index, "val")
-    for line in index.report.lines():
-        say(line)
     return index
 
 

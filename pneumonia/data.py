@@ -13,19 +13,23 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
+from pneumonia.classes import choose
+from pneumonia.files import DataError
 from pneumonia.inventory import Group, Report
-from pneumonia.layout import FILMS, REFUSED, SPLITS, DataError, Split, classes_of, find
+from pneumonia.layout import SPLITS, Found, Split, find
 
-__all__ = ["FILMS", "REFUSED", "DataError", "Group", "Index", "Report", "Split", "assign_val", "require", "scan"]
+__all__ = ["DataError", "Group", "Index", "Report", "Split", "assign_val", "require", "scan"]
 
 COLUMNS = ("path", "split", "label", "patient", "subtype", "bytes", "sha256")
 VAL_SHARE = 0.15
+ENOUGH = 30  # films a class that a folder's own validation split must have to choose anything
 TOGETHER = 64  # films that a thread reads at a time: one by one, handing them out costs as much as reading them
 # Constant, so that every run, whatever its seed, is measured on the same patients; another salt is another split.
 VAL_SALT = "pneumonia-val-1"
 
 _PERSON = re.compile(r"(person\d+)_(bacteria|virus)(?:_|$)", re.IGNORECASE)
 _IM = re.compile(r"(?:NORMAL2-)?(IM-\d+)(?:-|$)", re.IGNORECASE)
+_ROBOFLOW = re.compile(r"(.+)\.rf\.[0-9a-z]{6,}\.\w+", re.IGNORECASE)  # its export makes several films of one
 
 
 @dataclass(frozen=True)
@@ -65,48 +69,78 @@ class Index:
         return replace(self, table=table, report=report)
 
 
-def scan(data: str | Path, *, any_dicom: bool = False, progress: bool = False) -> Index:
+def scan(
+    data: str | Path,
+    *,
+    positive: str | None = None,
+    like: tuple[str, str] | None = None,
+    any_dicom: bool = False,
+    progress: bool = False,
+) -> Index:
     """Finds the films of a folder or a manifest, reads each once for its SHA-256, and chooses the validation films.
 
-    A folder holds `train` and `test` (and Kaggle's `val`), or one of them, each with two class folders; it may also
-    be one or two levels further down, as in the parent of `chest_xray`. A manifest is a CSV or Parquet table with the
-    columns path (relative to it) and label, and optionally patient, split and subtype.
+    A folder holds `train`, `val` and `test`, or some of them, each with two class folders; other words for these are
+    known, in any case (`layout.split_of`). It may also be one or two levels further down, as in the parent of
+    `chest_xray`. A manifest is a CSV or Parquet table with the columns path (relative to it) and label, and optionally
+    patient, split and subtype. `~` is the user's home.
 
-    Positive is PNEUMONIA beside NORMAL, 1 beside 0, the class beside one that is called normal, negative, healthy,
-    control or no-something, else the alphabetically last. A film in two splits stays in test before val before train;
-    of identical films within train one stays, or none if their labels differ. Test films are never left out for
-    being alike. Kaggle's `val` of 16 films is counted as train.
+    A film in two splits stays in test before val before train; of identical films within train one stays, or none if
+    their labels differ. Test films are never left out for being alike.
 
-    Validation films are whole patients, see `assign_val`; a manifest's own val split is kept as it is.
+    Validation films are whole patients, see `assign_val`; a manifest's own val split is kept as it is, a folder's if it
+    can choose: with `ENOUGH` films of each class, and no patient of train among them. Kaggle's of 16 films is counted
+    as train.
 
-    `any_dicom` lets films be read, later, whose DICOM says that it is no chest radiograph.
+    Args:
+        positive: the class that is positive; by the names of both where None (`classes.choose`).
+        like: (negative, positive) of a model; decides where the films have the same classes.
+        any_dicom: lets films be read, later, whose DICOM says that it is no chest radiograph.
 
     Raises:
-        DataError: nothing there, no films, not two classes, or a manifest that cannot be read.
+        DataError: nothing there, no films, not two classes, nothing to tell which is positive, or a manifest that
+            cannot be read.
     """
-    data = Path(data)
+    data = Path(os.path.expanduser(data))
     found, root = find(data)
-    classes, note = classes_of([row["class"] for row in found.rows], data)
-    if note:
-        found.notes.append(note)
+    try:
+        choice = choose([row["class"] for row in found.rows], data, positive=positive, like=like)
+    except DataError as error:
+        raise DataError(str(error), found.report()) from None
+    classes = choice.classes
     table, unreadable = _hash(found.rows, root, progress)
     if table.empty:
-        raise DataError(f"none of the {len(unreadable):,} films in {data} can be read; the first: {unreadable[0][1]}")
-    positive = classes[1].casefold()
-    table["label"] = (table.pop("class").str.casefold() == positive).astype("int64")
-    nameless = _name_patients(table)
+        raise DataError(
+            f"none of the {len(unreadable):,} films in {data} can be read; the first: {unreadable[0][1]}",
+            found.report(),
+        )
+    table["label"] = (table.pop("class").str.casefold() == classes[1].casefold()).astype("int64")
+    nameless, exported = _name_patients(table)
+    if exported:
+        found.regrouped = True
+        found.turns.append("each film of a Roboflow export was its own patient")
     if nameless:
         found.notes.append(f"{nameless:,} films have no patient number in their names: each is its own patient")
+    if found.val_folders:
+        table = _settle_val(table, found)
     table, leaks = _drop_leaks(table)
     table, duplicates = _drop_duplicates(table)
     explicit_val = bool((table["split"] == "val").any())
-    fingerprint = _fingerprint(table, classes, any_dicom)
+    fingerprint = _fingerprint(table, classes, any_dicom=any_dicom, turned=choice.turned, regrouped=found.regrouped)
     if not explicit_val:
         table = assign_val(table)
+    if choice.turned:
+        found.turns.append(f"{classes[0]} was the positive class")
+    if found.turns:
+        found.notes.insert(
+            0,
+            f"versions before 0.2 read this otherwise: {'; '.join(found.turns)}; "
+            "what they trained, and the studies that they began, is of other films",
+        )
     table = table[list(COLUMNS)].reset_index(drop=True)
     report = Report(
         found=len(found.rows) + len(found.corrupt),
         used=len(table),
+        classes=classes,
         ignored=dict(sorted(found.ignored.items())),
         duplicates=duplicates,
         leaks=leaks,
@@ -125,7 +159,9 @@ def require(index: Index, split: Split) -> None:
     """
     labels = set(index.only(split)["label"])
     if labels != {0, 1}:
-        there = [f"{row['films']:,} {row['split']} {row['class']}" for row in index.report.counts]
+        there = [
+            f"{row['films']:,} {row['split']} {row['class']} {row['subtype']}".strip() for row in index.report.counts
+        ]
         looked = f"looked for {split} films of {index.classes[0]} and {index.classes[1]} in {index.root}"
         raise DataError(f"{looked}, found {', '.join(there) or 'none'}")
 
@@ -220,25 +256,56 @@ def _hash(rows: list[dict[str, str]], root: Path, progress: bool) -> tuple[pd.Da
     return pd.DataFrame(full), unreadable
 
 
-def _name_patients(table: pd.DataFrame) -> int:
-    """Fills in the patients and subtypes that no manifest gave, in place; how many films had no number in the name.
+def _name_patients(table: pd.DataFrame) -> tuple[int, int]:
+    """Fills in the patients and subtypes that no manifest gave, in place. How many films had no number in the name; and
+    how many are known by the name that they had before a Roboflow export alone.
 
     Kermany's numbers start again in test: the same number in train and test is two patients, so the split stands
     before it. A film without a number is its own patient, known by its content, so that renaming moves nothing.
     """
-    patients, subtypes, nameless = [], [], 0
-    for path, split, patient, subtype, sha256 in zip(
-        *(table[name] for name in ("path", "split", "patient", "subtype", "sha256")), strict=True
+    patients, subtypes, nameless, exported = [], [], 0, 0
+    for path, split, label, patient, subtype, sha256 in zip(
+        *(table[name] for name in ("path", "split", "label", "patient", "subtype", "sha256")), strict=True
     ):
         stem = path.rsplit("/", 1)[-1]
         series = "test" if split == "test" else "train"
         person, im = _PERSON.match(stem), _IM.match(stem)
         number = person[1].lower() if person else im[1].upper() if im else None
-        nameless += not patient and number is None
+        if not patient and number is None:
+            before = _ROBOFLOW.fullmatch(stem)
+            number = f"{label}/{before[1]}" if before else None
+            exported += before is not None
+            nameless += before is None
         patients.append(patient or f"{series}/{number or sha256[:16]}")
         subtypes.append(subtype or (person[2].lower() if person else ""))
     table["patient"], table["subtype"] = patients, subtypes
-    return nameless
+    return nameless, exported
+
+
+def _settle_val(table: pd.DataFrame, found: Found) -> pd.DataFrame:
+    """Keeps the validation films of a folder, or counts them as train, and notes which and why."""
+    val, train = table[table["split"] == "val"], table[table["split"] == "train"]
+    if val.empty:
+        return table
+    names = " and ".join(found.val_folders)
+    test = set(table["sha256"][table["split"] == "test"])
+    different = val[~val["sha256"].isin(test)].drop_duplicates("sha256")
+    fewest = min(int((different["label"] == label).sum()) for label in (0, 1))
+    shared = set(val["patient"]) & set(train["patient"])
+    if fewest < ENOUGH or shared:
+        why = (
+            f"fewer than {ENOUGH} films of a class"
+            if fewest < ENOUGH
+            else f"{len(shared):,} patients that train has too"
+        )
+        found.notes.append(
+            f"{names} ({len(val):,} films) is counted as train, with {why}: validation patients are chosen from both"
+        )
+        return table.assign(split=table["split"].replace("val", "train"))
+    found.notes.append(f"{names} ({len(val):,} films) is kept as the validation split")
+    if any(name.lower() == "val" for name in found.val_folders):
+        found.turns.append("the films of val were counted as train")
+    return table
 
 
 def _drop_leaks(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Group, ...]]:
@@ -277,12 +344,16 @@ def _drop_duplicates(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Group, ..
     return table.drop(gone), tuple(groups)
 
 
-def _fingerprint(table: pd.DataFrame, classes: tuple[str, str], any_dicom: bool) -> str:
+def _fingerprint(
+    table: pd.DataFrame, classes: tuple[str, str], *, any_dicom: bool, turned: bool, regrouped: bool
+) -> str:
     rows = [
         f"{split}\t{classes[label]}\t{sha256}"
         for split, label, sha256 in zip(table["split"], table["label"], table["sha256"], strict=True)
     ]
     rows += ["any DICOM"] * any_dicom  # it decides which of them can be read
+    rows += ["turned"] * turned  # the same films, asked about the other way round
+    rows += ["regrouped"] * regrouped  # patients, by which films validate
     return hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()
 
 

@@ -29,8 +29,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from pneumonia import places, stress
+from pneumonia.classes import told_by_opacities
 from pneumonia.intervals import mean_error
-from pneumonia.layout import told_by_opacities
 from pneumonia.record import Record
 from pneumonia.sending import if_there, masked
 from pneumonia.sentence import first_line, shortened

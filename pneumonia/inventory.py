@@ -4,6 +4,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pneumonia.sentence import shortened
+
+LONG = 200  # letters of a path that are shown
+
 
 @dataclass(frozen=True)
 class Group:
@@ -17,11 +21,12 @@ class Group:
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """What became of every file: `found` films are `used`, or stand in a group of `duplicates` or `leaks`, or in
-    `corrupt` (path, reason). `ignored` counts files that are no films, by reason. `counts` has a row a split, class
-    and subtype."""
+    `corrupt` (path, reason). `classes` is (negative, positive). `ignored` counts files that are no films, by reason.
+    `counts` has a row a split, class and subtype."""
 
     found: int
     used: int
+    classes: tuple[str, str] | None = None
     ignored: dict[str, int] = field(default_factory=dict)
     duplicates: tuple[Group, ...] = ()
     leaks: tuple[Group, ...] = ()
@@ -56,11 +61,14 @@ class Report:
     def lines(self, most: int = 5) -> list[str]:
         """For people: at most `most` examples of each trouble."""
         lines = [f"{self.used:,} of {self.found:,} films used"]
+        if self.classes is not None:
+            lines.append(f"positive: {self.classes[1]}, negative: {self.classes[0]}")
+        lines += [f"note: {note}" for note in self.notes]
         for row in self.counts:
             name = f"{row['class']} {row['subtype']}".strip()
             lines.append(f"  {row['split']:<5} {name}: {row['films']:,} films of {row['patients']:,} patients")
         if self.ignored:
-            lines.append("ignored files: " + ", ".join(f"{n:,} {reason}" for reason, n in self.ignored.items()))
+            lines.append(f"ignored files: {tally(self.ignored)}")
         for title, groups, left_out in (
             ("identical films", self.duplicates, self.copies),
             ("in two splits", self.leaks, self.leaked),
@@ -71,10 +79,12 @@ class Report:
                 for g in groups[:most]
             ]
             lines += _listed(title, shown, len(groups), left_out)
-        lines += _listed(
-            "corrupt or missing", [f"  {p}: {why}" for p, why in self.corrupt[:most]], len(self.corrupt), None
+        return lines + _listed(
+            "corrupt or missing",
+            [f"  {shortened(path, LONG)}: {why}" for path, why in self.corrupt[:most]],
+            len(self.corrupt),
+            None,
         )
-        return lines + [f"note: {note}" for note in self.notes]
 
 
 def some(names: Sequence[str], most: int = 5) -> str:

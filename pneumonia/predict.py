@@ -8,7 +8,8 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 from tqdm import tqdm
 
-from pneumonia import places
+from pneumonia import files, places
 from pneumonia.calibration import Calibration
-from pneumonia.data import FILMS, REFUSED
+from pneumonia.inventory import tally
 from pneumonia.sending import masked
 from pneumonia.sentence import first_line, shortened
 from pneumonia.served import MAX_BYTES
@@ -95,33 +96,82 @@ def is_there(text: str) -> bool:
     return glob.has_magic(text) and next(glob.iglob(os.path.expanduser(text), recursive=True), None) is not None
 
 
-def films(inputs: Sequence[str]) -> list[Path]:
-    """The films that files, folders (with all below) and globs (`**` too) name, each once, in a stable order.
+def films(inputs: Sequence[str]) -> tuple[list[Path], Counter[str]]:
+    """The films that files, folders (with all below) and globs (`**` too) name, each once, in a stable order; and what
+    was passed over, by kind.
 
-    A file that is named is taken whatever it is. In folders and globs, hidden files and folders, `__MACOSX` and files
-    without the suffix of an image are passed over.
+    A file that is named is taken whatever it is. In folders and globs, hidden files and folders, `__MACOSX`, folders of
+    masks, and files that by their suffix or, where that says nothing, by their content are no images are passed over.
 
     Raises:
-        ValueError: an input names nothing, or no film is found.
+        ValueError: an input names nothing, a folder cannot be read, or no film is found.
     """
     found: dict[str, Path] = {}
+    others: dict[str, str] = {}
+    passed: Counter[str] = Counter()
     for text in inputs:
-        path = Path(text).expanduser()
-        if os.path.isdir(path):  # where Path.is_dir() raises for a name that is too long
-            taken = list(_below(path))
-        elif os.path.exists(path):
-            taken = [path]
-        else:
-            matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-            matches = [match for match in matches if "__MACOSX" not in match.parts]
-            taken = [film for match in matches for film in (_below(match) if match.is_dir() else _images([match]))]
-            if not matches:
-                raise ValueError(f"{os.path.abspath(path)} is no file, no folder and no pattern that matches any")
-        for film in taken:
-            found.setdefault(os.path.realpath(film), film)
+        path = Path(os.path.expanduser(text))
+        if os.path.exists(path) and not os.path.isdir(path):
+            found.setdefault(os.path.realpath(path), path)
+            continue
+        named, aside = ([path], Counter[str]()) if os.path.isdir(path) else _matches(path)
+        if not named and not aside:
+            raise ValueError(f"{os.path.abspath(path)} is no file, no folder and no pattern that matches any")
+        passed += aside
+        for match in named:
+            below, aside = files.below(match) if match.is_dir() else ([match], Counter[str]())
+            passed += aside
+            for film in below:
+                why = _no_image(film)
+                if why is None:
+                    found.setdefault(os.path.realpath(film), film)
+                else:
+                    others[os.path.realpath(film)] = why
+    passed += Counter(others.values())
     if not found:
-        raise ValueError(f"no film in {', '.join(inputs) or 'an empty list'}: looked for {', '.join(sorted(FILMS))}")
-    return list(found.values())
+        tail = f" (passed over: {tally(passed)})" if passed else ""
+        raise ValueError(f"no film in {', '.join(inputs) or 'an empty list'}: looked for JPEG, PNG and DICOM{tail}")
+    return list(found.values()), passed
+
+
+def _matches(pattern: Path) -> tuple[list[Path], Counter[str]]:
+    """What a glob matches, nothing of what lies below a folder that it matches; and how many files are passed over for
+    a folder whose name says that it holds no films, and that the pattern does not name."""
+    reasons: dict[Path, str | None] = {}
+
+    def reason(folder: Path) -> str | None:
+        if folder not in reasons:
+            named = folder.name in pattern.parts
+            reasons[folder] = None if named else files.aside(folder.name, os.listdir(folder.parent))
+        return reasons[folder]
+
+    matches, passed, done, counted = list[Path](), Counter[str](), set[Path](), set[str]()
+    for path in map(Path, sorted(glob.glob(str(pattern), recursive=True))):
+        if not done.isdisjoint(path.parents):
+            continue
+        folder = path.is_dir()
+        if folder:
+            done.add(path)
+        above = [one for one in (path, *path.parents) if one.name][0 if folder else 1 :]
+        why = next(filter(None, map(reason, above)), None)
+        if why is None:
+            matches.append(path)
+        elif (real := os.path.realpath(path)) not in counted:  # a link to a folder above leads round
+            counted.add(real)
+            passed += Counter({why: files.count(path)[0] if folder else 1})
+    return matches, passed
+
+
+def _no_image(path: Path) -> str | None:
+    """Why a file in a folder is no image; None for formats that are refused too, so that the table says so of each, and
+    for what cannot be looked at."""
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            return files.unwanted(path) or (None if files.has_known_suffix(path) else "not a file")
+        why = files.no_film(path)
+    except OSError:
+        return None
+    return None if why in files.REFUSED.values() else why
 
 
 def predict(
@@ -235,23 +285,3 @@ def _row(model: Model, path: Path, params: dict[str, bool]) -> tuple[str, float,
     row = scored.iloc[0]
     warning = str(row.get("warning", ""))
     return shown, float(row["probability"]), str(row["label"]), float(row["threshold"]), warning, ""
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    seen: set[tuple[int, int]] = set()
-    for here, folders, files in os.walk(folder, followlinks=True):
-        status = os.stat(here)
-        key = (status.st_dev, status.st_ino)  # a link to a folder above must not lead round for ever
-        folders[:] = [] if key in seen else sorted(name for name in folders if not _hidden(name))
-        if key not in seen:
-            yield from _images(Path(here) / name for name in sorted(files))
-        seen.add(key)
-
-
-def _images(paths: Iterable[Path]) -> Iterator[Path]:
-    """Those with an image's suffix: formats that are refused too, so that the table says so of each."""
-    yield from (path for path in paths if path.suffix.lower() in FILMS | REFUSED.keys() and not _hidden(path.name))
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"

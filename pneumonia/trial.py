@@ -15,10 +15,10 @@ from pneumonia import gallery, metrics, package, plots
 from pneumonia.bands import Band
 from pneumonia.cache import Decoded, decode, room
 from pneumonia.calibration import operating_point
+from pneumonia.classes import told_by_opacities
 from pneumonia.config import TrainConfig
 from pneumonia.data import Index
 from pneumonia.evaluation import assess
-from pneumonia.layout import told_by_opacities
 from pneumonia.model import build
 from pneumonia.record import Record, Run
 from pneumonia.report.card import card

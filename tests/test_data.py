@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pneumonia import data
+from pneumonia.classes import choose, told_by_opacities
 from pneumonia.data import DataError, Index, require, scan
-from pneumonia.layout import told_by_opacities
+from pneumonia.layout import split_of
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 
@@ -60,7 +62,8 @@ def test_kaggles_copy_within_itself_is_not_counted_twice(tmp_path: Path) -> None
     film(root / "__MACOSX/chest_xray/._x.jpeg")
     index = scan(root)
     assert index.report.found == index.report.used == 48
-    assert index.report.ignored == {"__MACOSX": 1, "outside train, val and test": 1}
+    assert index.report.ignored == {"__MACOSX": 1, "outside train, val and test": 48}
+    assert any(note.startswith("chest_xray (48 films) is no folder of") for note in index.report.notes)
 
 
 def test_kaggles_val_is_train_and_said(tmp_path: Path) -> None:
@@ -95,34 +98,266 @@ def test_what_is_no_film_is_counted_by_reason(tmp_path: Path) -> None:
     report = scan(root).report
     assert report.used == report.found == 48 + 3
     assert report.ignored == {
-        ".DS_Store": 1, "._*": 1, "BMP": 1, "GIF": 1, "TIFF": 2, "WebP": 1, "__MACOSX": 1, "not an image": 1,
+        ".DS_Store": 1, "._*": 1, "BMP": 1, "GIF": 1, "TIFF": 2, "WebP": 1, "__MACOSX": 1, "text (.txt)": 1,
         "outside the class folders": 1, "outside train, val and test": 1,
     }  # fmt: skip
     assert any("1 GIF, 2 TIFF, 1 WebP" in note for note in report.notes)
 
 
 @pytest.mark.parametrize(
-    ("names", "classes", "noted"),
+    "classes",
     [
-        (("normal", "Pneumonia"), ("NORMAL", "PNEUMONIA"), False),
-        (("1", "0"), ("0", "1"), False),
-        (("Healthy", "Covid"), ("Healthy", "Covid"), False),
-        (("sick", "zzz_control"), ("sick", "zzz_control"), True),
-        (("Tuberculosis", "No Finding"), ("No Finding", "Tuberculosis"), False),
-        (("abnormal", "normal"), ("NORMAL", "abnormal"), False),
-        (("no_pneumonia", "pneumonia"), ("no_pneumonia", "PNEUMONIA"), False),
-        (("cat", "dog"), ("cat", "dog"), True),
+        ("NORMAL", "PNEUMONIA"),
+        ("0", "1"),
+        ("-1", "1"),
+        ("0.0", "1.0"),
+        ("no", "yes"),
+        ("false", "true"),
+        ("N", "P"),
+        ("Neg", "Pos"),
+        ("Healthy", "Covid"),
+        ("healthy lungs", "sick"),
+        ("zzz_control", "sick"),
+        ("No Finding", "Tuberculosis"),
+        ("NORMAL", "abnormal"),
+        ("NORMAL", "not normal"),
+        ("healthy", "unhealthy"),
+        ("no_pneumonia", "PNEUMONIA"),
+        ("2_NORMAL", "1_PNEUMONIA"),
+        ("1_NORMAL", "0_PNEUMONIA"),
+        ("Lung_Normal", "COVID"),
+        ("without pneumonia", "PNEUMONIA"),
+        ("w/o pneumonia", "with pneumonia"),
+        ("NonPneumonia", "PNEUMONIA"),
+        ("nonpneumonia", "PNEUMONIA"),
+        ("notcovid", "COVID19"),
+        ("not_pneumonia", "PNEUMONIA"),
+        ("NORMAL", "Viral Pneumonia"),
+        ("normal1", "pneumonia1"),
+        ("Non-COVID-19", "COVID-19"),
+        ("class0", "class1"),
+        ("covid-negative", "covid-positive"),
+        ("pneumonia=0", "pneumonia=1"),
+        ("normal=1", "normal=0"),
+        ("pneumonia_no", "pneumonia_yes"),
+        ("pneumonia absent", "pneumonia present"),
+        ("uninfected", "infected"),
+        ("No Lung Opacity / Not Normal", "Lung Opacity"),
+        ("NoTB", "TB"),
+        ("disease-free", "disease"),
+        ("none", "nodule"),
     ],
 )
-def test_which_class_is_positive(tmp_path: Path, names: tuple[str, str], classes: tuple[str, str], noted: bool) -> None:
+def test_which_class_is_positive_by_meaning(classes: tuple[str, str]) -> None:
+    for names in (classes, classes[::-1]):
+        assert choose(names, Path("films")).classes == classes
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("cat", "dog"),
+        ("bacteria", "virus"),
+        ("1", "2"),
+        ("normal", "healthy"),
+        ("NORMAL", "NORMAL2"),
+        ("notch", "chest"),
+        ("no virus", "No Finding"),
+    ],
+)
+def test_names_that_do_not_tell_are_asked_about(tmp_path: Path, names: tuple[str, str]) -> None:
     for name in names:
         for n in range(3):
             film(tmp_path / f"train/{name}/{n}.png")
+    with pytest.raises(DataError, match=r"do not tell which is the positive one: say so with --positive"):
+        scan(tmp_path)
+    for positive in names:
+        index = scan(tmp_path, positive=f" {positive.upper()}")
+        assert index.classes[1].casefold() == positive.casefold()
+        assert f"positive: {index.classes[1]}, negative: {index.classes[0]}" in index.report.lines()[1]
+        named = index.table["path"].str.split("/").str[1].str.casefold()
+        assert set(named[index.table["label"] == 1]) == {positive.casefold()}
+    with pytest.raises(DataError, match=r"is to be lion, but the films are .* takes one of these two"):
+        scan(tmp_path, positive="lion")
+
+
+def test_a_models_classes_say_which_is_positive(tmp_path: Path) -> None:
+    for name in ("bacteria", "Virus"):
+        for n in range(3):
+            film(tmp_path / f"train/{name}/{n}.png")
+    assert scan(tmp_path, like=("virus", "Bacteria")).classes == ("virus", "Bacteria"), "as the model spells them"
+    assert scan(tmp_path, like=("virus", "bacteria"), positive="virus").classes == ("bacteria", "virus")
+    with pytest.raises(DataError, match="the model tells NORMAL from PNEUMONIA, but the films are bacteria and Virus"):
+        scan(tmp_path, like=("NORMAL", "PNEUMONIA"))
+
+
+def test_films_asked_about_the_other_way_round_are_other_films(tmp_path: Path) -> None:
+    """Or an unfinished study would go on with the labels exchanged; what earlier versions chose stays what it was."""
+    for name in ("pneumonia", "without pneumonia"):
+        for n in range(3):
+            film(tmp_path / f"train/{name}/{n}.png", f"{name} {n}")
+    now = scan(tmp_path)
+    formerly = scan(tmp_path, positive="without pneumonia")
+    assert now.classes == ("without pneumonia", "PNEUMONIA")
+    assert now.fingerprint != formerly.fingerprint
+    assert "versions before 0.2 read this otherwise: without pneumonia was the positive class" in now.report.notes[0]
+    assert not any("0.2" in note for note in formerly.report.notes)
+
+
+# --- splits, suffixes and masks
+
+
+def split_films(root: Path, name: str, count: int, *, first: int = 0) -> None:
+    for n in range(first, first + count):
+        film(root / f"{name}/NORMAL/IM-{n:04d}-0001.jpeg", f"{name} normal {n}")
+        film(root / f"{name}/PNEUMONIA/person{n}_bacteria_{n}_jpeg.rf.{n:032x}.jpg", f"{name} pneumonia {n}")
+
+
+@pytest.mark.parametrize(
+    ("word", "split"),
+    [
+        ("train", "train"), ("Train", "train"), ("TRAINING", "train"), ("TRAIN_SET", "train"), ("01_train", "train"),
+        ("training data", "train"), ("val", "val"), ("Valid", "val"), ("validation", "val"), ("dev", "val"),
+        ("validation-set", "val"), ("eval", "val"), ("DevSet", "val"), ("Test", "test"), ("testing", "test"),
+        ("test images", "test"), ("TestData", "test"), ("set", None), ("dataset", None), ("invalid", None),
+        ("holdout", None), ("train_1", None), ("chest_xray", None), ("trainval", None), ("latest", None), ("", None),
+    ],
+)  # fmt: skip
+def test_words_for_splits(word: str, split: str | None) -> None:
+    assert split_of(word) == split
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "Validation", "DEV"])
+def test_a_folders_validation_split_that_can_choose_is_kept(tmp_path: Path, name: str) -> None:
+    root = kermany(tmp_path)
+    split_films(root, name, 30, first=100)
+    index = scan(root)
+    assert set(index.only("val")["path"].str.split("/").str[0]) == {name}
+    assert len(index.only("val")) == 60
+    assert f"{name} (60 films) is kept as the validation split" in index.report.notes
+    said = "the films of val were counted as train" if name == "val" else f"the 60 films of {name} were left out"
+    assert said in index.report.notes[0]
+
+
+@pytest.mark.parametrize(("count", "first", "why"), [(29, 100, "fewer than 30 films of a class"), (30, 0, "patients")])
+def test_a_validation_split_that_cannot_choose_is_train_and_said(
+    tmp_path: Path, count: int, first: int, why: str
+) -> None:
+    root = kermany(tmp_path)
+    split_films(root, "valid", count, first=first)
+    index = scan(root)
+    assert sum(f"valid ({2 * count} films) is counted as train, with " in note for note in index.report.notes) == 1
+    assert any(why in note for note in index.report.notes)
+    assert index.report.used == 48 + 2 * count
+    assert set(index.only("val")["path"].str.split("/").str[0]) == {"train", "valid"}
+
+
+def test_splits_by_other_words_and_two_of_one_kind(tmp_path: Path) -> None:
+    kermany(tmp_path / "plain", train=0)
+    root = tmp_path / "other"
+    (tmp_path / "plain").rename(root)
+    (root / "test").rename(root / "Testing")
+    for name, first in (("Training", 0), ("train", 100), ("valid", 200), ("val", 300)):
+        split_films(root, name, 40, first=first)
+    index = scan(root)
+    assert Counter(index.table["split"]) == {"train": 160, "val": 160, "test": 8}
+    assert any("Training and train are all train films" in note for note in index.report.notes)
+    assert any(note.startswith("val and valid (160 films) is kept") for note in index.report.notes)
+
+
+def test_splits_by_other_words_further_down(tmp_path: Path) -> None:
+    for split, first in (("Training", 0), ("Validation", 100), ("Testing", 200)):
+        split_films(tmp_path / "all/Chest X-ray", split, 30, first=first)
+    (tmp_path / "testing/notes").mkdir(parents=True)  # beside the films, and no split of them
     index = scan(tmp_path)
-    assert index.classes == classes
-    assert any("alphabet" in note for note in index.report.notes) == noted
-    named = index.table["path"].str.split("/").str[1].str.casefold()
-    assert set(named[index.table["label"] == 1]) == {classes[1].casefold()}
+    assert index.root == tmp_path / "all/Chest X-ray"
+    assert Counter(index.table["split"]) == {"train": 60, "val": 60, "test": 60}
+
+
+def test_a_folder_that_is_no_split_is_named_with_its_films(tmp_path: Path) -> None:
+    root = kermany(tmp_path)
+    film(root / "holdout/NORMAL/a.jpeg")
+    film(root / "holdout/NORMAL/notes.txt")
+    film(root / "papers/a.pdf")
+    film(root / "train/loose.png")
+    report = scan(root).report
+    assert [note for note in report.notes if "holdout" in note or "papers" in note] == [
+        "holdout (1 films) is no folder of training, validation or test films by its name, and is not used"
+    ]
+    assert any("1 films that stand in train itself" in note for note in report.notes)
+    assert report.ignored == {"outside train, val and test": 3, "outside the class folders": 1}
+
+
+def test_films_by_content_and_what_is_none(tmp_path: Path) -> None:
+    root = kermany(tmp_path)
+    normal = root / "train/NORMAL"
+    dicom = b"\0" * 128 + b"DICM"
+    for name in ("IM000001", "1.2.840.113619.2.5", "scan.IMA", "DICOMDIR"):
+        (normal / name).write_bytes(dicom + name.encode())
+    for name in ("a.dicom", "b.DIC", "c.JFIF", "d.jpe"):
+        film(normal / name)
+    (normal / "picture.backup").write_bytes(b"\xff\xd8\xff\xe0 and so on")
+    (normal / "LICENSE").write_text("text")
+    (normal / "empty").touch()
+    index = scan(root)
+    assert index.report.used == 48 + 8
+    assert index.report.ignored == {"DICOMDIR": 1, "text (no suffix)": 1, "empty (no suffix)": 1}
+    assert "4 films told by their content" in index.report.notes[0]
+    assert "1 .dicom films" in index.report.notes[0]
+
+
+def test_masks_and_hidden_folders_are_no_films(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for n in range(4):
+            for name in ("COVID", "Normal"):
+                for part in ("images", "masks"):
+                    film(tmp_path / f"{split}/{name}/{part}/{name}-{n}.png", f"{split} {name} {part} {n}")
+    film(tmp_path / "train/COVID/images/.thumbnails/a.png")
+    film(tmp_path / "train/.ipynb_checkpoints/a.png")
+    film(tmp_path / "train/masks/a.png")
+    (tmp_path / "__MACOSX").mkdir()
+    index = scan(tmp_path)
+    assert index.classes == ("NORMAL", "COVID")
+    assert index.report.used == 16
+    assert set(index.table["path"].str.split("/").str[2]) == {"images"}
+    assert index.report.ignored == {"in masks": 17, "in .thumbnails": 1, "in .ipynb_checkpoints": 1}
+    assert "5 files in masks, in .thumbnails of train/COVID were taken for films" in index.report.notes[0]
+
+
+def test_what_was_ignored_stands_in_the_refusal(tmp_path: Path) -> None:
+    for n in range(3):
+        film(tmp_path / f"train/NORMAL/{n}.png")
+    film(tmp_path / "train/PNEUMONIA/a.tif")
+    with pytest.raises(DataError, match="found 1: NORMAL") as error:
+        scan(tmp_path)
+    assert "ignored files: 1 TIFF" in error.value.report
+    for name in ("cats/a.png", "dogs/a.png", "a.txt", "b.txt"):
+        film(tmp_path / "flat" / name)
+    with pytest.raises(DataError, match=r"found the folders cats, dogs and 2 \.txt files; put the class folders into"):
+        scan(tmp_path / "flat")
+
+
+def test_counts_name_their_subtypes(tmp_path: Path) -> None:
+    index = scan(kermany(tmp_path, train=0))
+    with pytest.raises(DataError, match=r"found 4 test NORMAL, 4 test PNEUMONIA virus$"):
+        require(index, "train")
+
+
+def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kermany(tmp_path / "films")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert scan("~/films").report.used == 48
+
+
+def test_exported_copies_of_a_film_are_one_patient(tmp_path: Path) -> None:
+    """Roboflow's export writes each film of train several times, changed, under a hash of its own."""
+    for n in range(10):
+        for name in ("Normal", "Pneumonia"):
+            for copy in range(3):
+                film(tmp_path / f"train/{name}/{n}_png.rf.{copy:032x}.jpg", f"{name} {n} {copy}")
+    table = scan(tmp_path).table
+    assert table["patient"].nunique() == 20
+    assert table.groupby("patient")["split"].nunique().max() == 1
 
 
 def test_a_patient_is_the_number_within_its_series(tmp_path: Path) -> None:
@@ -140,8 +375,8 @@ def test_a_patient_is_the_number_within_its_series(tmp_path: Path) -> None:
 
 def test_names_without_numbers_are_said_once(tmp_path: Path) -> None:
     for n in range(6):
-        film(tmp_path / f"train/a/{n}.png")
-        film(tmp_path / f"train/b/person_{n}.png")
+        film(tmp_path / f"train/normal/{n}.png")
+        film(tmp_path / f"train/ill/person_{n}.png")
     index = scan(tmp_path)
     assert index.table["patient"].is_unique
     assert [note for note in index.report.notes if "patient number" in note] == [
@@ -204,11 +439,13 @@ def test_unreadable_and_odd_entries(tmp_path: Path) -> None:
     (normal / "gone.jpeg").symlink_to(root / "nowhere.jpeg")
     os.mkfifo(normal / "pipe.jpeg")  # opening it would wait for ever
     (normal / "again").symlink_to(normal)  # a loop
+    (normal / "itself.jpeg").symlink_to(normal / "itself.jpeg")
     (normal / "linked").symlink_to(film(tmp_path / "elsewhere/x.jpeg").parent)
     (normal / os.fsdecode(b"\xff.jpeg")).write_text("name that is not UTF-8")
     index = scan(root)
     assert dict(index.report.corrupt) == {
         "train/NORMAL/gone.jpeg": "no such file",
+        "train/NORMAL/itself.jpeg": "no such file",
         "train/NORMAL/pipe.jpeg": "not a file",
     }
     assert index.report.used == 49
@@ -247,16 +484,26 @@ def test_a_manifest(tmp_path: Path, suffix: str) -> None:
     assert table.at["films/3.png", "subtype"] == "x"
     assert table.at["films/2.png", "subtype"] == ""
     assert table.at[far.as_posix(), "label"] == 1
-    assert index.report.corrupt == (("films/missing.png", "no such file"),)
+    (((path, why)),) = index.report.corrupt
+    assert path == "films/missing.png"
+    assert re.fullmatch(rf"no such file; film 14 of films\{suffix}( \(line 15\))?, column path", why)
     assert set(table["split"]) == {"train", "val"}
     assert index.report.found == index.report.used + 1
 
 
 def test_a_manifests_val_and_patients_are_believed(tmp_path: Path) -> None:
     rows = [
-        {"path": film(tmp_path / f"{n}.png").name, "label": "ab"[n % 2], "patient": p, "split": split}
+        {"path": film(tmp_path / f"{n}.png").name, "label": n % 2, "patient": p, "split": split}
         for n, (p, split) in enumerate(
-            [("p", "train"), ("p", "test"), ("q", "val"), ("q", "train"), ("r", "train"), ("s", "Train"), ("t", "test")]
+            [
+                ("p", "train"),
+                ("p", "Testing"),
+                ("q", "valid"),
+                ("q", "train"),
+                ("r", "training"),
+                ("s", "Train"),
+                ("t", "test"),
+            ]
         )
     ]
     index = scan(manifest(tmp_path / "m.csv", rows))
@@ -284,12 +531,24 @@ def test_a_row_given_twice_counts_once(tmp_path: Path) -> None:
     [
         ("path,klass\na.png,1\n", "looked for the columns path and label in .* found path, klass: label missing"),
         ("path,label\na.png,1\nb.png,\n", "film 2 of .* has no label"),
-        ("path,label,split\na.png,1,dev\n", "film 1 of .* the split 'dev': it must be train, val or test"),
+        (
+            "path,label,split\na.png,1,holdout\n",
+            r"film 1 of .* \(line 2\) has the split 'holdout': it must be train, val or test",
+        ),
         ("path,label\na.png,1\nb.png,1\n", "two classes in .* found 1: 1"),
         ("path,label\na.png,1\nb.png,0\nc.png,2\n", "two classes in .* found 3: 0, 1, 2"),
         ("path,label\nx.png,1\ny.png,0\n", "found none; of 2 files named, none exists"),
-        ("path,label\n", "found none"),
-        ("", "cannot be read"),
+        ("path,label\nx.png,1\ny.png,0\n", r"tried /.*/x\.png \(no such file; film 1 of .*\) and /.*/y\.png"),
+        ("path,label\n", "found none: it has a header, but no rows"),
+        ("", "cannot be read: it is empty"),
+        ("\n\n", "cannot be read: it is empty"),
+        (
+            "path,label\na.png,1\nb,b.png,0\n",
+            r"film 2 of .* \(line 3\) has 3 cells, .* 2 columns, path, label",
+        ),
+        ('path,label\na.png,1\n"b.png,0\n', r"cannot be read: line 3: "),
+        ("path,Label,label\na.png,1,1\nb.png,1,0\n", r"column label twice, as Label and label, and film 2 .*'1'.*'0'"),
+        ("path,label\n" + "a" * 300 + ".png,1\n", r"too long; film 1 of .* \(line 2\), column path\)"),
     ],
 )
 def test_manifest_errors(tmp_path: Path, text: str, message: str) -> None:
@@ -307,6 +566,65 @@ def test_a_manifest_of_rubbish(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=f"^the manifest .*{name} cannot be read: ") as error:
         scan(tmp_path / name)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"path,label\n{0},0\n{1},1\n",
+        b"path,label,\n{0},0,\n{1},1,\n",
+        b"path,label\n{0},0,\n{1},1,,\n",
+        b"Path;LABEL\r\n{0};0\r\n{1};1\r\n",
+        b"path\tlabel\n{0}\t0\n{1}\t1\n",
+        b"sep=;\npath;label\n{0};0\n{1};1\n",
+        b",path,label\n0,{0},0\n1,{1},1\n",
+        b"path,Label,label\n{0},0,0\n{1},1,1\n",
+        b'"path", "label"\n\n"{0}", "0"\n"{1}", "1"\n,\n',
+        b"path,label\n.\\{0},0\n.\\{1},1\n",
+        b"path,label,patient\n{0},0,N/A\n{1},1,N/A\n",
+        b"path,label,patient\n{0},0,nan\n{1},1,\n",
+        b"path,label,patient,split\n{0},0,007,\n{1},1,007,\n",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_manifests_as_people_write_them(tmp_path: Path, text: bytes, encoding: str) -> None:
+    names = [film(tmp_path / f"films/{n}, Müller.png").relative_to(tmp_path).as_posix() for n in range(2)]
+    quoted = [name if b'"{0}"' in text or b"\t" in text or b";" in text else f'"{name}"' for name in names]
+    if b"\\" in text:
+        quoted = [name.replace("/", "\\") for name in quoted]
+        text = text.replace(b".\\{0}", b"{0}").replace(b".\\{1}", b"{1}")
+    (tmp_path / "m.csv").write_bytes(text.decode().format(*quoted).encode(encoding))
+    table = scan(tmp_path / "m.csv").table
+    assert dict(zip(table["path"], table["label"], strict=True)) == {names[0]: 0, names[1]: 1}
+    assert table["patient"].nunique() == 2
+    assert set(table["split"]) == {"train"}
+
+
+def test_one_path_that_is_too_long_costs_one_film(tmp_path: Path) -> None:
+    rows = [{"path": film(tmp_path / f"{n}.png").name, "label": n % 2} for n in range(4)]
+    index = scan(manifest(tmp_path / "m.csv", [*rows, {"path": "a" * 300 + ".png", "label": 1}]))
+    assert index.report.used == 4
+    (((path, why)),) = index.report.corrupt
+    assert path == "a" * 300 + ".png"
+    assert why == "File name too long; film 5 of m.csv (line 6), column path"
+    assert max(map(len, index.report.lines())) < 300
+
+
+def test_films_without_a_patient_are_said(tmp_path: Path) -> None:
+    rows = [
+        {"path": film(tmp_path / f"{n}.png").name, "label": n % 2, "patient": "p" if n < 4 else "N/A"}
+        for n in range(20)
+    ]
+    index = scan(manifest(tmp_path / "m.csv", rows))
+    assert index.table["patient"].nunique() == 17
+    assert any("16 films have no patient in the manifest, but N/A" in note for note in index.report.notes)
+    assert "the 16 films whose patient is not known were all of one" in index.report.notes[0]
+
+
+def test_a_parquet_cell_that_is_no_text_is_named(tmp_path: Path) -> None:
+    rows = [{"path": "a.png", "label": [1]}, {"path": "b.png", "label": [0]}]
+    with pytest.raises(DataError, match=r"film 1 of .* has ndarray in the column label"):
+        scan(manifest(tmp_path / "m.parquet", rows))
 
 
 def test_a_manifest_by_a_link_or_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,12 +119,15 @@ def predict(inputs: tuple[str, ...], model: str, output: Path | None, any_dicom:
         from pneumonia import predict as predicting
         from pneumonia import words
         from pneumonia.caller import located
+        from pneumonia.inventory import tally
 
         store()
         if output is not None:
             predicting.check_output(output)
         names = words.split(inputs, lambda text: predicting.is_there(located(text, predicting.is_there)))
-        paths = predicting.films([located(name, predicting.is_there) for name in names])
+        paths, passed = predicting.films([located(name, predicting.is_there) for name in names])
+        if passed:
+            say(f"passed over: {tally(passed)}")
         table = predicting.predict(
             predicting.load(located(model)), paths, any_dicom=bool(any_dicom), progress=sys.stderr.isatty()
         )

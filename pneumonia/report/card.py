@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Literal
 
+from pneumonia.classes import told_by_opacities
 from pneumonia.config import TrainConfig
 from pneumonia.data import Index
 from pneumonia.evaluation import Evaluation
-from pneumonia.layout import told_by_opacities
 
 DESCRIPTION_LENGTH = 5000  # PostgreSQL refuses a longer one, sqlite keeps it silently
 TEST = "Test films"
