@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from pneumonia import plots, predict, recipes, words
+from pneumonia.classes import differ
 from pneumonia.comparison import SCORES, Comparison, assess
 from pneumonia.data import Index
-from pneumonia.logged import Logged, by_seed, is_of_seeds, logged_by
+from pneumonia.logged import Logged, by_seed, classes_in, is_of_seeds, logged_by
 from pneumonia.recipes import Recipe, Recipes
 from pneumonia.record import Record, Run
 from pneumonia.report.comparison import html
@@ -64,6 +65,21 @@ def load(tracker: Tracker, name: str) -> predict.Model | Logged:
     return predict.load(uri_of(name)) if logged is None else logged
 
 
+def classes_of(tracker: Tracker, name: str) -> tuple[str, str] | None:
+    """The classes, negative and positive, that a model or a run of trainings tells apart; None where nothing says so.
+
+    Raises:
+        ModelError: there is no such model.
+        TrackingError: the tracking store cannot be reached.
+    """
+    if RUN_ID.fullmatch(name):
+        with tracker_errors(tracker.uri):
+            run = if_there(lambda: tracker.client.get_run(name))
+        found = () if run is None else classes_in(run.data.tags)
+        return (found[0], found[1]) if len(found) == 2 else None
+    return predict.load(name).classes
+
+
 def trained_from(tracker: Tracker, model: predict.Model | Logged) -> str | None:
     """The fingerprint of the films that a model was trained from; None where the store does not know its run."""
     if isinstance(model, Logged):
@@ -95,9 +111,9 @@ def compare(
             film that all models could score.
     """
     for model, name in zip(models, names, strict=True):
-        if model.classes != index.classes:
-            told, there = " from ".join(model.classes), " and ".join(index.classes)
-            raise ValueError(f"the model {name} tells {told}, but the films are {there}")
+        others = differ(model.classes, index.classes)
+        if others:
+            raise ValueError(f"the model {name} {others}")
         if isinstance(model, Logged) and model.fingerprint != index.fingerprint:
             raise ValueError(f"the run {name} kept no model, and what it logged is of other films than {index.root}'s")
     rows = index.only("val")

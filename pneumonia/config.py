@@ -116,6 +116,7 @@ class SearchConfig:
     """
 
     data: str = _setting("synthetic", "'synthetic', a folder of films, or a CSV/Parquet manifest")
+    positive: str | None = _setting(None, "the class that is positive [by what the names of the two mean]")
     trials: int | None = _setting(None, "trials to bring to an end, pruned ones included [12; synthetic: 8]")
     epochs: int | None = _setting(
         None,

@@ -11,6 +11,7 @@ import pandas as pd
 
 from pneumonia import metrics, plots, predict, registry
 from pneumonia.calibration import sigmoid
+from pneumonia.classes import differ
 from pneumonia.data import Index, Split
 from pneumonia.evaluation import PREVALENCES, Evaluation, assess, valued
 from pneumonia.record import Record, Run
@@ -41,10 +42,9 @@ def evaluate(
         ValueError: the split has no films, none could be scored, the model's classes are others than the films', or a
             prevalence does not lie between 0 and 1.
     """
-    if index.classes != model.classes:
-        raise ValueError(
-            f"the model tells {' from '.join(model.classes)}, but the films are {' and '.join(index.classes)}"
-        )
+    others = differ(model.classes, index.classes)
+    if others:
+        raise ValueError(f"the model {others}")
     rows = index.only(split)
     if rows.empty:
         raise ValueError(f"there are no {split} films in {index.root} to evaluate on")
@@ -54,7 +54,7 @@ def evaluate(
 
 
 def evaluate_and_record(
-    uri: str,
+    model: str | predict.Model,
     index: Index,
     *,
     home: Path,
@@ -65,7 +65,8 @@ def evaluate_and_record(
     prevalences: Sequence[float] = PREVALENCES,
     progress: bool = False,
 ) -> tuple[Record, Evaluation]:
-    """Opens the test split for a model: counts that on its version, scores, and logs a run of its own.
+    """Opens the test split for a model (its URI, or loaded): counts that on its version, scores, and logs a run of its
+    own.
 
     The metrics `test/...` belong to the run and, where the store knows the model, to the model.
 
@@ -75,7 +76,8 @@ def evaluate_and_record(
         TrackingError: the tracking store cannot be reached; no film was opened.
     """
     tracker.experiment_id(experiment)
-    model = predict.load(uri)
+    model = predict.load(model) if isinstance(model, str) else model
+    uri = model.uri
     whole, val = tracker.text_of(model.metadata.run_id, "model_card.md"), chosen_on(tracker, model)
     version = registry.version_of(tracker, uri, model.metadata.model_id)
     openings = registry.count_opening(tracker, version, model.metadata.model_id)

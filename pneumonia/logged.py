@@ -1,6 +1,7 @@
 """What there is of trainings without their models: the predictions that their runs logged."""
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,11 +43,17 @@ def logged_by(tracker: Tracker, run_id: str) -> Logged | None:
         return None
     return Logged(
         run_id=run_id,
-        classes=tuple(data.tags.get("data.classes", "").split("/")),
+        classes=classes_in(data.tags),
         threshold=data.metrics["val/threshold"],
         fingerprint=data.tags.get("data.fingerprint"),
         probabilities=table.drop_duplicates("path").set_index("path")["probability"],
     )
+
+
+def classes_in(tags: Mapping[str, str]) -> tuple[str, ...]:
+    """The classes, negative and positive, by the tags of a run (`trial.data_tags`); before 0.2 there was but one."""
+    both = tuple(tags[name] for name in ("data.negative", "data.positive") if name in tags)
+    return both if len(both) == 2 else tuple(tags.get("data.classes", "").split("/"))
 
 
 def is_of_seeds(tracker: Tracker, run_id: str) -> bool:

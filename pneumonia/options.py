@@ -95,6 +95,6 @@ def given(**values: Any) -> dict[str, Any]:
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="print the result as one JSON object")
-data_option = settings(SearchConfig, "data")
+data_option = settings(SearchConfig, "data", "positive")
 gallery_option = settings(SearchConfig, "gallery")
 any_dicom_option = settings(SearchConfig, "any_dicom")

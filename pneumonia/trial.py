@@ -351,5 +351,11 @@ def dataset_of(index: Index, context: str = "training") -> dict[str, Any]:
 
 def data_tags(index: Index) -> dict[str, str]:
     """The tags that tie a run to its films."""
-    tags = {"data.fingerprint": index.fingerprint, "data.classes": "/".join(index.classes)}
+    negative, positive = index.classes
+    tags = {
+        "data.fingerprint": index.fingerprint,
+        "data.classes": "/".join(index.classes),
+        "data.negative": negative,
+        "data.positive": positive,
+    }
     return {**tags, "data.any_dicom": "true"} if index.any_dicom else tags

@@ -59,7 +59,8 @@ def test_the_card_says_how_many_networks_were_joined(index: Index) -> None:
     told = {"index": index, "config": TINY, "validation": evaluated(index, "val"), "changed": True, "tags": {}}
     text = card.card("pneumonia", best_epoch=0, members=3, **told)  # type: ignore[arg-type]
     assert "the mean of the 3 best trials' networks" in text
-    assert "pneumonia search --data FILMS --seed 0" in text
+    assert "pneumonia search --data FILMS --positive PNEUMONIA --seed 0" in text
+    assert "Positive class: PNEUMONIA; negative class: NORMAL." in text
 
 
 def test_the_command_in_the_card_is_one_that_the_program_takes(whole: str) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pneumonia.compare import compare_and_record, named
+from pneumonia.compare import classes_of, compare_and_record, named
 from pneumonia.comparison import Comparison, assess
 from pneumonia.data import Index
 from pneumonia.predict import ModelError
@@ -190,11 +190,21 @@ def test_what_a_run_logged_is_compared_on_its_own_films_alone(
 ) -> None:
     for run_id in runs:
         drop(tracker, run_id)
-    with pytest.raises(ValueError, match=r"one .* tells NORMAL from PNEUMONIA, but the films are PNEUMONIA and NORMAL"):
+    with pytest.raises(ValueError, match=r"one .* takes PNEUMONIA for the positive class, but .* NORMAL"):
         compare_and_record(runs, replace(index, classes=("PNEUMONIA", "NORMAL")), home=home, tracker=tracker)
     tracker.client.set_tag(runs[1], "data.fingerprint", "another")
     with pytest.raises(ValueError, match=r"copy .* kept no model, and what it logged is of other films"):
         compare_and_record(runs, index, home=home, tracker=tracker)
+
+
+def test_the_first_model_says_which_class_is_positive(tracker: Tracker, runs: list[str], trained: Record) -> None:
+    """By the tags of a run, also of one made before they named both classes, or as the model itself has it."""
+    told = ("NORMAL", "PNEUMONIA")
+    assert classes_of(tracker, runs[0]) == classes_of(tracker, str(trained.folder / "model")) == told
+    for name in ("data.negative", "data.positive"):
+        tracker.client.delete_tag(runs[0], name)
+    assert classes_of(tracker, runs[0]) == told
+    assert classes_of(tracker, "0" * 32) is None
 
 
 def test_a_comparison_is_no_model_and_a_broken_model_is_no_missing_one(

@@ -13,7 +13,7 @@ from pneumonia.options import Command, any_dicom_option, as_json, data_option
 @data_option
 @any_dicom_option
 @as_json
-def eda(data: str | None, any_dicom: bool | None, as_json: bool) -> None:
+def eda(data: str | None, positive: str | None, any_dicom: bool | None, as_json: bool) -> None:
     """Describe the films before any model: classes, patients, sizes, grey levels, copies, shortcuts, batches."""
     with boundary():
         from pneumonia import eda as exploring
@@ -23,7 +23,7 @@ def eda(data: str | None, any_dicom: bool | None, as_json: bool) -> None:
         tracker, experiment, run_id = tracking()
         tracker.experiment_id(experiment)  # a server that is away is told of before anything slow
         record, explored = exploring.explore_and_record(
-            films("synthetic" if data is None else data, any_dicom=any_dicom),
+            films("synthetic" if data is None else data, positive=positive, any_dicom=any_dicom),
             home=home(),
             tracker=tracker,
             experiment=experiment,

@@ -27,6 +27,7 @@ from pneumonia.options import Command, Open, Shares, any_dicom_option, as_json, 
 def evaluate(
     model: str | None,
     data: str | None,
+    positive: str | None,
     prevalences: tuple[float, ...] | None,
     any_dicom: bool | None,
     as_json: bool,
@@ -34,17 +35,24 @@ def evaluate(
     """Score the test films for a model: metrics with 95% intervals, a report, predictions. Opens the test split."""
     with boundary():
         from pneumonia import evaluate as evaluating
+        from pneumonia import predict as predicting
         from pneumonia.caller import located
         from pneumonia.sending import sent
         from pneumonia.tracking import source_tags
 
         tracker, experiment, run_id = tracking()
-        index = films("synthetic" if data is None else data, any_dicom=any_dicom, need="test")
+        tracker.experiment_id(experiment)  # a server that is away is told of before anything slow
+        champion = f"models:/{'pneumonia-demo' if data in (None, 'synthetic') else 'pneumonia'}@champion"
+        loaded = predicting.load(located(model) if model else champion)
         record, evaluation = evaluating.evaluate_and_record(
-            located(model)
-            if model
-            else f"models:/{'pneumonia-demo' if data in (None, 'synthetic') else 'pneumonia'}@champion",
-            index,
+            loaded,
+            films(
+                "synthetic" if data is None else data,
+                positive=positive,
+                like=loaded.classes,
+                any_dicom=any_dicom,
+                need="test",
+            ),
             home=home(),
             tracker=tracker,
             experiment=experiment,
@@ -69,7 +77,9 @@ def evaluate(
 @data_option
 @any_dicom_option
 @as_json
-def compare(models: tuple[str, ...], data: str | None, any_dicom: bool | None, as_json: bool) -> None:
+def compare(
+    models: tuple[str, ...], data: str | None, positive: str | None, any_dicom: bool | None, as_json: bool
+) -> None:
     """Compare MODELS (URIs, run ids, folders; the first is the reference) on the same validation films.
 
     Paired tests: DeLong's for AUC, McNemar's for accuracy, both by patient. Run ids of `train --seeds` stand for
@@ -84,9 +94,11 @@ def compare(models: tuple[str, ...], data: str | None, any_dicom: bool | None, a
 
         names = [located(name) for name in comparing.named(models)]  # before any film is read
         tracker, experiment, run_id = tracking()
+        tracker.experiment_id(experiment)
+        like = comparing.classes_of(tracker, names[0])
         record, comparison = comparing.compare_and_record(
             names,
-            films("synthetic" if data is None else data, any_dicom=any_dicom),
+            films("synthetic" if data is None else data, positive=positive, any_dicom=any_dicom, like=like),
             home=home(),
             tracker=tracker,
             experiment=experiment,

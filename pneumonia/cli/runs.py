@@ -61,7 +61,7 @@ def search(as_json: bool, **values: Any) -> None:
 
         if (said := registry.champion_gone(tracker, model_name)) is not None:
             say(said)
-        index = films(config.data, any_dicom=config.any_dicom)
+        index = films(config.data, positive=config.positive, any_dicom=config.any_dicom)
         config = config.for_data(cores=cores(), films=len(index.only("train")))
         bar, trainer = SearchBar(), TrainBar()
         with closing(bar), closing(trainer):
@@ -123,7 +123,13 @@ def search(as_json: bool, **values: Any) -> None:
 @any_dicom_option
 @as_json
 def train(
-    as_json: bool, data: str | None, seeds: int | None, gallery: bool | None, any_dicom: bool | None, **values: Any
+    as_json: bool,
+    data: str | None,
+    positive: str | None,
+    seeds: int | None,
+    gallery: bool | None,
+    any_dicom: bool | None,
+    **values: Any,
 ) -> None:
     """One training run, tracked, without a search and without registration.
 
@@ -144,7 +150,7 @@ def train(
         tracker, experiment, run_id = tracking()
         tracker.experiment_id(experiment)
         close_dead(home())
-        index = films(data, any_dicom=any_dicom)
+        index = films(data, positive=positive, any_dicom=any_dicom)
         bar = TrainBar()
         common: dict[str, Any] = {
             "data": data,

@@ -3,6 +3,7 @@
 The whole card is an artifact of the run that trained the model; a version's description in MLflow holds the `summary`.
 """
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Literal
@@ -74,25 +75,31 @@ def card(
     commit = tags.get("mlflow.source.git.commit")
     trained = f"{config.epochs} epochs, of which the averaged weights after number {best_epoch} were the best on"
     again = " ".join(f"--{field.replace('_', '-')} {value}" for field, value in asdict(config).items())
-    again = f"`pneumonia train --data FILMS {again}`"
+    films = f"--data FILMS --positive {shlex.quote(positive)}"
+    again = f"`pneumonia train {films} {again}`"
     if not best_epoch:
         joined = f"the mean of the {members} best trials' networks" if members > 1 else "the best trial's network"
         trained = f"{config.epochs} epochs: {joined} of a search (settings of the best), chosen on"
-        again = f"`pneumonia search --data FILMS --seed {config.seed}`, with the other parameters of the search's run"
+        again = f"`pneumonia search {films} --seed {config.seed}`, with the other parameters of the search's run"
     sections = {
         "Intended use": _bullets(
             f"Gives a probability that a frontal chest film is {positive} rather than {negative}.",
             "For research and teaching. It is not a medical device, and nobody's treatment may rest on it.",
             *USES[whose],
         ),
-        "Data": _bullets(*DATA[whose], f"Fingerprint of the films: {index.fingerprint}.")
+        "Data": _bullets(
+            *DATA[whose],
+            f"Positive class: {positive}; negative class: {negative}.",
+            f"Fingerprint of the films: {index.fingerprint}.",
+        )
         + "\n\n"
         + _table(
             ("split", "class", "subtype", "films", "patients"),
             [(c["split"], c["class"], c["subtype"] or "-", c["films"], c["patients"]) for c in index.report.counts],
         ),
         "Protocol": _bullets(
-            "Validation films are whole patients, chosen by a salted hash; no patient is on both sides.",
+            "Validation films are whole patients, chosen by a salted hash or given as such; no patient is on both "
+            "sides.",
             f"Residual CNN from random weights, {config.size} px, width {config.width}, {trained} the validation "
             f"films{judging}; sampler: {config.sampler}.{painted}",
             f"Calibration (Platt's line) and threshold come from the validation films{copies}.",
