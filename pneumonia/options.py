@@ -46,7 +46,7 @@ class Command(click.Command):
         alone = {
             flag for param in self.params if getattr(param.type, "inner", None) is click.BOOL for flag in param.opts
         }
-        words = {*click.BOOL.bool_states, *LEFT_OPEN[:2]}
+        words = {*click.BOOL.bool_states, *LEFT_OPEN} - {""}
         following = [*args[1:], ""]
         return super().parse_args(
             ctx,

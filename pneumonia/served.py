@@ -26,7 +26,6 @@ MAX_PIXELS = 100_000_000  # the largest film known to us has 54 million
 # OpenCV takes its limit from the environment when it is loaded, and by default lets 2**30 pixels through. The headers
 # are checked below before anything is decoded; this makes OpenCV itself stop what such a check might be tricked into.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
-os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what it complains of is said here
 
 import cv2  # noqa: E402
 import mlflow.models  # noqa: E402
@@ -53,6 +52,7 @@ from pydicom.uid import (  # noqa: E402
     RLELossless,
 )
 
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it complains of is said here
 logger = logging.getLogger(__name__)
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # warns where it reads all the same
 
