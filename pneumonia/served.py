@@ -564,7 +564,7 @@ def _read_dicom(data: bytes, any_dicom: bool) -> np.ndarray:
     if not grey and not (samples == 3 and photometric in ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")):
         raise FilmError("the DICOM's PhotometricInterpretation is missing, a palette, or of a kind that is not read")
     allocated = _number(film, "BitsAllocated")
-    stored = _number(film, "BitsStored", allocated)
+    stored = _number(film, "BitsStored", _number(film, "HighBit", allocated - 1) + 1)
     high = _number(film, "HighBit", stored - 1)
     signed = _number(film, "PixelRepresentation", 0) == 1
     if allocated not in (8, 16):
@@ -581,7 +581,7 @@ def _read_dicom(data: bytes, any_dicom: bool) -> np.ndarray:
     if film["PixelData"].is_undefined_length:
         codes = _frame(film, height, width, samples, allocated // 8)
     else:
-        syntax = film.file_meta.get("TransferSyntaxUID")
+        syntax = str(film.file_meta.get("TransferSyntaxUID", "")).strip() or None
         if syntax is not None and syntax not in _NATIVE:
             raise FilmError("the DICOM's PixelData is not stored as its TransferSyntaxUID says")
         if syntax is None:  # as pydicom found it to be
@@ -620,11 +620,17 @@ def _complete_greys(film: pydicom.Dataset) -> None:
     takes for granted: half of a rescale, a slope or a window of 0 and a vendor's word for a function say nothing.
     """
     for name in ("ModalityLUTSequence", "VOILUTSequence"):
-        if name in film and not _complete_table(film[name].value[0]):
+        if name not in film:
+            continue
+        try:
+            whole = _complete_table(film[name].value[0])
+        except (TypeError, ValueError):
+            raise FilmError(f"the DICOM's {name} cannot be read") from None
+        if not whole:
             del film[name]
     if "RescaleSlope" in film or "RescaleIntercept" in film:
-        film.RescaleSlope = float(film.get("RescaleSlope", 1)) or 1.0
-        film.RescaleIntercept = float(film.get("RescaleIntercept", 0))
+        film.RescaleSlope = _decimal(film, "RescaleSlope", 1) or 1.0
+        film.RescaleIntercept = _decimal(film, "RescaleIntercept", 0)
     if not {"LINEAR", "LINEAR_EXACT", "SIGMOID"}.intersection(_words(film, "VOILUTFunction")):
         film.VOILUTFunction = "LINEAR"
     least = 1 if film.VOILUTFunction == "LINEAR" else 1e-9
@@ -637,8 +643,22 @@ def _complete_greys(film: pydicom.Dataset) -> None:
 
 
 def _numbers(header: pydicom.Dataset, name: str) -> list[float]:
+    """The element's values, NaN for each that is no number."""
     value: Any = header.get(name, [])
-    return [float(number) for number in (value if isinstance(value, MultiValue | list) else [value])]
+    found = []
+    for text in value if isinstance(value, MultiValue | list) else [value]:
+        try:
+            found.append(float(text))
+        except (TypeError, ValueError):
+            found.append(math.nan)
+    return found
+
+
+def _decimal(header: pydicom.Dataset, name: str, default: float) -> float:
+    number = next(iter(_numbers(header, name)), default)
+    if not math.isfinite(number):
+        raise FilmError(f"the DICOM's {name} is no number")
+    return number
 
 
 def _complete_table(item: pydicom.Dataset) -> bool:

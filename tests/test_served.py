@@ -573,6 +573,9 @@ def test_a_frame_of_another_size_than_the_header_says_is_refused():
         (lambda: dicom(b"\0" * 40, "1.2.3.4.5"), "an unknown transfer syntax"),
         (lambda: dicom(jpeg_2000(film()), JPEG2000, PixelRepresentation=1), "signed"),
         (lambda: bytes(128) + b"DICM", "no PixelData"),
+        (lambda: put(twelve(), element(0x28, 0x1053, b"DS", b"1,5 ")), "RescaleSlope is no number"),
+        (lambda: put(twelve(), element(0x28, 0x0120, b"US", b"\0")), "PixelPaddingValue cannot be read"),
+        (lambda: dicom(deep(), Rows=None), "no Rows"),
         (lambda: dicom(deep())[:400], "DICOM"),
     ],
 )
@@ -626,11 +629,15 @@ def put(data: bytes, *elements: bytes) -> bytes:
         lambda: without_meta(twelve()),
         lambda: dicom(deep(), BitsStored=12, PhotometricInterpretation="MONOCHROME2 "),
         lambda: dicom(deep(), BitsStored=12, WindowCenter=[2048, 9], WindowWidth=[0, 0]),
+        lambda: put(twelve(), element(0x28, 0x1050, b"DS", b"wide"), element(0x28, 0x1051, b"DS", b"10")),
+        lambda: put(twelve(), element(0x28, 0x1052, b"DS", b"0\\0 "), element(0x28, 0x1053, b"DS", b"1\\1 ")),
+        lambda: twelve().replace(b"1.2.840.10008.1.2.1\0", b" " * 20),
+        lambda: twelve() + bytes(700),
     ],
     ids=[
         *("rescale empty", "slope alone", "slope alone 1", "slope 0", "window 0", "window empty", "centre alone"),
         *("function empty", "padding empty", "two modalities", "no preamble", "letters first", "no file meta"),
-        *("a blank", "windows 0"),
+        *("a blank", "windows 0", "a window's word", "rescale twice", "syntax blank", "zeros behind"),
     ],
 )
 def test_elements_that_say_nothing_change_no_grey(change):
