@@ -36,11 +36,12 @@ from scipy.stats import t
 from pneumonia import cache, data, gate, predict, synthetic
 from pneumonia.boundary import mlflow_defaults
 from pneumonia.config import SearchConfig, TrainConfig
+from pneumonia.context import RunContext
 from pneumonia.metrics import auc
 from pneumonia.record import Record, Run
 from pneumonia.search import search
 from pneumonia.tracking import Tracker, source_tags
-from pneumonia.trial import data_tags, dataset_of, run_training, suited
+from pneumonia.trial import run_training, suited
 
 TABLE = Path(__file__).with_name("search_gain.csv")
 TASKS = ("all", "tenth", "subtypes", "drawn")
@@ -158,7 +159,7 @@ def _search(of: Task, config: SearchConfig, home: Path) -> dict[str, Any]:
     tracker = Tracker(_uri(home))
     tracker.client.create_experiment("gain", artifact_location=str(home / "artifacts"))
     with _store(home):
-        outcome = search(config, of.index, home=home, tracker=tracker, experiment="gain", model_name="gain")
+        outcome = search(config, of.index, RunContext(home=home, tracker=tracker, experiment="gain"), model_name="gain")
     assert outcome.verdict is not None
     assert outcome.final is not None
     return {
@@ -178,12 +179,13 @@ def _seeds(of: Task, recipe: TrainConfig, seconds: float, home: Path) -> dict[st
 
 def _train(of: Task, configs: Any, home: Path, *, seconds: float = 0.0) -> dict[str, Any]:
     began, records = time.monotonic(), []
-    tracker, changed = Nowhere("sqlite://"), of.config.changed
+    context = RunContext(home=home, tracker=Nowhere("sqlite://"), experiment="gain")
+    changed = of.config.changed
     decoded = cache.decode(of.index, size=of.config.size or TrainConfig.size, home=home)
     for config in configs:
-        run = Run(name="train", role="train", experiment="gain", tags=data_tags(of.index), dataset=dataset_of(of.index))
-        records.append(Record.create(home / f"train-{config.seed}", run))
-        run_training(config, decoded, records[-1], tracker=tracker, changed=changed)
+        run = Run(name="train", role="train", description="")
+        records.append(context.begin(run, of.index, home / f"train-{config.seed}"))
+        run_training(config, decoded, records[-1], context, changed=changed)
         spent = time.monotonic() - began
         if spent + spent / len(records) / 2 > seconds:
             break

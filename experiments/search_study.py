@@ -36,12 +36,12 @@ from experiments.speedrun import machine, summary
 from pneumonia import cache, data
 from pneumonia.boundary import mlflow_defaults
 from pneumonia.config import Plan, Pruner, SearchConfig, TrainConfig, search_space
-from pneumonia.record import Record, Run
+from pneumonia.context import RunContext
+from pneumonia.record import Run
 from pneumonia.search import pool
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task
 from pneumonia.tracking import Tracker
-from pneumonia.trial import data_tags
 
 PRUNERS: dict[str, BasePruner] = {
     "median": MedianPruner(n_startup_trials=3, n_warmup_steps=1),
@@ -65,15 +65,16 @@ def searched(
     base = TrainConfig(size=plan.size, epochs=plan.epochs, seed=seed, device="cpu")
     name = f"{workers}-workers-{pruner}-seed-{seed}"
     tracker = Tracker(f"sqlite:///{home / 'mlflow.db'}")
-    run = Run(name=name, role="search", experiment="study", tags=data_tags(index), description="")
-    parent = tracker.send(Record.create(home / "records" / f"search-{name}", run))
+    context = RunContext(home=home, tracker=tracker, experiment="study")
+    run = Run(name=name, role="search", description="")
+    context = context.under(tracker.send(context.begin(run, index, home / "records" / f"search-{name}")))
     storage, ranges = f"sqlite:///{home / f'{name}.db'}", search_space(long=False)
     study = studies.create_or_resume(studies.connect(storage), name, base, ranges, changed=True)
     for _ in range(trials - 1 if alike else 0):  # the first is there
         study.enqueue_trial({name: getattr(base, name) for name in ranges}, skip_if_exists=False)
     task = Task(
-        index=index, base=base, home=home, storage=storage, study=name, goal=trials, keep_models=trials,
-        experiment="study", tracking_uri=tracker.uri, parent=parent, tags=data_tags(index), pruner=pruner,
+        index=index, base=base, long=False, changed=True, context=context, storage=storage, study=name, goal=trials,
+        keep_models=trials, pruner=pruner,
     )  # fmt: skip
     began = time.perf_counter()
     pool.run(task, workers, on_poll=lambda: None, on_death=lambda: None)

@@ -7,14 +7,15 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 if TYPE_CHECKING:
+    from pneumonia.context import RunContext
     from pneumonia.data import Index
     from pneumonia.record import Record
     from pneumonia.tracking import Tracker
@@ -128,6 +129,22 @@ def _names_a_store() -> bool:
     return allowed or bool(os.environ.get("MLFLOW_TRACKING_URI"))
 
 
+def context() -> "RunContext":
+    """Where this command's runs go: the tracking store, its home, the experiment, and the run to adopt.
+
+    Raises:
+        TrackingError: as `tracking`, before anything slow.
+    """
+    from pneumonia.context import RunContext
+    from pneumonia.tracking import source_tags
+
+    tracker, experiment, run_id = tracking()
+    tracker.experiment_id(experiment)
+    return RunContext(
+        home=home(), tracker=tracker, experiment=experiment, run_id=run_id, tags=source_tags(), progress=True
+    )
+
+
 def tracking(*, files: bool = True) -> "tuple[Tracker, str, str | None]":
     """The tracker, the experiment's name, and the run to adopt when `mlflow run` made one.
 
@@ -233,14 +250,20 @@ def say_link(what: str, link: str | None, tracker: "Tracker") -> None:
         say(f"{what}: {link}" + ("" if is_served(tracker.uri) else f"    once `{ui}` runs"))
 
 
-def report_run(record: "Record", tracker: "Tracker", as_json: bool) -> None:
-    """Says which run and model came of a command, and where they are seen; exit code 1 if they are still to be sent."""
+def report_run(record: "Record", tracker: "Tracker", result: Mapping[str, Any] | str | None = None) -> None:
+    """Says what came of a command, which run and model hold it, and where they are seen; exit code 1 if they are still
+    to be sent.
+
+    Args:
+        result: a mapping for --json, printed with the run's id and link; a text; or nothing but the run.
+    """
     from pneumonia.sending import sent, unsent
 
     have = sent(record)
-    if as_json:
-        known = {"run_id": have.get("run_id"), "model_id": have.get("model_id"), "link": link(record, tracker)}
-        click.echo(json.dumps({**known, **record.summary}))
+    if isinstance(result, str):
+        click.echo(result)
+    if isinstance(result, Mapping):
+        click.echo(json.dumps({"run_id": have.get("run_id"), "link": link(record, tracker), **result}))
     else:
         say(f"run {have.get('run_id')}" + (f", model models:/{have['model_id']}" if "model_id" in have else ""))
         say_link("see it", link(record, tracker), tracker)

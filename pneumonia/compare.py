@@ -2,15 +2,14 @@
 
 import os
 import re
-import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from pneumonia import plots, predict, recipes, words
 from pneumonia.classes import differ
 from pneumonia.comparison import SCORES, Comparison, assess
+from pneumonia.context import RunContext
 from pneumonia.data import Index
 from pneumonia.logged import Logged, by_seed, classes_in, is_of_seeds, logged_by
 from pneumonia.recipes import Recipe, Recipes
@@ -19,7 +18,6 @@ from pneumonia.report.comparison import html
 from pneumonia.report.recipes import html as recipes_html
 from pneumonia.sending import if_there
 from pneumonia.tracking import Tracker, finished, tracker_errors
-from pneumonia.trial import data_tags, dataset_of
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -196,17 +194,7 @@ def all_of_seeds(tracker: Tracker, names: Sequence[str]) -> bool:
     return bool(several)
 
 
-def compare_and_record(
-    texts: Sequence[str],
-    index: Index,
-    *,
-    home: Path,
-    tracker: Tracker,
-    experiment: str = "pneumonia",
-    run_id: str | None = None,
-    tags: dict[str, str] | None = None,
-    progress: bool = False,
-) -> tuple[Record, Comparison | Recipes]:
+def compare_and_record(texts: Sequence[str], index: Index, context: RunContext) -> tuple[Record, Comparison | Recipes]:
     """Compares models, or recipes where the names are runs of `train --seeds`, and logs a run of its own: table,
     figure, page, and every model's probability of every film.
 
@@ -215,21 +203,17 @@ def compare_and_record(
         ValueError: as `named`, `all_of_seeds`, `compare` and `compare_seeds`.
         TrackingError: the tracking store cannot be reached.
     """
-    names = named(texts)
-    tracker.experiment_id(experiment)
+    names, tracker = named(texts), context.tracker
+    tracker.experiment_id(context.experiment)
     several = all_of_seeds(tracker, names)
     models = [] if several else [load(tracker, name) for name in names]
-    record = Record.create(
-        home / "records" / "compare" / str(time.time_ns()),
+    record = context.begin(
         Run(
             name=f"compare {len(names)} {'recipes' if several else 'models'} on {index.root.name}",
             role="compare",
-            experiment=experiment,
-            run_id=run_id,
-            tags={**data_tags(index), **(tags or {})},
             description=f"{', '.join(names)} on the validation films of {index.root.name}.",
-            dataset=dataset_of(index, context="validation"),
         ),
+        index,
     )
     record.add_params({"models": " ".join(names), "data": str(index.root)})
     with finished(record, tracker):
@@ -240,7 +224,7 @@ def compare_and_record(
             return record, recipes_found
         origins = [trained_from(tracker, model) for model in models]
         strangers = [name for name, origin in zip(labels, origins, strict=True) if origin != index.fingerprint]
-        found = compare(models, index, names=labels, strangers=strangers, progress=progress)
+        found = compare(models, index, names=labels, strangers=strangers, progress=context.progress)
         _write_models(record, found, index)
     return record, found
 

@@ -20,6 +20,7 @@ from PIL import ExifTags, Image
 from tqdm import tqdm
 
 from pneumonia import cache, config, gallery
+from pneumonia.context import RunContext
 from pneumonia.data import Index
 from pneumonia.exploration import Draws, Exploration
 from pneumonia.metrics import Floats, Ints
@@ -28,8 +29,7 @@ from pneumonia.report import eda as report
 from pneumonia.sampling import batches, sampler
 from pneumonia.served import FilmError, decode
 from pneumonia.served import kind as kind_of
-from pneumonia.tracking import Tracker, finished
-from pneumonia.trial import data_tags, dataset_of
+from pneumonia.tracking import finished
 
 SIDE = config.TrainConfig.size  # pixels; a training then finds its cache ready
 SAMPLES = 18  # films of each class that are shown
@@ -133,39 +133,26 @@ def draw(labels: Ints, kind: config.Sampler, batch_size: int, *, seed: int = 0) 
     )
 
 
-def explore_and_record(
-    index: Index,
-    *,
-    home: Path,
-    tracker: Tracker,
-    experiment: str = "pneumonia",
-    run_id: str | None = None,
-    tags: dict[str, str] | None = None,
-    progress: bool = False,
-) -> tuple[Record, Exploration]:
+def explore_and_record(index: Index, context: RunContext) -> tuple[Record, Exploration]:
     """Describes the films, and logs a run with the page, its figures, eda.json and films.csv.
 
     Raises:
         DataError, ValueError: as `explore`.
         TrackingError: the tracking store cannot be reached; no film was opened.
     """
-    tracker.experiment_id(experiment)
-    record = Record.create(
-        home / "records" / "eda" / str(time.time_ns()),
+    context.tracker.experiment_id(context.experiment)
+    record = context.begin(
         Run(
             name=f"eda of {index.root.name}",
             role="eda",
-            experiment=experiment,
-            run_id=run_id,
-            tags={**data_tags(index), **(tags or {})},
             description=f"What the films of {index.root.name} are like. No pixel of a test film was looked at.",
-            dataset=dataset_of(index, context="eda"),
         ),
+        index,
     )
     record.add_params({"data": str(index.root)})
-    with finished(record, tracker):
-        explored = explore(index, home=home, progress=progress)
-        report.write(explored, record.artifacts, progress=progress)
+    with finished(record, context.tracker):
+        explored = explore(index, home=context.home, progress=context.progress)
+        report.write(explored, record.artifacts, progress=context.progress)
         record.add_json("eda.json", {**explored.as_dict(), "report": explored.index.report.as_dict()})
         record.summarise(explored.named(), step=0)
     return record, explored

@@ -1,7 +1,6 @@
 """Opens the test films for a model, once: counts that, scores, and logs a run with the report."""
 
 import io
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ import pandas as pd
 from pneumonia import metrics, plots, predict, registry
 from pneumonia.calibration import sigmoid
 from pneumonia.classes import differ
+from pneumonia.context import RunContext
 from pneumonia.data import Index, Split
 from pneumonia.evaluation import PREVALENCES, Evaluation, assess, valued
 from pneumonia.record import Record, Run
@@ -20,7 +20,7 @@ from pneumonia.report import card
 from pneumonia.report.evaluation import html
 from pneumonia.sending import unsent
 from pneumonia.tracking import Tracker, TrackingError, finished
-from pneumonia.trial import data_tags, dataset_of, write_predictions, write_scores
+from pneumonia.trial import write_predictions, write_scores
 
 SHOWN = 12  # wrong films that the report shows with their heatmaps
 
@@ -54,16 +54,7 @@ def evaluate(
 
 
 def evaluate_and_record(
-    model: str | predict.Model,
-    index: Index,
-    *,
-    home: Path,
-    tracker: Tracker,
-    experiment: str = "pneumonia",
-    run_id: str | None = None,
-    tags: dict[str, str] | None = None,
-    prevalences: Sequence[float] = PREVALENCES,
-    progress: bool = False,
+    model: str | predict.Model, index: Index, context: RunContext, *, prevalences: Sequence[float] = PREVALENCES
 ) -> tuple[Record, Evaluation]:
     """Opens the test split for a model (its URI, or loaded): counts that on its version, scores, and logs a run of its
     own.
@@ -75,29 +66,27 @@ def evaluate_and_record(
         ValueError: as `evaluate`.
         TrackingError: the tracking store cannot be reached; no film was opened.
     """
-    tracker.experiment_id(experiment)
+    tracker = context.tracker
+    tracker.experiment_id(context.experiment)
     model = predict.load(model) if isinstance(model, str) else model
     uri = model.uri
     whole, val = tracker.text_of(model.metadata.run_id, "model_card.md"), chosen_on(tracker, model)
     version = registry.version_of(tracker, uri, model.metadata.model_id)
     openings = registry.count_opening(tracker, version, model.metadata.model_id)
     named = {} if version is None else {registry.VERSION: f"{version.name}/{version.version}"}
-    record = Record.create(
-        home / "records" / "evaluate" / str(time.time_ns()),
+    record = context.begin(
         Run(
             name=f"evaluate {uri} on {index.root.name}",
             role="evaluate",
-            experiment=experiment,
-            run_id=run_id,
-            tags={"model": uri, **named, "test.openings": str(openings), **data_tags(index), **(tags or {})},
+            tags={"model": uri, **named, "test.openings": str(openings)},
             description=f"{uri} on the test films of {index.root.name}; opening {openings} of the test split for it.",
-            dataset=dataset_of(index, context="testing"),
             model_id=tracker.known_model(model.metadata.model_id),
         ),
+        index,
     )
     record.add_params({"model": uri, "data": str(index.root), "threshold": model.threshold})
     with finished(record, tracker):
-        evaluation = evaluate(model, index, prevalences=prevalences, progress=progress)
+        evaluation = evaluate(model, index, prevalences=prevalences, progress=context.progress)
         labels, both = evaluation.rows["label"].to_numpy(), evaluation.bands()
         write_scores(record, labels, evaluation.probabilities, model.threshold, model.classes, both)
         spread = plots.histograms(evaluation.by_group(), model.threshold)

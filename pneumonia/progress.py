@@ -1,10 +1,11 @@
 """Progress bars: of the trials of a search, and of one training."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm
+
+from pneumonia.listener import Listener
 
 if TYPE_CHECKING:
     from pneumonia.search.run import Progress
@@ -79,10 +80,32 @@ class TrainBar:
         self._bar = None
 
 
-@contextmanager
-def closing(bar: SearchBar | TrainBar) -> Iterator[None]:
-    """Leaves the terminal on a fresh line whatever ends the block."""
-    try:
-        yield
-    finally:
-        bar.close()
+class Bars(Listener):
+    """A listener that shows what it is told: lines on stderr, and a bar for the trials and for each training."""
+
+    def __init__(self, say: Callable[[str], None], seeds: Sequence[int] = ()) -> None:
+        self._say, self._seeds = say, seeds
+        self._search, self._train = SearchBar(), TrainBar()
+
+    def say(self, line: str) -> None:
+        self._say(line)
+
+    def on_progress(self, progress: "Progress") -> None:
+        self._search(progress)
+
+    def on_seed(self, seed: int) -> None:
+        self._train.begin(f"seed {seed} ({self._seeds.index(seed) + 1} of {len(self._seeds)})")
+
+    def on_step(self, step: "Step") -> None:
+        self._train.on_step(step)
+
+    def on_epoch(self, epoch: "Epoch") -> None:
+        self._train.on_epoch(epoch)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leaves the terminal on a fresh line whatever ends the block."""
+        self._search.close()
+        self._train.close()

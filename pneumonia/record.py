@@ -44,7 +44,7 @@ class Run:
 
     name: str
     role: Role
-    experiment: str
+    experiment: str = "pneumonia"
     parent: str | None = None
     run_id: str | None = None
     tags: dict[str, str] = field(default_factory=dict)

@@ -1,9 +1,8 @@
 """One recipe trained with several seeds: what it is worth in the mean, and how far one model may lie from that."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,14 @@ import pandas as pd
 from pneumonia import plots, views
 from pneumonia.comparison import SCORES
 from pneumonia.config import TrainConfig
+from pneumonia.context import RunContext
 from pneumonia.data import Index
+from pneumonia.listener import SILENT, Listener
 from pneumonia.metrics import number
 from pneumonia.record import Record, Run
 from pneumonia.sending import sent, unsent
-from pneumonia.tracking import Tracker, finished
-from pneumonia.train import Epoch, Step
-from pneumonia.trial import OBJECTIVE, begin, data_tags, dataset_of, decode_for, run_training
+from pneumonia.tracking import finished
+from pneumonia.trial import OBJECTIVE, begin, decode_for, run_training
 
 # In the terminal, which is narrow; seeds.csv has all.
 SHOWN = (OBJECTIVE, "val/log_loss", "val/auc", "val/accuracy", "val/sensitivity", "val/specificity")
@@ -135,19 +135,10 @@ def train_and_record(
     config: TrainConfig,
     seeds: Sequence[int],
     index: Index,
+    context: RunContext,
     *,
     data: str,
-    home: Path,
-    tracker: Tracker,
-    experiment: str = "pneumonia",
-    run_id: str | None = None,
-    tags: dict[str, str] | None = None,
-    on_seed: Callable[[int], None] = lambda seed: None,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
-    on_step: Callable[[Step], None] = lambda step: None,
-    say: Callable[[str], None] = lambda line: None,
-    pictures: bool = True,
-    progress: bool = False,
+    listener: Listener = SILENT,
 ) -> Seeds:
     """Trains `config` with each of `seeds`, as runs under one that holds their means; nothing is registered.
 
@@ -155,54 +146,42 @@ def train_and_record(
 
     Args:
         data: what the films are called where the user named them.
-        run_id: a run to adopt as the parent.
-        on_seed: told of each seed before its training starts.
-        pictures: as for `run_training`.
+        context: of the run that holds their means.
 
     Raises:
         SeedsError: no seed came to an end; the parent has ended as FAIL.
         TrackingError: the tracking store cannot be reached before the first training; later it may be away.
         Otherwise what `decode_for` raises.
     """
-    folder = home / "records" / "seeds" / f"{time.time_ns()}"
+    tracker = context.tracker
+    folder = context.home / "records" / "seeds" / f"{time.time_ns()}"
     name = f"{index.root.name} {config.size}px w{config.width}"
     words = f"{config.epochs} epochs at {config.size} px, width {config.width}, with {_listed(seeds)}"
-    parent = Record.create(
+    parent = context.begin(
+        Run(name=f"train {name} {_listed(seeds)}", role="seeds", description=f"Trainings of {words}."),
+        index,
         folder / "parent",
-        Run(
-            name=f"train {name} {_listed(seeds)}",
-            role="seeds",
-            experiment=experiment,
-            run_id=run_id,
-            tags={**data_tags(index), **(tags or {})},
-            description=f"Trainings of {words}.",
-            dataset=dataset_of(index),
-        ),
     )
     recipe = {name: value for name, value in asdict(config).items() if name != "seed"}
     parent.add_params({"data": data, **recipe, "seeds": len(seeds)})
     parent_id = tracker.send(parent)
     tracker.save_view(sent(parent)["experiment_id"], *views.under(parent_id, parent.run.name))
-    found = Seeds(parent, {})
+    found, inside = Seeds(parent, {}), context.under(parent_id)
     with finished(parent, tracker):
-        decoded = decode_for(parent, index, size=config.size, home=home, say=say, progress=progress)
+        decoded = decode_for(parent, index, context, size=config.size, listener=listener)
         for seed in seeds:
-            on_seed(seed)
+            listener.on_seed(seed)
             one = replace(config, seed=seed)
-            child = begin(
-                one, index, folder / f"seed-{seed}", data=data, experiment=experiment, parent=parent_id, tags=tags
-            )
+            child = begin(one, index, inside, data=data, folder=folder / f"seed-{seed}")
             found.children[seed] = child
             tracker.try_send(child)
             try:
                 with finished(child, tracker):
-                    run_training(
-                        one, decoded, child, tracker=tracker, on_epoch=on_epoch, on_step=on_step, pictures=pictures
-                    )
+                    run_training(one, decoded, child, inside, listener=listener)
             except Exception:  # the record says why; another seed may well come through
                 child.add_traceback()
                 tracker.try_send(child)
-                say(f"seed {seed}: {found.failed[seed]}")
+                listener.say(f"seed {seed}: {found.failed[seed]}")
         _conclude(found)
     for child in found.children.values():
         if unsent(child):  # the store may be back

@@ -54,6 +54,9 @@ class Tracker:
     _client: MlflowClient | None = field(default=None, repr=False)
     _meters: Meters = field(default_factory=Meters, repr=False)
 
+    def __reduce__(self) -> tuple[type["Tracker"], tuple[str]]:
+        return Tracker, (self.uri,)  # what is known of the store here says nothing in another process
+
     @property
     def client(self) -> MlflowClient:
         if self._client is None:

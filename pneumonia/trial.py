@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import mlflow.pyfunc
 import numpy as np
@@ -17,15 +16,17 @@ from pneumonia.cache import Decoded, decode, room
 from pneumonia.calibration import operating_point
 from pneumonia.classes import told_by_opacities
 from pneumonia.config import TrainConfig
+from pneumonia.context import RunContext
 from pneumonia.data import Index
 from pneumonia.evaluation import assess
+from pneumonia.listener import SILENT, Listener
 from pneumonia.model import build
 from pneumonia.record import Record, Run
 from pneumonia.report.card import card
 from pneumonia.sending import DROPPED
 from pneumonia.served import Predictor
-from pneumonia.tracking import Tracker, finished
-from pneumonia.train import Epoch, FitData, Fitted, Step, fit
+from pneumonia.tracking import finished
+from pneumonia.train import Epoch, FitData, Fitted, fit
 
 MODEL_BYTES = 100 << 20  # more than two copies of the widest network take
 OBJECTIVE = "val/objective"  # lower is better; val AUC saturates above .99 and cannot tell good trials apart
@@ -35,23 +36,19 @@ def run_training(
     config: TrainConfig,
     data: Decoded,
     record: Record,
+    context: RunContext,
     *,
-    tracker: Tracker,
-    on_epoch: Callable[[Epoch], bool | None] = lambda epoch: None,
-    on_step: Callable[[Step], None] = lambda step: None,
+    listener: Listener = SILENT,
     keep_model: Callable[[float], bool] = lambda value: True,
     changed: bool | None = None,
-    pictures: bool = True,
 ) -> float:
     """Trains, and writes all that a COMPLETE or PRUNED record holds but its status.
 
     Args:
-        tracker: sees the curves while they grow.
-        on_epoch, on_step: as for `fit`; where `on_epoch` returns True the training ends and the record is of the best
-            epoch so far; what they raise leaves the record as it is.
+        context: its tracker sees the curves while they grow.
+        listener: what it raises leaves the record as it is.
         keep_model: told the objective, says whether the record keeps the model.
         changed: whether changed validation films judge, see `FitData`.
-        pictures: whether the record holds pictures of validation films; where it does not, no film leaves the machine.
 
     Returns:
         The objective: the best epoch's class-balanced log loss on the validation films, as they are and, if training
@@ -67,99 +64,63 @@ def run_training(
 
     def log_epoch(epoch: Epoch) -> bool | None:
         record.add_metrics(epoch.metrics, step=epoch.number)
-        if pictures and epoch.number in gallery.epochs(epoch.epochs):
+        if context.pictures and epoch.number in gallery.epochs(epoch.epochs):
             looks[epoch.number] = gallery.look(epoch.network, gallery_films(data)[1])
-        tracker.try_send(record)
-        return on_epoch(epoch)
+        context.tracker.try_send(record)
+        return listener.on_epoch(epoch)
 
-    fitted = fit(config, fit_data(data, changed=changed), on_epoch=log_epoch, on_step=on_step)
-    conclude(record, fitted, data, keep_model=keep_model(fitted.objective), looks=looks if pictures else None)
+    fitted = fit(config, fit_data(data, changed=changed), on_epoch=log_epoch, on_step=listener.on_step)
+    kept = keep_model(fitted.objective)
+    conclude(record, fitted, data, keep_model=kept, looks=looks if context.pictures else None)
     return fitted.objective
 
 
 def train_and_record(
-    config: TrainConfig,
-    index: Index,
-    *,
-    data: str,
-    home: Path,
-    tracker: Tracker,
-    experiment: str = "pneumonia",
-    run_id: str | None = None,
-    tags: dict[str, str] | None = None,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
-    on_step: Callable[[Step], None] = lambda step: None,
-    say: Callable[[str], None] = lambda line: None,
-    pictures: bool = True,
-    progress: bool = False,
+    config: TrainConfig, index: Index, context: RunContext, *, data: str, listener: Listener = SILENT
 ) -> Record:
     """One training as a run of its own; nothing is registered.
 
     Args:
         data: what the films are called where the user named them.
-        pictures: as for `run_training`.
 
     Raises:
         TrackingError: the tracking store cannot be reached before the training; later it may be away.
         Otherwise what `decode_for` and `run_training` raise; the run has ended as FAIL then.
     """
-    folder = home / "records" / "train" / f"{time.time_ns()}"
-    record = begin(config, index, folder, data=data, experiment=experiment, run_id=run_id, tags=tags)
-    tracker.send(record)
-    with finished(record, tracker):
-        decoded = decode_for(record, index, size=config.size, home=home, say=say, progress=progress)
-        run_training(config, decoded, record, tracker=tracker, on_epoch=on_epoch, on_step=on_step, pictures=pictures)
+    record = begin(config, index, context, data=data)
+    context.tracker.send(record)
+    with finished(record, context.tracker):
+        decoded = decode_for(record, index, context, size=config.size, listener=listener)
+        run_training(config, decoded, record, context, listener=listener)
     return record
 
 
-def begin(
-    config: TrainConfig,
-    index: Index,
-    folder: Path,
-    *,
-    data: str,
-    experiment: str,
-    run_id: str | None = None,
-    parent: str | None = None,
-    tags: dict[str, str] | None = None,
-) -> Record:
+def begin(config: TrainConfig, index: Index, context: RunContext, *, data: str, folder: Path | None = None) -> Record:
     """The record of one training, before it starts."""
     drawn = "" if config.sampler == "weighted" else f" sampler {config.sampler}"
-    record = Record.create(
-        folder,
+    record = context.begin(
         Run(
             name=f"train {index.root.name} {config.size}px w{config.width}{drawn} seed {config.seed}",
             role="train",
-            experiment=experiment,
-            parent=parent,
-            run_id=run_id,
-            tags={**data_tags(index), **(tags or {})},
             description=f"One training of {config.epochs} epochs at {config.size} px, width {config.width}.",
-            dataset=dataset_of(index),
         ),
+        index,
+        folder,
     )
     record.add_params({"data": data, **asdict(config)})
     return record
 
 
-def decode_for(
-    record: Record,
-    index: Index,
-    *,
-    size: int,
-    home: Path,
-    say: Callable[[str], None] = lambda line: None,
-    progress: bool = False,
-) -> Decoded:
+def decode_for(record: Record, index: Index, context: RunContext, *, size: int, listener: Listener = SILENT) -> Decoded:
     """The decoded training and validation films; the record's `data_report.json` lists those that are left out.
 
     Raises:
         DataError, DiskFullError: as `cache.decode`.
     """
-    decoded = decode(index.keep("train", "val"), size=size, home=home, progress=progress)
+    decoded = decode(index.keep("train", "val"), size=size, home=context.home, progress=context.progress)
     record.add_json("data_report.json", index.without(decoded.failures).report.as_dict())
     for line in decoded.unread():
-        say(line)
+        listener.say(line)
     return decoded
 
 
@@ -176,11 +137,11 @@ def warm_up() -> None:
         mlflow.pyfunc.save_model(folder / "model", **package.pyfunc_arguments(folder / "package"))
 
 
-def suited(config: TrainConfig, index: Index, *, say: Callable[[str], None] = lambda line: None) -> TrainConfig:
+def suited(config: TrainConfig, index: Index, *, listener: Listener = SILENT) -> TrainConfig:
     """`config`, without painted opacities where the classes are not told by them."""
     if config.opacity == 0 or told_by_opacities(index.classes):
         return config
-    say(
+    listener.say(
         f"no opacities are painted: they tell pneumonia and its like from normal, not {' from '.join(index.classes)}; "
         "if they do, name the classes so"
     )
@@ -331,31 +292,3 @@ def write_predictions(path: Path, rows: pd.DataFrame, probabilities: np.ndarray,
     table["label"] = np.asarray(classes)[rows["label"].to_numpy()]
     table["probability"] = probabilities
     table.to_csv(path, index=False)
-
-
-def dataset_of(index: Index, context: str = "training") -> dict[str, Any]:
-    """The films as MLflow's dataset input: name, digest, source, profile."""
-    return {
-        "name": index.root.name or "films",
-        "digest": index.fingerprint,
-        "source": str(index.root),
-        "context": context,
-        "classes": list(index.classes),
-        "any_dicom": index.any_dicom,
-        "profile": {
-            "films": len(index.table),
-            **{split: int(n) for split, n in index.table["split"].value_counts().sort_index().items()},
-        },
-    }
-
-
-def data_tags(index: Index) -> dict[str, str]:
-    """The tags that tie a run to its films."""
-    negative, positive = index.classes
-    tags = {
-        "data.fingerprint": index.fingerprint,
-        "data.classes": "/".join(index.classes),
-        "data.negative": negative,
-        "data.positive": positive,
-    }
-    return {**tags, "data.any_dicom": "true"} if index.any_dicom else tags

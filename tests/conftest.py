@@ -24,12 +24,15 @@ from mlflow.store.db import utils
 
 from pneumonia import cache, data, synthetic
 from pneumonia.config import TrainConfig, search_space
+from pneumonia.context import RunContext, data_tags, dataset_of
+from pneumonia.listener import Listener
 from pneumonia.record import Record, Run
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task
 from pneumonia.stop import identity
 from pneumonia.tracking import Tracker
-from pneumonia.trial import data_tags, dataset_of, run_training
+from pneumonia.train import Epoch
+from pneumonia.trial import run_training
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -86,7 +89,7 @@ def trained(index: data.Index, decoded: cache.Decoded, tmp_path_factory: pytest.
         register="pneumonia",  # so that it has a model card; copies are registered when they are told to
     )
     record = Record.create(tmp_path_factory.mktemp("trained") / "record", run)
-    run_training(TINY, decoded, record, tracker=Tracker(NO_SERVER))
+    run_training(TINY, decoded, record, RunContext(home=record.folder, tracker=Tracker(NO_SERVER)))
     return record
 
 
@@ -223,6 +226,29 @@ def server(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         server.kill()
 
 
+class Told(Listener):
+    """A listener that notes the sentences, and does what it is given to do at each epoch."""
+
+    def __init__(self, on_epoch: Callable[[Epoch], Any] = lambda epoch: None) -> None:
+        self.said: list[str] = []
+        self.seeds: list[int] = []
+        self.at_epoch = on_epoch
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+    def on_seed(self, seed: int) -> None:
+        self.seeds.append(seed)
+
+    def on_epoch(self, epoch: Epoch) -> bool | None:
+        return self.at_epoch(epoch)
+
+
+@pytest.fixture
+def context(home: Path, tracker: Tracker) -> RunContext:
+    return RunContext(home=home, tracker=tracker)
+
+
 @pytest.fixture
 def task(index: data.Index, tracker: Tracker, home: Path) -> Task:
     """A search of three trials for a worker in this process."""
@@ -235,14 +261,12 @@ def task(index: data.Index, tracker: Tracker, home: Path) -> Task:
         base=base,
         long=False,
         changed=True,
-        home=home,
+        context=RunContext(
+            home=home, tracker=tracker, parent=tracker.client.create_run(tracker.experiment_id("pneumonia")).info.run_id
+        ),
         storage=url,
         study=study.study_name,
         goal=3,
         keep_models=3,
-        experiment="pneumonia",
-        tracking_uri=tracker.uri,
-        parent=tracker.client.create_run(tracker.experiment_id("pneumonia")).info.run_id,
-        tags={"data.classes": "/".join(index.classes)},
         pruner="none",
     )

@@ -9,6 +9,7 @@ import pytest
 
 from pneumonia.compare import classes_of, compare_and_record, named
 from pneumonia.comparison import Comparison, assess
+from pneumonia.context import RunContext
 from pneumonia.data import Index
 from pneumonia.predict import ModelError
 from pneumonia.record import Record
@@ -122,7 +123,7 @@ def test_runs_are_compared_on_the_validation_films_alone(
     opened: list[Path] = []
     read = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda self: (opened.append(self), read(self))[1])
-    record, found = compare_and_record(runs, index, home=home, tracker=tracker, tags={"who": "me"})
+    record, found = compare_and_record(runs, index, RunContext(home=home, tracker=tracker, tags={"who": "me"}))
     films = {path.relative_to(index.root).as_posix() for path in opened if path.is_relative_to(index.root)}
     assert films == set(index.only("val")["path"])
 
@@ -150,7 +151,7 @@ def test_a_model_that_was_trained_from_other_films_is_told_of(
     tracker: Tracker, runs: list[str], index: Index, home: Path
 ) -> None:
     tracker.client.set_tag(runs[1], "data.fingerprint", "another")
-    record, found = compare_and_record(runs, index, home=home, tracker=tracker)
+    record, found = compare_and_record(runs, index, RunContext(home=home, tracker=tracker))
     told = [note for note in found.notes if "not trained from these films" in note]
     assert len(told) == 1
     assert told[0].startswith(f"copy {runs[1][:8]} ")
@@ -160,7 +161,7 @@ def test_a_model_that_was_trained_from_other_films_is_told_of(
 def test_models_of_other_classes_are_not_compared(tracker: Tracker, runs: list[str], index: Index, home: Path) -> None:
     other = replace(index, classes=("DOG", "CAT"))
     with pytest.raises(ValueError, match=r"one .* tells NORMAL from PNEUMONIA, but the films are DOG and CAT"):
-        compare_and_record(runs, other, home=home, tracker=tracker)
+        compare_and_record(runs, other, RunContext(home=home, tracker=tracker))
     (run,) = tracker.client.search_runs(["1"], "tags.role = 'compare'")
     assert run.info.status == "FAILED"
 
@@ -168,9 +169,9 @@ def test_models_of_other_classes_are_not_compared(tracker: Tracker, runs: list[s
 def test_a_run_that_kept_no_model_is_compared_by_what_it_predicted(
     tracker: Tracker, runs: list[str], index: Index, home: Path
 ) -> None:
-    whole = compare_and_record(runs, index, home=home, tracker=tracker)[1]
+    whole = compare_and_record(runs, index, RunContext(home=home, tracker=tracker))[1]
     drop(tracker, runs[1])
-    part = compare_and_record(runs, index, home=home, tracker=tracker)[1]
+    part = compare_and_record(runs, index, RunContext(home=home, tracker=tracker))[1]
     assert part.models == whole.models
     np.testing.assert_allclose(part.probabilities, whole.probabilities, atol=1e-4)
     np.testing.assert_allclose(part.thresholds, whole.thresholds)
@@ -179,7 +180,7 @@ def test_a_run_that_kept_no_model_is_compared_by_what_it_predicted(
 
     newer = index.table["path"].where(index.table["path"] != index.only("val")["path"].iloc[0], "another.png")
     (failure,) = compare_and_record(
-        runs[:2], replace(index, table=index.table.assign(path=newer)), home=home, tracker=tracker
+        runs[:2], replace(index, table=index.table.assign(path=newer)), RunContext(home=home, tracker=tracker)
     )[1].failures  # fmt: skip
     assert failure[0] == "another.png"
     assert f"the run {runs[1]} has no prediction of it" in failure[1]
@@ -191,10 +192,12 @@ def test_what_a_run_logged_is_compared_on_its_own_films_alone(
     for run_id in runs:
         drop(tracker, run_id)
     with pytest.raises(ValueError, match=r"one .* takes PNEUMONIA for the positive class, but .* NORMAL"):
-        compare_and_record(runs, replace(index, classes=("PNEUMONIA", "NORMAL")), home=home, tracker=tracker)
+        compare_and_record(
+            runs, replace(index, classes=("PNEUMONIA", "NORMAL")), RunContext(home=home, tracker=tracker)
+        )
     tracker.client.set_tag(runs[1], "data.fingerprint", "another")
     with pytest.raises(ValueError, match=r"copy .* kept no model, and what it logged is of other films"):
-        compare_and_record(runs, index, home=home, tracker=tracker)
+        compare_and_record(runs, index, RunContext(home=home, tracker=tracker))
 
 
 def test_the_first_model_says_which_class_is_positive(tracker: Tracker, runs: list[str], trained: Record) -> None:
@@ -210,13 +213,13 @@ def test_the_first_model_says_which_class_is_positive(tracker: Tracker, runs: li
 def test_a_comparison_is_no_model_and_a_broken_model_is_no_missing_one(
     tracker: Tracker, runs: list[str], index: Index, home: Path
 ) -> None:
-    record, _ = compare_and_record(runs, index, home=home, tracker=tracker)
+    record, _ = compare_and_record(runs, index, RunContext(home=home, tracker=tracker))
     with pytest.raises(ModelError):
-        compare_and_record([runs[0], sent(record)["run_id"]], index, home=home, tracker=tracker)
+        compare_and_record([runs[0], sent(record)["run_id"]], index, RunContext(home=home, tracker=tracker))
     (model,) = tracker.client.search_logged_models(["1"], f"source_run_id = '{runs[1]}'")
     next(Path(model.artifact_location).rglob("*.onnx")).write_bytes(b"broken")
     with pytest.raises(ModelError, match="cannot be loaded"):
-        compare_and_record(runs, index, home=home, tracker=tracker)
+        compare_and_record(runs, index, RunContext(home=home, tracker=tracker))
 
 
 def drop(tracker: Tracker, run_id: str) -> None:
@@ -228,4 +231,4 @@ def drop(tracker: Tracker, run_id: str) -> None:
 def test_a_run_without_a_model_is_named(tracker: Tracker, runs: list[str], index: Index, home: Path) -> None:
     empty = tracker.client.create_run("1").info.run_id
     with pytest.raises(ModelError, match=empty):
-        compare_and_record([runs[0], empty], index, home=home, tracker=tracker)
+        compare_and_record([runs[0], empty], index, RunContext(home=home, tracker=tracker))

@@ -16,6 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from pneumonia import cache, eda
 from pneumonia.cli import cli
+from pneumonia.context import RunContext
 from pneumonia.data import Index, scan
 from pneumonia.exploration import STATISTICS, Exploration
 from pneumonia.metrics import roc_curve
@@ -310,5 +311,5 @@ def test_the_command_logs_a_run_and_prints_one_json_object(
 def test_without_a_store_no_film_is_opened(index: Index, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eda, "explore", lambda *_, **__: pytest.fail("films were opened"))
     with pytest.raises(TrackingError, match="no MLflow server answers"):
-        eda.explore_and_record(index, home=home, tracker=Tracker(NO_SERVER))
+        eda.explore_and_record(index, RunContext(home=home, tracker=Tracker(NO_SERVER)))
     assert records(home / "records") == []

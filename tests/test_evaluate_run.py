@@ -8,6 +8,7 @@ import pytest
 from sklearn.metrics import log_loss
 
 from pneumonia import predict
+from pneumonia.context import RunContext
 from pneumonia.data import Index
 from pneumonia.evaluate import evaluate_and_record
 from pneumonia.predict import ModelError
@@ -36,7 +37,9 @@ def openings(tracker: Tracker) -> str | None:
 def test_the_test_films_are_scored_in_a_run_of_their_own(
     tracker: Tracker, registered: Record, index: Index, home: Path
 ) -> None:
-    record, evaluation = evaluate_and_record(CHAMPION, index, home=home, tracker=tracker, tags={"who": "me"})
+    record, evaluation = evaluate_and_record(
+        CHAMPION, index, RunContext(home=home, tracker=tracker, tags={"who": "me"})
+    )
     client, model_id = tracker.client, sent(registered)["model_id"]
     run = client.get_run(sent(record)["run_id"])
     assert run.info.run_id != sent(registered)["run_id"]
@@ -110,7 +113,7 @@ def test_a_description_that_the_store_did_not_take_is_made_up_for(
 
     with monkeypatch.context() as broken:
         broken.setattr(type(tracker.client), "update_model_version", away)
-        record, evaluation = evaluate_and_record(CHAMPION, index, home=home, tracker=tracker)
+        record, evaluation = evaluate_and_record(CHAMPION, index, RunContext(home=home, tracker=tracker))
     assert record.run.tags["model.version"] == "pneumonia/1"
     before = tracker.client.get_model_version("pneumonia", "1").description
     assert catch_up(tracker, home) == ([], [])
@@ -123,8 +126,8 @@ def test_a_description_that_the_store_did_not_take_is_made_up_for(
 
     with monkeypatch.context() as broken:
         broken.setattr(type(tracker.client), "update_model_version", away)
-        evaluate_and_record(CHAMPION, index, home=home, tracker=tracker)
-    last, _ = evaluate_and_record(CHAMPION, index, home=home, tracker=tracker)
+        evaluate_and_record(CHAMPION, index, RunContext(home=home, tracker=tracker))
+    last, _ = evaluate_and_record(CHAMPION, index, RunContext(home=home, tracker=tracker))
     told = tracker.client.get_model_version("pneumonia", "1").description
     catch_up(tracker, home)  # what is owed of the second is older than what the third said
     assert tracker.client.get_model_version("pneumonia", "1").description == told
@@ -132,7 +135,7 @@ def test_a_description_that_the_store_did_not_take_is_made_up_for(
 
     with monkeypatch.context() as broken:
         broken.setattr(type(tracker.client), "update_model_version", away)
-        evaluate_and_record(CHAMPION, index, home=home, tracker=tracker)
+        evaluate_and_record(CHAMPION, index, RunContext(home=home, tracker=tracker))
     tracker.client.delete_registered_model_alias("pneumonia", "champion")
     tracker.client.delete_model_version("pneumonia", "1")
     assert catch_up(tracker, home) == ([], [])
@@ -146,7 +149,7 @@ def test_each_opening_counts_whatever_the_model_is_called(
     for number, uri in enumerate(("models:/pneumonia/1", f"models:/{model_id}", "/a/folder"), start=1):
         assert count_opening(tracker, version_of(tracker, uri, model_id), model_id) == number
         assert openings(tracker) == str(number)
-    record, _ = evaluate_and_record(CHAMPION, index, home=home, tracker=tracker)
+    record, _ = evaluate_and_record(CHAMPION, index, RunContext(home=home, tracker=tracker))
     assert openings(tracker) == record.run.tags["test.openings"] == "4"
     assert record.run.model_id == model_id
 
@@ -168,7 +171,7 @@ def test_a_model_that_the_store_does_not_know_is_scored_too(
     tracker: Tracker, copy_trained: Callable[..., Record], index: Index, home: Path
 ) -> None:
     folder = copy_trained("elsewhere").model
-    record, evaluation = evaluate_and_record(str(folder), index, home=home, tracker=tracker)
+    record, evaluation = evaluate_and_record(str(folder), index, RunContext(home=home, tracker=tracker))
     run = tracker.client.get_run(sent(record)["run_id"])
     assert run.data.metrics["test/auc"] == pytest.approx(evaluation.scores["auc"])
     assert run.data.tags["test.openings"] == "1"
@@ -180,7 +183,7 @@ def test_only_test_films_are_opened(
     opened: list[Path] = []
     read = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda self: (opened.append(self), read(self))[1])
-    evaluate_and_record(CHAMPION, index, home=home, tracker=tracker)
+    evaluate_and_record(CHAMPION, index, RunContext(home=home, tracker=tracker))
     films = [path.relative_to(index.root).as_posix() for path in opened if path.is_relative_to(index.root)]
     assert set(films) == set(index.only("test")["path"])  # a film that is called wrong is drawn as well
 
@@ -190,13 +193,13 @@ def test_without_a_store_nothing_is_opened_or_counted(
 ) -> None:
     monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail(f"{self} was opened"))
     with pytest.raises(TrackingError, match="no MLflow server answers"):
-        evaluate_and_record(CHAMPION, index, home=home, tracker=Tracker(NO_SERVER))
+        evaluate_and_record(CHAMPION, index, RunContext(home=home, tracker=Tracker(NO_SERVER)))
     assert records(home / "records") == []
 
 
 def test_a_model_that_is_not_there_leaves_no_run(tracker: Tracker, index: Index, home: Path) -> None:
     with pytest.raises(ModelError, match="pneumonia@champion"):
-        evaluate_and_record(CHAMPION, index, home=home, tracker=tracker)
+        evaluate_and_record(CHAMPION, index, RunContext(home=home, tracker=tracker))
     assert tracker.client.search_runs(["1"]) == []
 
 
@@ -205,7 +208,7 @@ def test_a_run_whose_films_cannot_be_scored_fails(
 ) -> None:
     gone = Index(index.table, index.classes, Path("/nonexistent"), index.fingerprint, index.report)
     with pytest.raises(ValueError, match="none of 16 test films could be scored"):
-        evaluate_and_record(CHAMPION, gone, home=home, tracker=tracker)
+        evaluate_and_record(CHAMPION, gone, RunContext(home=home, tracker=tracker))
     (record,) = records(home / "records" / "evaluate")
     assert not unsent(record)
     run = tracker.client.get_run(sent(record)["run_id"])
@@ -216,6 +219,6 @@ def test_a_run_whose_films_cannot_be_scored_fails(
 
 def test_an_adopted_run_is_used(tracker: Tracker, registered: Record, index: Index, home: Path) -> None:
     made = tracker.client.create_run("1")
-    record, _ = evaluate_and_record(CHAMPION, index, home=home, tracker=tracker, run_id=made.info.run_id)
+    record, _ = evaluate_and_record(CHAMPION, index, RunContext(home=home, tracker=tracker, run_id=made.info.run_id))
     assert sent(record)["run_id"] == made.info.run_id
     assert tracker.client.get_run(made.info.run_id).info.status == "FINISHED"

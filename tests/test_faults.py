@@ -260,13 +260,14 @@ import os, sys
 from pathlib import Path
 from pneumonia import data, search
 from pneumonia.config import SearchConfig
+from pneumonia.context import RunContext
 from pneumonia.tracking import Tracker
 
 films, home = sys.argv[1:]
 config = SearchConfig(data=films, trials=3, epochs=2, final_epochs=2, workers=2, size=32, pruner="none")
 config = config.for_data(cores=2, films=4400)
 tracker = Tracker(os.environ["MLFLOW_TRACKING_URI"])
-search.search(config, data.scan(films), home=Path(home), tracker=tracker, heartbeat=1, grace=3, say=print)
+search.search(config, data.scan(films), RunContext(home=Path(home), tracker=tracker), heartbeat=1, grace=3)
 """
 
 

@@ -9,6 +9,7 @@ import safetensors.torch
 
 from pneumonia import gallery
 from pneumonia.cache import Decoded
+from pneumonia.context import RunContext
 from pneumonia.model import build
 from pneumonia.record import Record
 from pneumonia.served import Predictor
@@ -92,6 +93,11 @@ def test_every_film_is_there_of_the_model_and_of_the_epochs(trained: Record) -> 
 
 def test_without_pictures_no_film_stands_in_the_record(decoded: Decoded, new_record: Callable[..., Record]) -> None:
     record = new_record()
-    run_training(replace(TINY, epochs=1), decoded, record, tracker=Tracker(NO_SERVER), pictures=False)
+    run_training(
+        replace(TINY, epochs=1),
+        decoded,
+        record,
+        RunContext(home=record.folder, tracker=Tracker(NO_SERVER), pictures=False),
+    )
     assert record.summary
     assert list(record.images.rglob("*")) == []

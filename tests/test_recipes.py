@@ -14,13 +14,14 @@ from pneumonia import predict
 from pneumonia.calibration import sigmoid
 from pneumonia.compare import compare_and_record
 from pneumonia.comparison import SCORES
+from pneumonia.context import RunContext, data_tags
 from pneumonia.data import Index
 from pneumonia.recipes import Recipe, Recipes, assess
 from pneumonia.record import Record
 from pneumonia.report.recipes import html
 from pneumonia.sending import sent
 from pneumonia.tracking import Tracker
-from pneumonia.trial import data_tags, write_predictions
+from pneumonia.trial import write_predictions
 
 
 def compared(*gains: float, seeds: tuple[int, ...] = (0, 1, 2, 3), films: int = 300) -> Recipes:
@@ -140,7 +141,7 @@ def test_runs_of_seeds_are_compared_by_what_their_trainings_logged(
         raise AssertionError("a model was run")
 
     monkeypatch.setattr(predict, "load", no_model)
-    record, found = compare_and_record(parents, index, home=home, tracker=tracker)
+    record, found = compare_and_record(parents, index, RunContext(home=home, tracker=tracker))
     assert isinstance(found, Recipes)
     assert [recipe.name for recipe in found.recipes] == [f"plain {parents[0][:8]}", f"better {parents[1][:8]}"]
     assert [recipe.seeds for recipe in found.recipes] == [[0, 1, 2]] * 2
@@ -165,14 +166,14 @@ def test_a_recipe_and_a_model_are_not_compared(tracker: Tracker, parents: list[s
     model = tracker.client.create_run("1").info.run_id
     for other in (model, "models:/pneumonia@champion"):
         with pytest.raises(ValueError, match=f"{parents[0]} is a run of several seeds and {other} is not"):
-            compare_and_record([parents[0], other], index, home=home, tracker=tracker)
+            compare_and_record([parents[0], other], index, RunContext(home=home, tracker=tracker))
 
 
 def test_recipes_of_other_films_are_not_compared(
     tracker: Tracker, parents: list[str], index: Index, home: Path
 ) -> None:
     with pytest.raises(ValueError, match=r"the run plain .* is of other films"):
-        compare_and_record(parents, replace(index, fingerprint="another"), home=home, tracker=tracker)
+        compare_and_record(parents, replace(index, fingerprint="another"), RunContext(home=home, tracker=tracker))
 
 
 def test_seeds_that_failed_and_films_that_one_has_not_are_left_out(
@@ -182,7 +183,7 @@ def test_seeds_that_failed_and_films_that_one_has_not_are_left_out(
     tracker.client.set_tag(failed.info.run_id, "trial.state", "FAIL")
     first = index.only("val")["path"].iloc[0]
     newer = replace(index, table=index.table.assign(path=index.table["path"].replace(first, "another.png")))
-    _, found = compare_and_record(parents, newer, home=home, tracker=tracker)
+    _, found = compare_and_record(parents, newer, RunContext(home=home, tracker=tracker))
     assert isinstance(found, Recipes)
     assert [recipe.seeds for recipe in found.recipes] == [[0, 1, 2], [0, 2]]
     assert any("has not the seeds of" in note for note in found.notes)

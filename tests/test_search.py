@@ -12,6 +12,8 @@ from optuna.trial import FrozenTrial
 
 from pneumonia import cache, data
 from pneumonia.config import SearchConfig
+from pneumonia.context import RunContext
+from pneumonia.listener import SILENT
 from pneumonia.record import Record
 from pneumonia.registry import enter
 from pneumonia.search import final, lease, run
@@ -42,15 +44,11 @@ def in_full(
             base=replace(TINY, epochs=1),
             long=False,
             changed=True,
-            home=home,
+            context=RunContext(home=home, tracker=tracker),
             storage="",
             study="study",
             goal=1,
             keep_models=1,
-            experiment="pneumonia",
-            tracking_uri=tracker.uri,
-            parent="",
-            tags={},
             pruner="none",
         )
         params = {"lr": TINY.lr, **changes}
@@ -58,8 +56,7 @@ def in_full(
             params=params, distributions={name: FloatDistribution(0, 1) for name in params}, value=0.1
         )
         assert isinstance(best, FrozenTrial)
-        quiet = [lambda news: None] * 3
-        return final.finish([best], task, TINY.epochs, decoded, tracker, "pneumonia", *quiet)
+        return final.finish([best], task, TINY.epochs, decoded, "pneumonia", SILENT)
 
     return end
 
@@ -109,15 +106,14 @@ def test_of_those_who_joined_only_who_claims_the_lead_has_it(
     joined = []
     leaders = iter([{"run_id": "first"}, None, None, {"run_id": "second"}, {"run_id": "second"}])
 
-    def join(study: optuna.Study, task: Task, *rest: Any) -> run.Outcome:
-        joined.append(task)
-        return run.Outcome(study=study.study_name, run_id=task.parent, table=study.trials_dataframe(), best_params={})
+    def join(study: optuna.Study, task: Task, workers: int, leader: str, listener: Any) -> run.Outcome:
+        joined.append((leader, task.base.disturb, task.base.opacity))
+        return run.Outcome(study=study.study_name, run_id=leader, table=study.trials_dataframe(), best_params={})
 
     monkeypatch.setattr(run, "_join", join)
     monkeypatch.setattr(lease, "holder", lambda study: next(leaders))
     monkeypatch.setattr(lease, "claim", lambda study: False)
     config = SearchConfig(data="films", disturb=0.7, opacity=0.3).for_data(cores=1, films=4400)
-    outcome = run.search(config, index, home=home, tracker=tracker)
-    assert [task.parent for task in joined] == ["first", "second"]
-    assert {(task.base.disturb, task.base.opacity) for task in joined} == {(0.7, 0.3)}
+    outcome = run.search(config, index, RunContext(home=home, tracker=tracker))
+    assert joined == [("first", 0.7, 0.3), ("second", 0.7, 0.3)]
     assert outcome.run_id == "second"

@@ -16,6 +16,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from pneumonia import cache, seeds, trial
 from pneumonia.cli import cli
 from pneumonia.config import TrainConfig
+from pneumonia.context import RunContext
 from pneumonia.data import Index
 from pneumonia.record import Record
 from pneumonia.seeds import Seeds, SeedsError, seeds_from
@@ -24,7 +25,7 @@ from pneumonia.stop import Interrupted
 from pneumonia.tracking import Tracker
 from pneumonia.train import Diverged
 from tests.command import Lab
-from tests.conftest import TINY
+from tests.conftest import TINY, Told
 
 SCORES = ("auc", "average_precision", "accuracy", "sensitivity", "specificity", "f1", "ece", "log_loss", "objective")
 ONE_EPOCH = replace(TINY, epochs=1)
@@ -35,7 +36,9 @@ Train = Callable[..., Seeds]
 def train(index: Index, tracker: Tracker, home: Path) -> Train:
     def run(which: range = range(2), **more: Any) -> Seeds:
         config = more.pop("config", ONE_EPOCH)
-        return seeds.train_and_record(config, which, index, data="films", home=home, tracker=tracker, **more)
+        listener = more.pop("listener", Told())
+        context = RunContext(home=home, tracker=tracker, **more)
+        return seeds.train_and_record(config, which, index, context, data="films", listener=listener)
 
     return run
 
@@ -49,7 +52,7 @@ def of(tracker: Tracker, run_id: str) -> list[Run]:
 def quick(*fails: int, error: BaseException | None = None) -> Callable[..., float]:
     """A `run_training` that only claims its scores, and raises with the seeds `fails`."""
 
-    def run(config: TrainConfig, decoded: Any, record: Record, **more: Any) -> float:
+    def run(config: TrainConfig, decoded: Any, record: Record, *context: Any, **more: Any) -> float:
         if config.seed in fails:
             raise error or Diverged("the loss is not finite at step 3")
         record.summarise({f"val/{name}": 0.5 + 0.01 * config.seed for name in SCORES}, step=1)
@@ -72,9 +75,9 @@ def test_each_seed_is_a_whole_run_and_their_means_stand_above(
 ) -> None:
     decodings: list[int] = []
     monkeypatch.setattr(trial, "decode", lambda *a, **k: (decodings.append(k["size"]), cache.decode(*a, **k))[1])
-    told: list[int] = []
-    found = train(range(3, 5), tags={"who": "me"}, on_seed=told.append)
-    assert (told, decodings) == ([3, 4], [TINY.size])
+    told = Told()
+    found = train(range(3, 5), tags={"who": "me"}, listener=told)
+    assert (told.seeds, decodings) == ([3, 4], [TINY.size])
     run_id = sent(found.record)["run_id"]
     children = of(tracker, run_id)
     assert [child.data.params["seed"] for child in children] == ["3", "4"]
@@ -115,7 +118,9 @@ def test_each_seed_is_a_whole_run_and_their_means_stand_above(
     assert f"AUC {auc.mean():.4f} ± {auc.std(ddof=1):.4f}" in note
 
     config = replace(ONE_EPOCH, seed=4)
-    alone = trial.train_and_record(config, index, data="films", home=home, tracker=tracker, tags={"who": "me"})
+    alone = trial.train_and_record(
+        config, index, RunContext(home=home, tracker=tracker, tags={"who": "me"}), data="films"
+    )
     assert alone.summary["val/auc"] == found.children[4].summary["val/auc"]
     assert alone.params == found.children[4].params
     assert alone.run.tags == found.children[4].run.tags
@@ -139,11 +144,11 @@ def test_a_seed_that_fails_does_not_end_the_others(
     train: Train, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(seeds, "run_training", quick(1, error=MemoryError("no room")))
-    said: list[str] = []
-    found = train(range(3), say=said.append)
+    told = Told()
+    found = train(range(3), listener=told)
     reason = "seed 1: MemoryError: no room"
     assert found.failed == {1: "MemoryError: no room"}
-    assert reason in said
+    assert reason in told.said
     assert found.sentence() == f"2 of 3 seeds came to an end; {reason}"
     children = of(tracker, sent(found.record)["run_id"])
     assert [child.data.tags["trial.state"] for child in children] == ["COMPLETE", "FAIL", "COMPLETE"]

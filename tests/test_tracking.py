@@ -22,14 +22,15 @@ from mlflow.models import Model
 
 from pneumonia import sending
 from pneumonia.cache import Decoded
+from pneumonia.context import RunContext, data_tags, dataset_of
 from pneumonia.data import Index
 from pneumonia.record import Record
 from pneumonia.sending import STATUS, sent, unsent
 from pneumonia.stop import Interrupted
 from pneumonia.tracking import Tracker, TrackingError, finished
 from pneumonia.train import Diverged, Epoch
-from pneumonia.trial import data_tags, dataset_of, run_training
-from tests.conftest import NO_SERVER, TINY, TrackingServer
+from pneumonia.trial import run_training
+from tests.conftest import NO_SERVER, TINY, Told, TrackingServer
 
 NewRecord = Callable[..., Record]
 
@@ -359,7 +360,7 @@ def test_a_training_that_diverges_or_is_stopped_keeps_its_curves(
 
     stopped = new_record("stopped")
     with pytest.raises(Interrupted), finished(stopped, tracker):
-        run_training(TINY, decoded, stopped, tracker=tracker, on_epoch=stop)
+        run_training(TINY, decoded, stopped, RunContext(home=stopped.folder, tracker=tracker), listener=Told(stop))
     run = tracker.client.get_run(sent(stopped)["run_id"])
     assert (run.info.status, run.data.tags["trial.state"]) == ("KILLED", "INTERRUPTED")
     assert [m.step for m in tracker.client.get_metric_history(run.info.run_id, "val/loss")] == [1, 2]
@@ -397,7 +398,7 @@ def test_a_complete_trial_holds_all_that_is_promised(
     )
     tracker.try_send(record)
     with finished(record, tracker):
-        value = run_training(TINY, decoded, record, tracker=tracker)
+        value = run_training(TINY, decoded, record, RunContext(home=record.folder, tracker=tracker))
     client, run_id = tracker.client, sent(record)["run_id"]
     run = client.get_run(run_id)
 
@@ -586,7 +587,7 @@ def test_a_server_killed_in_the_middle_loses_nothing(
         waits.append(time.monotonic() - started)
 
     with finished(record, tracker):
-        run_training(TINY, decoded, record, tracker=tracker, on_epoch=kill)
+        run_training(TINY, decoded, record, RunContext(home=record.folder, tracker=tracker), listener=Told(kill))
     assert max(waits) < 6
     assert len(record.metrics) == 3
     assert unsent(record)

@@ -17,6 +17,7 @@ from pneumonia.device import half_precision, pick_device
 from pneumonia.model import Network, build
 from pneumonia.train import Diverged, Epoch, FitData, Step, fit, predict
 from pneumonia.trial import fit_data, suited
+from tests.conftest import Told
 
 TINY = TrainConfig(size=32, width=4, epochs=3, batch_size=16, lr=5e-3, dropout=0.1, ema_decay=0.9, device="cpu")
 
@@ -152,13 +153,13 @@ def test_no_test_film_reaches_the_training(decoded) -> None:  # type: ignore[no-
 
 @pytest.mark.parametrize(("classes", "told"), [(("NORMAL", "PNEUMONIA"), True), (("NORMAL", "FRACTURE"), False)])
 def test_opacities_are_for_classes_that_they_tell_apart(decoded, classes: tuple[str, str], told: bool) -> None:  # type: ignore[no-untyped-def]
-    index, said = replace(decoded.index, classes=classes), []
+    index, listener = replace(decoded.index, classes=classes), Told()
     assert fit_data(replace(decoded, index=index)).opacities is told
-    config = suited(replace(TINY, opacity=0.3), index, say=said.append)
+    config = suited(replace(TINY, opacity=0.3), index, listener=listener)
     assert config.opacity == (0.3 if told else 0.0)
-    assert said == [] if told else "FRACTURE" in said[0]
-    assert suited(replace(TINY, opacity=0.0), index, say=said.append).opacity == 0
-    assert len(said) == (not told)
+    assert listener.said == [] if told else "FRACTURE" in listener.said[0]
+    assert suited(replace(TINY, opacity=0.0), index, listener=listener).opacity == 0
+    assert len(listener.said) == (not told)
 
 
 def test_what_the_callbacks_say_and_raise(data: FitData) -> None:

@@ -1,11 +1,10 @@
 """Commands for films before any model: `eda` and `download`."""
 
-import json
 from pathlib import Path
 
 import click
 
-from pneumonia.boundary import boundary, films, home, link, report_run, say, tracking
+from pneumonia.boundary import boundary, context, films, report_run, say
 from pneumonia.options import Command, any_dicom_option, as_json, data_option
 
 
@@ -17,31 +16,17 @@ def eda(data: str | None, positive: str | None, any_dicom: bool | None, as_json:
     """Describe the films before any model: classes, patients, sizes, grey levels, copies, shortcuts, batches."""
     with boundary():
         from pneumonia import eda as exploring
-        from pneumonia.sending import sent
-        from pneumonia.tracking import source_tags
 
-        tracker, experiment, run_id = tracking()
-        tracker.experiment_id(experiment)  # a server that is away is told of before anything slow
-        record, explored = exploring.explore_and_record(
-            films("synthetic" if data is None else data, positive=positive, any_dicom=any_dicom),
-            home=home(),
-            tracker=tracker,
-            experiment=experiment,
-            run_id=run_id,
-            tags=source_tags(),
-            progress=True,
-        )
-        if as_json:
-            click.echo(
-                json.dumps({"run_id": sent(record).get("run_id"), "link": link(record, tracker), **explored.as_dict()})
-            )
-        else:
+        run = context()
+        index = films("synthetic" if data is None else data, positive=positive, any_dicom=any_dicom)
+        record, explored = exploring.explore_and_record(index, run)
+        if not as_json:
             click.echo(explored.text())
             unread = explored.index.report.corrupt
             if unread:
                 say(f"{len(unread)} films cannot be read; the first: {': '.join(unread[0])}; all stand in the report")
             say(f"the report: {record.artifacts / 'eda.html'}")
-            report_run(record, tracker, as_json)
+        report_run(record, run.tracker, explored.as_dict() if as_json else None)
 
 
 @click.command()

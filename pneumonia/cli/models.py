@@ -1,12 +1,11 @@
 """Commands for a model that is there: `evaluate`, `compare`, `predict`, `promote`."""
 
-import json
 import sys
 from pathlib import Path
 
 import click
 
-from pneumonia.boundary import FAILED, boundary, films, home, link, report_run, say, say_link, store, tracking
+from pneumonia.boundary import FAILED, boundary, context, films, report_run, say, say_link, store
 from pneumonia.options import Command, Open, Shares, any_dicom_option, as_json, data_option, given
 
 
@@ -37,39 +36,19 @@ def evaluate(
         from pneumonia import evaluate as evaluating
         from pneumonia import predict as predicting
         from pneumonia.caller import located
-        from pneumonia.sending import sent
-        from pneumonia.tracking import source_tags
 
-        tracker, experiment, run_id = tracking()
-        tracker.experiment_id(experiment)  # a server that is away is told of before anything slow
-        champion = f"models:/{'pneumonia-demo' if data in (None, 'synthetic') else 'pneumonia'}@champion"
+        run, demo = context(), data in (None, "synthetic")
+        champion = f"models:/{'pneumonia-demo' if demo else 'pneumonia'}@champion"
         loaded = predicting.load(located(model) if model else champion)
-        record, evaluation = evaluating.evaluate_and_record(
-            loaded,
-            films(
-                "synthetic" if data is None else data,
-                positive=positive,
-                like=loaded.classes,
-                any_dicom=any_dicom,
-                need="test",
-            ),
-            home=home(),
-            tracker=tracker,
-            experiment=experiment,
-            run_id=run_id,
-            tags=source_tags(),
-            **given(prevalences=prevalences),
-            progress=True,
+        index = films(
+            "synthetic" if data is None else data,
+            positive=positive,
+            like=loaded.classes,
+            any_dicom=any_dicom,
+            need="test",
         )
-        if as_json:
-            click.echo(
-                json.dumps(
-                    {"run_id": sent(record).get("run_id"), "link": link(record, tracker), **evaluation.as_dict()}
-                )
-            )
-        else:
-            click.echo(evaluation.text())
-            report_run(record, tracker, as_json)
+        record, evaluation = evaluating.evaluate_and_record(loaded, index, run, **given(prevalences=prevalences))
+        report_run(record, run.tracker, evaluation.as_dict() if as_json else evaluation.text())
 
 
 @click.command(cls=Command)
@@ -89,32 +68,13 @@ def compare(
     with boundary():
         from pneumonia import compare as comparing
         from pneumonia.caller import located
-        from pneumonia.sending import sent
-        from pneumonia.tracking import source_tags
 
         names = [located(name) for name in comparing.named(models)]  # before any film is read
-        tracker, experiment, run_id = tracking()
-        tracker.experiment_id(experiment)
-        like = comparing.classes_of(tracker, names[0])
-        record, comparison = comparing.compare_and_record(
-            names,
-            films("synthetic" if data is None else data, positive=positive, any_dicom=any_dicom, like=like),
-            home=home(),
-            tracker=tracker,
-            experiment=experiment,
-            run_id=run_id,
-            tags=source_tags(),
-            progress=True,
-        )
-        if as_json:
-            click.echo(
-                json.dumps(
-                    {"run_id": sent(record).get("run_id"), "link": link(record, tracker), **comparison.as_dict()}
-                )
-            )
-        else:
-            click.echo(comparison.text())
-            report_run(record, tracker, as_json)
+        run = context()
+        like = comparing.classes_of(run.tracker, names[0])
+        index = films("synthetic" if data is None else data, positive=positive, any_dicom=any_dicom, like=like)
+        record, comparison = comparing.compare_and_record(names, index, run)
+        report_run(record, run.tracker, comparison.as_dict() if as_json else comparison.text())
 
 
 @click.command(cls=Command)

@@ -12,6 +12,7 @@ from pneumonia.boundary import (
     FAILED,
     boundary,
     check_files,
+    context,
     cores,
     films,
     home,
@@ -20,7 +21,6 @@ from pneumonia.boundary import (
     say,
     say_link,
     store,
-    tracking,
 )
 from pneumonia.config import SearchConfig, TrainConfig
 from pneumonia.options import Command, Open, any_dicom_option, as_json, data_option, gallery_option, given, settings
@@ -49,36 +49,21 @@ def search(as_json: bool, **values: Any) -> None:
                 say(f"the study stands in {there}")
                 config = replace(config, storage=storage)
             check(storage, config.study)
-        tracker, experiment, run_id = tracking()
-        experiment_id = tracker.experiment_id(experiment)  # a server that is away is told of before anything slow
-        model_name = "pneumonia-demo" if demo else "pneumonia"
+        run = context()
+        tracker, model_name = run.tracker, "pneumonia-demo" if demo else "pneumonia"
 
         from pneumonia import registry
         from pneumonia import search as searching
-        from pneumonia.progress import SearchBar, TrainBar, closing
-        from pneumonia.tracking import source_tags
+        from pneumonia.progress import Bars
         from pneumonia.ui import address, view_link
 
         if (said := registry.champion_gone(tracker, model_name)) is not None:
             say(said)
         index = films(config.data, positive=config.positive, any_dicom=config.any_dicom)
         config = config.for_data(cores=cores(), films=len(index.only("train")))
-        bar, trainer = SearchBar(), TrainBar()
-        with closing(bar), closing(trainer):
-            outcome = searching.search(
-                config,
-                index,
-                home=home(),
-                tracker=tracker,
-                experiment=experiment,
-                run_id=run_id,
-                tags=source_tags(),
-                model_name=model_name,
-                on_progress=bar,
-                on_step=trainer.on_step,
-                on_epoch=trainer.on_epoch,
-                say=say,
-            )
+        with Bars(say) as bars:
+            outcome = searching.search(config, index, run, model_name=model_name, listener=bars)
+        experiment_id = tracker.experiment_id(run.experiment)
         where = view_link(address(tracker.uri), experiment_id, outcome.run_id)
         if as_json:
             verdict = outcome.verdict
@@ -137,48 +122,30 @@ def train(
     """
     with boundary():
         from pneumonia import seeds as seeding
-        from pneumonia.progress import TrainBar, closing
+        from pneumonia.progress import Bars
         from pneumonia.record import close_dead
         from pneumonia.sending import sent
-        from pneumonia.tracking import source_tags
         from pneumonia.trial import suited, train_and_record
         from pneumonia.ui import address, view_link
 
         data = "synthetic" if data is None else data
         config = TrainConfig(**given(**values))
         several = seeding.seeds_from(config.seed, 1 if seeds is None else seeds)
-        tracker, experiment, run_id = tracking()
-        tracker.experiment_id(experiment)
-        close_dead(home())
+        run = replace(context(), pictures=SearchConfig.gallery if gallery is None else gallery)
+        close_dead(run.home)
         index = films(data, positive=positive, any_dicom=any_dicom)
-        bar = TrainBar()
-        common: dict[str, Any] = {
-            "data": data,
-            "pictures": SearchConfig.gallery if gallery is None else gallery,
-            "home": home(),
-            "tracker": tracker,
-            "experiment": experiment,
-            "run_id": run_id,
-            "tags": source_tags(),
-            "on_epoch": bar.on_epoch,
-            "on_step": bar.on_step,
-            "say": say,
-            "progress": True,
-        }
-        config = suited(config, index, say=say)
+        with Bars(say, several) as bars:
+            config = suited(config, index, listener=bars)
+            if len(several) > 1:
+                found = seeding.train_and_record(config, several, index, run, data=data, listener=bars)
+            else:
+                record = train_and_record(config, index, run, data=data, listener=bars)
         if len(several) == 1:
-            with closing(bar):
-                record = train_and_record(config, index, **common)
-            report_run(record, tracker, as_json)
+            model = {"model_id": sent(record).get("model_id"), **record.summary}
+            report_run(record, run.tracker, model if as_json else None)
             return
-
-        def on_seed(seed: int) -> None:
-            bar.begin(f"seed {seed} ({several.index(seed) + 1} of {len(several)})")
-
-        with closing(bar):
-            found = seeding.train_and_record(config, several, index, on_seed=on_seed, **common)
         if as_json:
-            click.echo(json.dumps({"link": link(found.record, tracker), **found.as_dict()}))
+            click.echo(json.dumps({"link": link(found.record, run.tracker), **found.as_dict()}))
         else:
             click.echo("\n" + found.text())
         if found.failed:
@@ -187,9 +154,9 @@ def train(
             say(f"{found.unsent} runs could not be sent: type `pneumonia sync` when the tracking server is back")
         if not as_json and not found.unsent:
             have = sent(found.record)
-            where = view_link(address(tracker.uri), have["experiment_id"], have["run_id"])
-            say_link("the seeds side by side", where, tracker)
-            report_run(found.record, tracker, as_json)
+            where = view_link(address(run.tracker.uri), have["experiment_id"], have["run_id"])
+            say_link("the seeds side by side", where, run.tracker)
+            report_run(found.record, run.tracker)
         if found.failed or found.unsent:
             sys.exit(FAILED)
 

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,15 +10,17 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia import cache, ensemble, package, registry
+from pneumonia.config import TrainConfig
+from pneumonia.context import dataset_of
 from pneumonia.gate import Verdict
+from pneumonia.listener import Listener
 from pneumonia.model import Network
 from pneumonia.record import Record, Run, records
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task, describe
 from pneumonia.sending import sent
-from pneumonia.tracking import Tracker, finished
-from pneumonia.train import Epoch, Step
-from pneumonia.trial import conclude, dataset_of, fit_data, run_training
+from pneumonia.tracking import finished
+from pneumonia.trial import conclude, fit_data, run_training
 
 
 class SearchError(RuntimeError):
@@ -40,15 +42,7 @@ def ranked(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def finish(
-    trials: Sequence[FrozenTrial],
-    task: Task,
-    epochs: int,
-    data: cache.Decoded,
-    tracker: Tracker,
-    model_name: str,
-    on_step: Callable[[Step], None],
-    on_epoch: Callable[[Epoch], None],
-    say: Callable[[str], None],
+    trials: Sequence[FrozenTrial], task: Task, epochs: int, data: cache.Decoded, model_name: str, listener: Listener
 ) -> tuple[Record, Verdict | None]:
     """Makes the final model and takes it through the gate; what a killed search had done of that is not done again.
 
@@ -59,12 +53,46 @@ def finish(
     Args:
         trials: the complete ones, the best first.
     """
-    best, joined = trials[0], {}
+    context, best = task.context, trials[0]
     full = replace(task.base, **best.params, epochs=epochs)
-    members = _members(trials[: ensemble.MOST], task, tracker) if task.long else []
+    members = _members(trials[: ensemble.MOST], task) if task.long else []
+    joined = {"best.trials": " ".join(str(trial.number) for trial, _ in members)} if members else {}
+    if (before := _made_before(task, full, joined, model_name)) is not None:
+        return before
+    what = describe(best.params, task.base)
     if members:
-        joined = {"best.trials": " ".join(str(trial.number) for trial, _ in members)}
-    for record in records(task.home / "records" / task.study):
+        listener.say(f"final model: of trials {joined['best.trials']}, which were trained in full; the best: {what}")
+        description = f"The networks of the best trials, {joined['best.trials']}, joined. The best: {what}"
+    else:
+        listener.say(f"final training: {what} {full.epochs} epochs")
+        description = f"Trial {best.number}'s configuration trained in full. {what}"
+    record = context.begin(
+        Run(
+            name="final",
+            role="final",
+            tags={"study": task.study, "best.trial": str(best.number), **joined},
+            description=description,
+            register=model_name,
+        ),
+        task.index,
+        context.home / "records" / task.study / f"final-{time.time_ns()}",
+    )
+    with finished(record, context.tracker):
+        if members:
+            networks, trained = [network for _, network in members], [trial.user_attrs for trial, _ in members]
+            fitted = ensemble.join(networks, full, fit_data(data, changed=task.changed), trained=trained)
+            record.add_params({**asdict(full), "members": fitted.members})
+            conclude(record, fitted, data, keep_model=True, looks={} if context.pictures else None)
+        else:
+            run_training(full, data, record, context, listener=listener, changed=task.changed)
+    return record, registry.enter(context.tracker, record) if registry.is_waiting(record) else None
+
+
+def _made_before(
+    task: Task, full: TrainConfig, joined: dict[str, str], model_name: str
+) -> tuple[Record, Verdict] | None:
+    """The final record that a killed search had finished, taken through the gate if it had not been."""
+    for record in records(task.context.home / "records" / task.study):
         run = record.run
         same = asdict(full).items() <= record.params.items() and joined.items() <= run.tags.items()
         if run.role == "final" and run.register == model_name and same:
@@ -72,43 +100,11 @@ def finish(
                 return record, Verdict(**verdict)
             if registry.is_waiting(record):
                 record.update(dataset=dataset_of(task.index))  # the folder of films may have moved since
-                return record, registry.enter(tracker, record)
-    what = describe(best.params, task.base)
-    if members:
-        say(f"final model: of trials {joined['best.trials']}, which were trained in full; the best: {what}")
-        description = f"The networks of the best trials, {joined['best.trials']}, joined. The best: {what}"
-    else:
-        say(f"final training: {what} {full.epochs} epochs")
-        description = f"Trial {best.number}'s configuration trained in full. {what}"
-    record = Record.create(
-        task.home / "records" / task.study / f"final-{time.time_ns()}",
-        Run(
-            name="final",
-            role="final",
-            experiment=task.experiment,
-            parent=task.parent,
-            tags={**task.tags, "study": task.study, "best.trial": str(best.number), **joined},
-            description=description,
-            dataset=dataset_of(task.index),
-            register=model_name,
-        ),
-    )
-    with finished(record, tracker):
-        if members:
-            networks, trained = [network for _, network in members], [trial.user_attrs for trial, _ in members]
-            given = fit_data(data, changed=task.changed)
-            fitted = ensemble.join(networks, full, given, trained=trained)
-            record.add_params({**asdict(full), "members": fitted.members})
-            conclude(record, fitted, data, keep_model=True, looks={} if task.pictures else None)
-        else:
-            run_training(
-                full, data, record, tracker=tracker, on_step=on_step, on_epoch=on_epoch, changed=task.changed,
-                pictures=task.pictures,
-            )  # fmt: skip
-    return record, registry.enter(tracker, record) if registry.is_waiting(record) else None
+                return record, registry.enter(task.context.tracker, record)
+    return None
 
 
-def _members(trials: Sequence[FrozenTrial], task: Task, tracker: Tracker) -> list[tuple[FrozenTrial, Network]]:
+def _members(trials: Sequence[FrozenTrial], task: Task) -> list[tuple[FrozenTrial, Network]]:
     """The trials that kept their models, with their networks; none if the best has not."""
     found: list[tuple[FrozenTrial, Network]] = []
     for trial in trials:
@@ -117,7 +113,7 @@ def _members(trials: Sequence[FrozenTrial], task: Task, tracker: Tracker) -> lis
         run_id = trial.user_attrs.get("run_id") or sent(record).get("run_id")
         with tempfile.TemporaryDirectory(prefix="pneumonia-trial-") as scratch:
             # a record that is sent has given its model to the store
-            model = record.model if record.model.exists() else tracker.fetch_model(run_id, Path(scratch))
+            model = record.model if record.model.exists() else task.context.tracker.fetch_model(run_id, Path(scratch))
             if model is not None:
                 network = package.read_network(model / "artifacts" / "package", config.width, config.dropout)
                 found.append((trial, network))

@@ -1,17 +1,17 @@
 """Going on where a killed search stopped: what it left open is closed, and its trials get a new parent."""
 
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from pneumonia.listener import Listener
 from pneumonia.record import State, records
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task, reap
 from pneumonia.sending import close_run
-from pneumonia.tracking import Tracker, TrackingError, tracker_errors
+from pneumonia.tracking import TrackingError, tracker_errors
 
 
 def settle(study: optuna.Study, home: Path) -> None:
@@ -34,18 +34,17 @@ def _end(trial: FrozenTrial) -> tuple[State, str]:
     return state, str(trial.user_attrs.get("reason", ""))
 
 
-def take_over(
-    study: optuna.Study, parent_id: str, task: Task, tracker: Tracker, experiment_id: str, say: Callable[[str], None]
-) -> None:
+def take_over(study: optuna.Study, parent_id: str, task: Task, experiment_id: str, listener: Listener) -> None:
     """Resuming: closes what a killed search left open and becomes the parent of its trials."""
+    tracker = task.context.tracker
     old = studies.patiently(lambda: study.user_attrs).get("parent")
     if old is None:
         studies.patiently(lambda: study.set_user_attr("parent", parent_id))
         return
     done = len(studies.trials(study, *studies.DONE))
-    say(f"resumes study {study.study_name}: {done} of {task.goal} trials are done")
-    reap(study, task.home, tracker)
-    for record in records(task.home / "records"):
+    listener.say(f"resumes study {study.study_name}: {done} of {task.goal} trials are done")
+    reap(study, task.context)
+    for record in records(task.context.home / "records"):
         if record.run.parent == old:
             record.update(parent=parent_id)
     still_open = tracker.hand_over(experiment_id, old, parent_id) if old != parent_id else {}

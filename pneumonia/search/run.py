@@ -2,9 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import optuna
 import pandas as pd
@@ -12,17 +10,19 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia import cache, views
 from pneumonia.config import SearchConfig
+from pneumonia.context import RunContext
 from pneumonia.data import Index
 from pneumonia.gate import Verdict
+from pneumonia.listener import SILENT, Listener
 from pneumonia.record import Record, Run, close_dead
 from pneumonia.search import final, lease, pool, report, resume
 from pneumonia.search import study as studies
 from pneumonia.search.final import SearchError
 from pneumonia.search.worker import Task, open_storage, reap
+from pneumonia.sending import sent
 from pneumonia.stop import Interrupted
-from pneumonia.tracking import Tracker, finished, tracker_errors
-from pneumonia.train import Epoch, Step
-from pneumonia.trial import data_tags, dataset_of, suited
+from pneumonia.tracking import finished, tracker_errors
+from pneumonia.trial import decode_for, suited
 
 TIDY_SECONDS = 1.0
 
@@ -56,19 +56,12 @@ class Outcome:
 def search(
     config: SearchConfig,
     index: Index,
+    context: RunContext,
     *,
-    home: Path,
-    tracker: Tracker,
-    experiment: str = "pneumonia",
-    run_id: str | None = None,
     model_name: str = "pneumonia",
-    tags: dict[str, str] | None = None,
+    listener: Listener = SILENT,
     heartbeat: int = studies.HEARTBEAT_SECONDS,
     grace: int = studies.GRACE_SECONDS,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
-    on_step: Callable[[Step], None] = lambda step: None,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
     """Searches, trains the best configuration in full, and registers the model.
 
@@ -77,11 +70,8 @@ def search(
     Args:
         config: decided by `SearchConfig.for_data`.
         index: the films, as `data.scan` gives them.
-        home: folder for records, caches and the default study.
-        run_id: an MLflow run to adopt as the parent, as `mlflow run` makes it.
-        on_progress: told once a second while trials run.
-        on_step, on_epoch: told about the final training.
-        say: told in words what happens.
+        context: where the runs go; its home holds the default study.
+        listener: told once a second while trials run, and about the final training.
 
     Raises:
         SearchError: no trial came to an end.
@@ -90,88 +80,93 @@ def search(
         Interrupted: a stop was requested; the runs are closed and the same call resumes.
     """
     plan = config.decided()
-    base = suited(config.recipe(), index, say=say)
-    experiment_id = tracker.experiment_id(experiment)
-    tags = {**data_tags(index), **(tags or {})}
+    context.tracker.experiment_id(context.experiment)
+    context.home.mkdir(parents=True, exist_ok=True)
     task = Task(
         index=index,
-        base=base,
+        base=suited(config.recipe(), index, listener=listener),
         long=plan.long,
         changed=config.changed,
-        home=home,
-        storage=config.storage or f"sqlite:///{home / 'study.db'}",
+        context=replace(context, pictures=config.gallery),
+        storage=config.storage or f"sqlite:///{context.home / 'study.db'}",
         study="",
         goal=plan.trials,
         keep_models=plan.keep_models,
-        experiment=experiment,
-        tracking_uri=tracker.uri,
-        parent="",
-        tags=tags,
         pruner=config.pruner,
-        pictures=config.gallery,
         deadline=time.time() + config.timeout if config.timeout else None,
         heartbeat=heartbeat,
         grace=grace,
     )
-    home.mkdir(parents=True, exist_ok=True)
-    ranges = config.ranges()
-    name = config.study or studies.default_name(index.fingerprint, base, ranges, changed=config.changed)
-    storage = open_storage(task, tracker)
-    study = studies.create_or_resume(
-        storage, name, base, ranges, changed=config.changed, long=plan.long, goal=plan.trials
-    )
-    for old, judged in studies.left_behind(storage, index.fingerprint).items():
+    study = _open(config, task, listener)
+    task = replace(task, study=study.study_name)
+    resume.settle(study, context.home)
+    close_dead(context.home)
+    context.tracker.sync(context.home)
+    return _follow(study, task, plan.workers, listener) or _lead(study, task, config, model_name, listener)
+
+
+def _open(config: SearchConfig, task: Task, listener: Listener) -> optuna.Study:
+    """The study of these films, this space and this way to judge, made if it is not there; others of an earlier
+    version that are not finished are named."""
+    ranges, changed, fingerprint = config.ranges(), config.changed, task.index.fingerprint
+    name = config.study or studies.default_name(fingerprint, task.base, ranges, changed=changed)
+    storage = open_storage(task)
+    study = studies.create_or_resume(storage, name, task.base, ranges, changed=changed, long=task.long, goal=task.goal)
+    for old, judged in studies.left_behind(storage, fingerprint).items():
         if old != name:
             also = " --disturb 0" if judged == studies.judge(changed=False) else ""
-            say(
+            listener.say(
                 f"study {old} of these films was begun by an earlier version, which searched otherwise, and is not "
                 f"finished; it stays as it is, and `--study {old}{also}` goes on with it"
             )
-    task = replace(task, study=study.study_name)
-    resume.settle(study, home)
-    close_dead(home)
-    tracker.sync(home)
+    return study
+
+
+def _follow(study: optuna.Study, task: Task, workers: int, listener: Listener) -> Outcome | None:
+    """Joins whoever leads the study, until it is finished; None as soon as the lead is ours."""
     while (holder := lease.holder(study)) is not None or not lease.claim(study):
         if holder is None:
             continue  # another claimed at the same time: it is the next holder
-        outcome = _join(study, replace(task, parent=holder["run_id"]), plan.workers, on_progress, say, tracker, run_id)
+        outcome = _join(study, task, workers, holder["run_id"], listener)
         if "finished" in studies.patiently(lambda: study.user_attrs) or lease.holder(study) is not None:
+            tracker, run_id = task.context.tracker, task.context.run_id
             with tracker_errors(tracker.uri):
                 if run_id is not None:
                     tracker.client.set_terminated(run_id)
             return outcome
-        say("the search that this one joined is gone: one of those that joined leads on")
+        listener.say("the search that this one joined is gone: one of those that joined leads on")
+    return None
 
-    parent = Record.create(
-        home / "records" / study.study_name / f"search-{time.time_ns()}",
+
+def _lead(study: optuna.Study, task: Task, config: SearchConfig, model_name: str, listener: Listener) -> Outcome:
+    """The run that all trials are under: runs them on this machine, makes the final model and registers it."""
+    plan, index, context = config.decided(), task.index, task.context
+    home, tracker = context.home, context.tracker
+    parent = context.begin(
         Run(
             name=f"search {index.root.name}",
             role="search",
-            experiment=experiment,
-            run_id=run_id,
-            tags={**tags, "study": study.study_name},
-            description=f"Search over {', '.join(ranges)}: {plan.trials} trials of "
+            tags={"study": study.study_name},
+            description=f"Search over {', '.join(config.ranges())}: {plan.trials} trials of "
             f"{plan.epochs} epochs at {plan.size} px, then the best one trained for {plan.final_epochs}.",
-            dataset=dataset_of(index),
         ),
+        index,
+        home / "records" / study.study_name / f"search-{time.time_ns()}",
     )
     parent.add_params({k: v for k, v in asdict(config).items() if v is not None})
     parent_id = tracker.send(parent)
-    tracker.save_view(experiment_id, *views.under(parent_id, parent.run.name))
-    task = replace(task, parent=parent_id)
+    tracker.save_view(sent(parent)["experiment_id"], *views.under(parent_id, parent.run.name))
+    task = replace(task, context=context.under(parent_id))
     with finished(parent, tracker), lease.held(study, parent_id):
-        resume.take_over(study, parent_id, task, tracker, experiment_id, say)
-        data = cache.decode(index.keep("train", "val"), size=plan.size, home=home, progress=True)
-        parent.add_json("data_report.json", index.without(data.failures).report.as_dict())
-        for line in data.unread():
-            say(line)
-        _run_trials(study, task, plan.workers, on_progress, tracker)
+        resume.take_over(study, parent_id, task, sent(parent)["experiment_id"], listener)
+        data = decode_for(parent, index, context, size=plan.size, listener=listener)
+        _run_trials(study, task, plan.workers, listener)
         trials = final.ranked(study)
         best = trials[0]
         _record_trials(study, best, parent)
         tracker.try_send(parent)
-        say(f"best trial: {best.number} with val/objective {best.value:.4f}")
-        last, verdict = final.finish(trials, task, plan.final_epochs, data, tracker, model_name, on_step, on_epoch, say)
+        listener.say(f"best trial: {best.number} with val/objective {best.value:.4f}")
+        last, verdict = final.finish(trials, task, plan.final_epochs, data, model_name, listener)
         parent.summarise(last.summary, step=0)
         studies.patiently(lambda: study.set_user_attr("finished", parent_id))
     return Outcome(
@@ -185,36 +180,30 @@ def search(
     )
 
 
-def _join(
-    study: optuna.Study,
-    task: Task,
-    workers: int,
-    on_progress: Callable[[Progress], None],
-    say: Callable[[str], None],
-    tracker: Tracker,
-    run_id: str | None,
-) -> Outcome:
-    """Lends this machine's workers to a search that another process leads."""
-    say(f"joins study {study.study_name}, led by run {task.parent}: that one trains the best in full and registers it")
+def _join(study: optuna.Study, task: Task, workers: int, leader: str, listener: Listener) -> Outcome:
+    """Lends this machine's workers to a search that another process leads, as the run `leader`."""
+    tracker, run_id = task.context.tracker, task.context.run_id
+    listener.say(
+        f"joins study {study.study_name}, led by run {leader}: that one trains the best in full and registers it"
+    )
     if run_id is not None:
         with tracker_errors(tracker.uri):
             tracker.client.set_tag(run_id, "role", "worker")
-            tracker.client.set_tag(run_id, "joined", task.parent)
-    cache.decode(task.index.keep("train", "val"), size=task.base.size, home=task.home)
-    _run_trials(study, task, workers, on_progress, tracker)
+            tracker.client.set_tag(run_id, "joined", leader)
+    task = replace(task, context=task.context.under(leader))
+    cache.decode(task.index.keep("train", "val"), size=task.base.size, home=task.context.home)
+    _run_trials(study, task, workers, listener)
     return Outcome(
         study=study.study_name,
-        run_id=task.parent,
+        run_id=leader,
         table=report.table(study),
         best_params=final.ranked(study)[0].params,
         joined=True,
-        unsent=len(tracker.sync(task.home)[1]),
+        unsent=len(tracker.sync(task.context.home)[1]),
     )
 
 
-def _run_trials(
-    study: optuna.Study, task: Task, workers: int, on_progress: Callable[[Progress], None], tracker: Tracker
-) -> None:
+def _run_trials(study: optuna.Study, task: Task, workers: int, listener: Listener) -> None:
     next_look, since = 0.0, len(studies.trials(study))
 
     def on_poll() -> None:
@@ -225,19 +214,19 @@ def _run_trials(
         failed = studies.failures(study, since=since)
         if len(failed) > max(3, task.goal):
             raise SearchError(f"{len(failed)} trials failed; the last said: {failed[-1].user_attrs['reason']}")
-        on_progress(progress(study, task.goal))
+        listener.on_progress(progress(study, task.goal))
 
-    on_progress(progress(study, task.goal))
+    listener.on_progress(progress(study, task.goal))
     if len(studies.trials(study, *studies.DONE)) < task.goal:
         try:
-            pool.run(task, workers, on_poll=on_poll, on_death=lambda: reap(study, task.home, tracker))
+            pool.run(task, workers, on_poll=on_poll, on_death=lambda: reap(study, task.context))
         except Interrupted:
             # A worker that had to be killed left its trial; a database that is away must not hold up the stop.
-            tidy = threading.Thread(target=reap, args=(study, task.home, tracker), daemon=True)
+            tidy = threading.Thread(target=reap, args=(study, task.context), daemon=True)
             tidy.start()
             tidy.join(TIDY_SECONDS)
             raise
-        on_progress(progress(study, task.goal))
+        listener.on_progress(progress(study, task.goal))
 
 
 def progress(study: optuna.Study, goal: int) -> Progress:

@@ -17,35 +17,32 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia import cache
 from pneumonia.config import Pruner, TrainConfig
+from pneumonia.context import RunContext
 from pneumonia.data import Index
+from pneumonia.listener import Listener
 from pneumonia.record import Record, Run, State
 from pneumonia.search import study as studies
 from pneumonia.sending import close_run, sent
 from pneumonia.stop import Interrupted, Stop, identity, leave_quickly
-from pneumonia.tracking import Tracker, TrackingError, reason_of, tracker_errors
-from pneumonia.train import Epoch
-from pneumonia.trial import OBJECTIVE, dataset_of, run_training, warm_up
+from pneumonia.tracking import TrackingError, reason_of, tracker_errors
+from pneumonia.train import Epoch, Step
+from pneumonia.trial import OBJECTIVE, run_training, warm_up
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a worker needs to know; it is sent to another process, so it holds no connection and no film."""
+    """What a worker needs to know; it is sent to another process, so it holds no open connection and no film."""
 
     index: Index
     base: TrainConfig
     long: bool  # trials are as long as the final training
     changed: bool  # whether changed validation films judge the trials, see `train.FitData`
-    home: Path
+    context: RunContext  # its parent is the search's run
     storage: str
     study: str
     goal: int
     keep_models: int
-    experiment: str
-    tracking_uri: str
-    parent: str  # run id of the search
-    tags: dict[str, str]
     pruner: Pruner
-    pictures: bool = True
     deadline: float | None = None  # time.time() after which no trial starts
     heartbeat: int = studies.HEARTBEAT_SECONDS
     grace: int = studies.GRACE_SECONDS
@@ -70,15 +67,14 @@ def work(task: Task, stop: Stop) -> None:
     Raises:
         Interrupted: a stop was requested; the trial at hand is recorded as such and queued again.
     """
-    tracker = Tracker(task.tracking_uri)
-    storage = open_storage(task, tracker)
+    storage = open_storage(task)
     pruner = studies.pruner(task.pruner, task.base.epochs, long=task.long)
     study = studies.load(storage, task.study, seed=task.base.seed, pruner=pruner)
-    data = cache.decode(task.index.keep("train", "val"), size=task.base.size, home=task.home)
+    data = cache.decode(task.index.keep("train", "val"), size=task.base.size, home=task.context.home)
     warm_up()
 
     def wait() -> None:
-        reap(study, task.home, tracker)
+        reap(study, task.context)
         for _ in range(10):
             stop.check()
             time.sleep(0.1)
@@ -90,44 +86,37 @@ def work(task: Task, stop: Stop) -> None:
             return
         try:
             with heartbeat(storage, trial, task.heartbeat):
-                run_trial(trial, study, task, data, tracker, stop)
+                run_trial(trial, study, task, data, stop)
         except studies.LeaseLost:
             continue
 
 
-def open_storage(task: Task, tracker: Tracker) -> RDBStorage:
+def open_storage(task: Task) -> RDBStorage:
     return studies.connect(
         task.storage,
         heartbeat=task.heartbeat,
         grace=task.grace,
-        on_lost=lambda trial: close_lost(trial, task.home, tracker, "the worker fell silent"),
+        on_lost=lambda trial: close_lost(trial, task.context, "the worker fell silent"),
     )
 
 
-def run_trial(
-    trial: optuna.Trial,
-    study: optuna.Study,
-    task: Task,
-    data: cache.Decoded,
-    tracker: Tracker,
-    stop: Stop,
-) -> None:
+def run_trial(trial: optuna.Trial, study: optuna.Study, task: Task, data: cache.Decoded, stop: Stop) -> None:
     """One trial from its parameters to its end in the study, in its record and in MLflow."""
     config = replace(task.base, **trial.params)
-    parent = studies.patiently(lambda: study.user_attrs).get("parent", task.parent)  # another may lead by now
-    folder = task.home / "records" / task.study / f"trial-{trial.number:04d}-{uuid.uuid4().hex[:8]}"
+    leader = studies.patiently(lambda: study.user_attrs).get("parent", task.context.parent)  # another may lead by now
+    context = task.context.under(str(leader))
+    tracker = context.tracker
+    folder = context.home / "records" / task.study / f"trial-{trial.number:04d}-{uuid.uuid4().hex[:8]}"
     note(trial, {"worker": identity(), "folder": str(folder)})
-    record = Record.create(
-        folder,
+    record = context.begin(
         Run(
             name=f"trial {trial.number}",
             role="trial",
-            experiment=task.experiment,
-            parent=parent,
-            tags={**task.tags, "study": task.study, "trial.number": str(trial.number)},
+            tags={"study": task.study, "trial.number": str(trial.number)},
             description=describe(trial.params, task.base),
-            dataset=dataset_of(task.index),
         ),
+        task.index,
+        folder,
     )
     tracker.try_send(record)
     if "run_id" in sent(record):
@@ -136,30 +125,38 @@ def run_trial(
     state: State = "FAIL"
     reason, value = "", math.nan
 
-    def on_epoch(epoch: Epoch) -> bool:
-        nonlocal reason
-        stop.check()
-        try:
-            studies.patiently(lambda: trial.report(epoch.metrics[OBJECTIVE], epoch.number))
-            # the pruner is asked about the recipe as well, since it notes there what others are compared with
-            behind = epoch.number < config.epochs and studies.patiently(trial.should_prune) and config != task.base
-            behind = behind and studies.one_remains(study, task.base)
-        except optuna.exceptions.UpdateFinishedTrialError as error:
-            raise studies.LeaseLost(f"trial {trial.number} was given to another worker") from error
-        if behind:
-            where = "behind the median of" if task.long else "not in the best third of"
-            reason = (
-                f"after epoch {epoch.number} of {config.epochs} its val/objective was {where} "
-                f"the trials that came so far"
-            )
-        return behind
+    class Watching(Listener):
+        def on_step(self, step: Step) -> None:
+            stop.check()
+
+        def on_epoch(self, epoch: Epoch) -> bool:
+            nonlocal reason
+            stop.check()
+            try:
+                studies.patiently(lambda: trial.report(epoch.metrics[OBJECTIVE], epoch.number))
+                # the pruner is asked about the recipe as well, since it notes there what others are compared with
+                behind = epoch.number < config.epochs and studies.patiently(trial.should_prune) and config != task.base
+                behind = behind and studies.one_remains(study, task.base)
+            except optuna.exceptions.UpdateFinishedTrialError as error:
+                raise studies.LeaseLost(f"trial {trial.number} was given to another worker") from error
+            if behind:
+                where = "behind the median of" if task.long else "not in the best third of"
+                reason = (
+                    f"after epoch {epoch.number} of {config.epochs} its val/objective was {where} "
+                    f"the trials that came so far"
+                )
+            return behind
 
     try:
         value = run_training(
-            config, data, record, on_epoch=on_epoch, on_step=lambda step: stop.check(), tracker=tracker,
-            keep_model=lambda value: worth_keeping(study, value, task.keep_models), changed=task.changed,
-            pictures=task.pictures,
-        )  # fmt: skip
+            config,
+            data,
+            record,
+            context,
+            listener=Watching(),
+            keep_model=lambda value: worth_keeping(study, value, task.keep_models),
+            changed=task.changed,
+        )
         state = "PRUNED" if reason else "COMPLETE"
     except Interrupted as event:
         state, reason = "INTERRUPTED", f"{event} while training"
@@ -182,7 +179,7 @@ def run_trial(
     record.finish(state, reason)
     tracker.try_send(record)
     if "model_id" in sent(record):
-        drop_models(study, task, tracker)
+        drop_models(study, task)
     if state == "INTERRUPTED":
         stop.check()
 
@@ -211,19 +208,19 @@ def heartbeat(storage: RDBStorage, trial: optuna.Trial, seconds: int) -> Iterato
         yield
 
 
-def reap(study: optuna.Study, home: Path, tracker: Tracker) -> None:
+def reap(study: optuna.Study, context: RunContext) -> None:
     """Ends the trials whose worker on this machine is dead, and queues them again."""
     for trial in studies.lost(study):
         reason = "the worker was killed"
         if studies.fail(study, trial.number, reason, fault=False):
-            close_lost(trial, home, tracker, reason)
+            close_lost(trial, context, reason)
             studies.patiently(partial(studies.retry, study, trial))
 
 
-def close_lost(trial: FrozenTrial, home: Path, tracker: Tracker, reason: str) -> None:
+def close_lost(trial: FrozenTrial, context: RunContext, reason: str) -> None:
     """Ends the MLflow run of a lost trial: through its record, or directly when that is on another machine."""
-    folder = Path(trial.user_attrs.get("folder", "/nonexistent"))
-    if folder.is_relative_to(home) and folder.exists():
+    tracker, folder = context.tracker, Path(trial.user_attrs.get("folder", "/nonexistent"))
+    if folder.is_relative_to(context.home) and folder.exists():
         record = Record(folder)
         record.finish("FAIL", reason)
         tracker.try_send(record)
@@ -237,13 +234,13 @@ def worth_keeping(study: optuna.Study, value: float, keep: int) -> bool:
     return sum(studies.value(trial) < value for trial in studies.trials(study, *studies.DONE)) < keep
 
 
-def drop_models(study: optuna.Study, task: Task, tracker: Tracker) -> None:
+def drop_models(study: optuna.Study, task: Task) -> None:
     """Deletes the models of trials that are no longer among the best `task.keep_models`."""
     done = sorted(studies.trials(study, *studies.DONE), key=lambda trial: (studies.value(trial), trial.number))
     for trial in done[task.keep_models :]:
         record = Record(Path(trial.user_attrs["folder"]))
         with suppress(TrackingError):  # the next trial that ends tries again
-            tracker.drop_model(record)
+            task.context.tracker.drop_model(record)
 
 
 def describe(params: Mapping[str, Any], base: TrainConfig) -> str:
