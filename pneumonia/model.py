@@ -91,11 +91,6 @@ class Ensemble(nn.Module):
         return logits
 
 
-def parameters(network: nn.Module) -> int:
-    """How many numbers the network learns."""
-    return sum(p.numel() for p in network.parameters() if p.requires_grad)
-
-
 def build(width: int, dropout: float, *, seed: int) -> Network:
     """A network whose weights depend on the seed alone; torch's global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):

@@ -50,14 +50,12 @@ class FitData:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """Where a training is: step of steps, the loss, training films a second, seconds left at this pace."""
+    """Where a training is: step of steps, the loss, training films a second."""
 
-    epoch: int
     step: int
     steps: int
     loss: float
     images_per_second: float
-    seconds_left: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,8 +161,7 @@ def _fit(
     replicas = Replicas(network, parts)
     average = copy.deepcopy(network).eval()
     followers, followed = _floats(average), _floats(network)
-    steps_an_epoch = sampling.steps(len(films), config.batch_size)
-    steps = steps_an_epoch * config.epochs
+    steps = sampling.steps(len(films), config.batch_size) * config.epochs
     optimizer = AdamW(network, lr=config.lr, weight_decay=config.weight_decay, steps=steps)
     cuda, half = device.type == "cuda", half_precision(device)
     scaler = torch.amp.GradScaler(device.type, enabled=cuda)
@@ -212,9 +209,7 @@ def _fit(
             seen += len(batch)
             if not cuda or step % CUDA_LOOK == 0 or step == steps:
                 pace = seen / (time.perf_counter() - started)
-                left = (steps - step) / steps_an_epoch * (len(films) / pace)
-                on_step(Step(epoch=number, step=step, steps=steps, loss=float(loss),
-                             images_per_second=pace, seconds_left=left))  # fmt: skip
+                on_step(Step(step=step, steps=steps, loss=float(loss), images_per_second=pace))
         mean_loss = float(total) / seen
         seconds = time.perf_counter() - started
         logits = predict(average, val, mirror=False, half=half, each=each)
