@@ -54,9 +54,10 @@ def write(
     threshold: float,
     slope: float,
     intercept: float,
-    flip: bool = True,
 ) -> None:
     """Writes `model.onnx`, `model.safetensors` and `package.json`; the same arguments give the same bytes.
+
+    Films are scored by the mean logit of themselves and their mirror images.
 
     Args:
         folder: made if missing; files of these names are replaced.
@@ -66,7 +67,6 @@ def write(
         classes: negative, positive.
         threshold: the probability from which a film is called positive.
         slope, intercept: the calibration, probability = sigmoid(slope * logit + intercept).
-        flip: score a film as the mean logit of itself and its mirror image.
 
     Raises:
         PackageError: the graph and the network differ by more than `TOLERANCE` in probability on the same films, or a
@@ -84,7 +84,6 @@ def write(
         "classes": list(classes),
         "threshold": float(threshold),
         "calibration": {"slope": float(slope), "intercept": float(intercept)},
-        "flip": flip,
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.onnx").write_bytes(model)

@@ -878,11 +878,10 @@ class Predictor:
         self.threshold: float = settings["threshold"]
         self.slope: float = settings["calibration"]["slope"]
         self.intercept: float = settings["calibration"]["intercept"]
-        self.flip: bool = settings["flip"]
         self._session = session((folder / "model.onnx").read_bytes())
 
     def logits(self, films: np.ndarray) -> np.ndarray:
-        """uint8 [N, S, S] to float64 [N], uncalibrated; the mean of the film's and its mirror's with `flip`."""
+        """uint8 [N, S, S] to float64 [N], uncalibrated; the mean of the film's and its mirror image's."""
         return np.array([self.look(film)[0] for film in films], np.float64)
 
     def calibrate(self, logits: np.ndarray) -> np.ndarray:
@@ -909,11 +908,9 @@ class Predictor:
         return bytes(cv2.imencode(".png", overlay(film_hw, heat))[1])
 
     def look(self, film: np.ndarray) -> tuple[float, np.ndarray]:
-        """Logit and class-activation map float32 [h, w] of one uint8 [S, S]."""
-        pair = standardise(np.stack((film, film[:, ::-1])) if self.flip else film[np.newaxis])
+        """Logit and class-activation map float32 [h, w] of one uint8 [S, S]: means over it and its mirror image."""
+        pair = standardise(np.stack((film, film[:, ::-1])))
         logits, maps = self._session.run(["logit", "cam"], {"films": pair})
-        if not self.flip:
-            return float(logits[0]), maps[0]
         return (float(logits[0]) + float(logits[1])) / 2, (maps[0] + maps[1][:, ::-1]) / 2
 
 

@@ -42,7 +42,7 @@ class TinyNetwork(nn.Module):
 
 
 def write(folder: Path, network: nn.Module | None = None, **changes: object) -> Path:
-    settings = {"size": SIZE, "classes": CLASSES, "threshold": 0.4, "slope": 1.5, "intercept": -0.2, "flip": True}
+    settings = {"size": SIZE, "classes": CLASSES, "threshold": 0.4, "slope": 1.5, "intercept": -0.2}
     package.write(folder, network or TinyNetwork(), **{**settings, **changes})
     return folder
 
@@ -89,18 +89,33 @@ def test_the_weights_come_back(folder):
     assert torch.equal(network.eval()(x), TinyNetwork().eval()(x))
 
 
-@pytest.mark.parametrize("flip", [True, False])
-def test_the_package_scores_like_the_network(tmp_path, films, flip):
-    predictor = served.Predictor(write(tmp_path / "package", flip=flip))
+def test_the_package_scores_like_the_network(folder, films):
+    predictor = served.Predictor(folder)
     network = TinyNetwork().eval()
     with torch.inference_mode():
         logits = [network(torch.from_numpy(served.standardise(x.copy()))) for x in (films, films[:, :, ::-1])]
-    expected = (logits[0] + logits[1]) / 2 if flip else logits[0]
+    expected = (logits[0] + logits[1]) / 2
     np.testing.assert_allclose(predictor.logits(films), expected.numpy(), atol=1e-5)
     probabilities = torch.sigmoid(1.5 * expected - 0.2).numpy()
     assert np.ptp(probabilities) > 0.01
     np.testing.assert_allclose(predictor.probabilities(films), probabilities, atol=1e-5)
     assert (predictor.size, predictor.classes, predictor.threshold) == (SIZE, CLASSES, 0.4)
+
+
+def test_settings_of_version_0_1_are_read(tmp_path, films):
+    """They say `flip`, which was always true."""
+    settings = {
+        "format": served.FORMAT,
+        "decode_version": served.DECODE_VERSION,
+        "size": SIZE,
+        "classes": list(CLASSES),
+        "threshold": 0.4,
+        "calibration": {"slope": 1.5, "intercept": -0.2},
+        "flip": True,
+    }
+    now, before = write(tmp_path / "now"), write(tmp_path / "before")
+    (before / "package.json").write_text(json.dumps(settings, indent=2))
+    assert (served.Predictor(before).logits(films) == served.Predictor(now).logits(films)).all()
 
 
 class Shifted(TinyNetwork):
@@ -180,7 +195,7 @@ def test_the_heatmap_is_coloured_where_the_evidence_is(tmp_path):
 
     film = np.full((64, 128), 40, np.uint8)
     film[:, 96:] = 200
-    predictor = served.Predictor(write(tmp_path / "package", Bright(), flip=True))
+    predictor = served.Predictor(write(tmp_path / "package", Bright()))
     overlay = cv2.imdecode(np.frombuffer(predictor.heatmap(film), np.uint8), cv2.IMREAD_COLOR).astype(int)
     colour = np.ptp(overlay, axis=2)
     assert colour[:, 104:].min() > 50

@@ -31,9 +31,7 @@ class Tiny(nn.Module):
 
 
 def save(folder: Path, *, seed: int = 0, classes: tuple[str, str] = ("NORMAL", "PNEUMONIA")) -> Path:
-    package.write(
-        folder / "package", Tiny(seed), size=32, classes=classes, threshold=0.5, slope=3.0, intercept=0.1, flip=True
-    )
+    package.write(folder / "package", Tiny(seed), size=32, classes=classes, threshold=0.5, slope=3.0, intercept=0.1)
     mlflow.pyfunc.save_model(folder / "model", **package.pyfunc_arguments(folder / "package"))
     return folder / "model"
 
