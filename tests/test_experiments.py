@@ -15,8 +15,8 @@ import pytest
 import scipy.stats
 from conftest import TINY
 
-from experiments import drawn_films, gain, quality, selection, shortcut_audit, speedrun, step_profile
-from pneumonia import cache, data, predict, stress
+from experiments import drawn_films, gain, quality, shortcut_audit, speedrun, step_profile
+from pneumonia import data, predict, stress
 from pneumonia.cache import Decoded
 from pneumonia.config import SearchConfig, TrainConfig
 from pneumonia.record import Record
@@ -77,37 +77,6 @@ def test_the_speedrun_does_without_a_test_split(films: Path, tmp_path: Path) -> 
 def test_the_quality_recipe_is_what_the_search_trains_in_full() -> None:
     plan = SearchConfig(data="a/folder").for_data(cores=8, films=4400)
     assert replace(TrainConfig(), size=plan.size, epochs=plan.final_epochs) == quality.RECIPE
-
-
-def test_the_selection_ranks_what_it_trained_and_opens_test_films_last(
-    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    recipes = {name: replace(TINY, epochs=1, disturb=value) for name, value in (("a", 0.0), ("b", 1.0), ("c", 2.0))}
-    monkeypatch.setattr(selection, "RECIPES", recipes)
-    splits: set[str] = set()
-    decode = cache.decode
-    monkeypatch.setattr(
-        cache, "decode", lambda index, **k: (splits.update(index.table["split"]), decode(index, **k))[1]
-    )
-    words = ["--data", str(films), "--keep", str(tmp_path / "kept"), "--seeds", "1"]
-    monkeypatch.setattr("sys.argv", ["selection", "train", *words])
-    selection.main()
-    assert len(list((tmp_path / "kept").glob("*.safetensors"))) == 3
-    assert splits == {"train", "val"}
-    splits.clear()
-    monkeypatch.setattr("sys.argv", ["selection", "folds", *words, "--folds", "2"])
-    selection.main()
-    assert splits == {"train"}
-    monkeypatch.setattr("sys.argv", ["selection", "rank", *words, "--json", str(tmp_path / "found.json")])
-    selection.main()
-    found = strict(tmp_path / "found.json")
-    assert list(found["recipes"]) == ["a", "b", "c"]
-    for by in found["correlations"].values():
-        assert set(by) == {*selection.VAL, "folds"}
-        assert all(value is None or -1 <= value <= 1 for value in by.values())
-    for kind, figures in found["thresholds"].items():
-        assert 0 <= figures["behind the best threshold"] < 1, kind
-    assert "threshold from both" in capsys.readouterr().out
 
 
 def test_the_profile_accounts_for_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
