@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from command import Lab
 
 from pneumonia.cli import cli
 from pneumonia.tracking import Tracker
+from tests.command import Lab
 
 TINY = ("--size", "32", "--epochs", "1", "--width", "4", "--device", "cpu", "--gallery", "false")
 

@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command import Command, Lab, says_how_to_go_on, until
-from conftest import NO_SERVER, TrackingServer
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 
@@ -26,6 +24,8 @@ from pneumonia.sending import sent
 from pneumonia.sentence import shortened
 from pneumonia.stop import Stop
 from pneumonia.tracking import Tracker
+from tests.command import Command, Lab, says_how_to_go_on, until
+from tests.conftest import NO_SERVER, TrackingServer
 
 pytestmark = pytest.mark.slow
 

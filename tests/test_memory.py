@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import TINY
 
 from pneumonia import memory
 from pneumonia.train import FitData, fit
+from tests.conftest import TINY
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="memory.kept is for glibc")
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import optuna
 import pytest
 import sqlalchemy
-from command import Lab, until
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from pneumonia.search import study as studies
 from pneumonia.tracking import Tracker
+from tests.command import Lab, until
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 
