@@ -126,6 +126,7 @@ def test_objective_lies_between_0_and_chance(case: str) -> None:
         assert loss == pytest.approx(math.log(2))
 
 
+@pytest.mark.slow
 def test_objective_is_fast() -> None:
     y, x = draw(0, negative=200, positive=600)
     start = time.perf_counter()

@@ -10,16 +10,20 @@ from typing import Any
 
 import cv2
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 import scipy.stats
-from conftest import TINY
 
 from experiments import drawn_films, gain, quality, shortcut_audit, speedrun, step_profile
 from pneumonia import data, predict, stress
 from pneumonia.cache import Decoded
 from pneumonia.config import SearchConfig, TrainConfig
 from pneumonia.record import Record
+from pneumonia.search import final, run
+from pneumonia.search import study as studies
+from pneumonia.tracking import Tracker
+from tests.conftest import TINY
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 TIMES = {"seconds", "decode_seconds", "train_seconds"}
@@ -74,9 +78,28 @@ def test_the_speedrun_does_without_a_test_split(films: Path, tmp_path: Path) -> 
     assert set(result) == {"seed", "val_auc"} | TIMES
 
 
-def test_the_quality_recipe_is_what_the_search_trains_in_full() -> None:
-    plan = SearchConfig(data="a/folder").for_data(cores=8, films=4400)
-    assert replace(TrainConfig(), size=plan.size, epochs=plan.final_epochs) == quality.RECIPE
+def test_the_quality_recipe_is_what_the_search_trains_in_full(
+    index: data.Index, home: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search whose only trial is the first that is proposed: the recipe as it stands."""
+    trained = []
+
+    def one_trial(study: optuna.Study, *rest: Any) -> None:
+        trial = studies.claim(study, 1, wait=lambda: None)
+        assert trial is not None
+        study.tell(trial, 0.1)
+
+    def train(config: TrainConfig, *rest: Any, **more: Any) -> None:
+        trained.append(config)
+        raise InterruptedError
+
+    monkeypatch.setattr(run, "_run_trials", one_trial)
+    monkeypatch.setattr(run, "_record_trials", lambda *rest: None)  # draws figures
+    monkeypatch.setattr(final, "run_training", train)
+    config = SearchConfig(data="films", trials=1).for_data(cores=8, films=4400)
+    with pytest.raises(InterruptedError):
+        run.search(config, index, home=home, tracker=tracker)
+    assert trained == [quality.RECIPE]
 
 
 def test_the_profile_accounts_for_the_step(monkeypatch: pytest.MonkeyPatch) -> None:

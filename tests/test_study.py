@@ -391,51 +391,60 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize(
-    ("url", "word"),
-    [
-        ("sqlite://", "in memory"),
-        ("sqlite:///", "in memory"),
-        ("sqlite:///:memory:", "in memory"),
-        ("sqlite+pysqlite://", "in memory"),
-        ("sqlite+pysqlite:///:memory:", "in memory"),
-        ("sqlite:///file::memory:", "in memory"),
-        ("sqlite:///file::memory:?cache=shared&uri=true", "in memory"),
-        ("sqlite:///file:shared?mode=memory&cache=shared&uri=true", "in memory"),
-        ("file::memory:", "in memory"),
-        (":memory:", "in memory"),
-        ("sqlite:///mlflow.db", "MLflow's own"),
-        ("sqlite:///airflow.db", "alembic_version"),
-        ("sqlite:///clinic.db", "called trials"),
-        ("sqlite:///text.db", "not a database"),
-        ("sqlite:///folder.db", "it is a folder"),
-        ("sqlite:///file:mlflow.db?mode=ro&uri=true", "read only"),
-        ("sqlite:///nonexistent/study.db", "there is no folder"),
-        ("sqlite:////nonexistent/folder/study.db", "there is no folder /nonexistent/folder"),
-        ("sqlite://study.db", "three slashes"),
-        ("sqlite+aiosqlite:///study.db", "postgresql+psycopg2://"),
-        ("postgresql://me@127.0.0.1/base", "psycopg, is not installed: write .*postgresql+psycopg2://"),
-        ("postgres://me@127.0.0.1/base", "no postgres: write .*postgresql+psycopg2://"),
-        ("postgresql+psycopg2://me@127.0.0.1:9/base", "refused"),
-        ("mongodb://host/base", "no mongodb"),
-        ("redis://localhost:6379", "no redis"),
-        ("journal:///study.log", "no journal"),
-    ],
-)
-def test_where_no_study_can_stand_is_said_at_once_and_left_as_it_is(
+NOWHERE = [
+    ("sqlite://", "in memory"),
+    ("sqlite:///", "in memory"),
+    ("sqlite:///:memory:", "in memory"),
+    ("sqlite+pysqlite://", "in memory"),
+    ("sqlite+pysqlite:///:memory:", "in memory"),
+    ("sqlite:///file::memory:", "in memory"),
+    ("sqlite:///file::memory:?cache=shared&uri=true", "in memory"),
+    ("sqlite:///file:shared?mode=memory&cache=shared&uri=true", "in memory"),
+    ("file::memory:", "in memory"),
+    (":memory:", "in memory"),
+    ("sqlite:///mlflow.db", "MLflow's own"),
+    ("sqlite:///airflow.db", "alembic_version"),
+    ("sqlite:///clinic.db", "called trials"),
+    ("sqlite:///text.db", "not a database"),
+    ("sqlite:///folder.db", "it is a folder"),
+    ("sqlite:///file:mlflow.db?mode=ro&uri=true", "read only"),
+    ("sqlite:///nonexistent/study.db", "there is no folder"),
+    ("sqlite:////nonexistent/folder/study.db", "there is no folder /nonexistent/folder"),
+    ("sqlite://study.db", "three slashes"),
+    ("sqlite+aiosqlite:///study.db", "postgresql+psycopg2://"),
+    ("postgresql://me@127.0.0.1/base", "psycopg, is not installed: write .*postgresql+psycopg2://"),
+    ("postgres://me@127.0.0.1/base", "no postgres: write .*postgresql+psycopg2://"),
+    ("postgresql+psycopg2://me@127.0.0.1:9/base", "refused"),
+    ("mongodb://host/base", "no mongodb"),
+    ("redis://localhost:6379", "no redis"),
+    ("journal:///study.log", "no journal"),
+]
+
+
+@pytest.mark.parametrize(("url", "word"), NOWHERE)
+def test_where_no_study_can_stand_is_said_and_left_as_it_is(
     url: str, word: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, started = contents(folder), time.monotonic()
+    before = contents(folder)
     with pytest.raises(studies.StudyError, match=word.replace("+", "[+]")) as refused:
         studies.check(url, "films")
     assert "cannot be used" in str(refused.value)
     assert url in str(refused.value)
     assert "\n" not in str(refused.value)
-    assert time.monotonic() - started < 2
     monkeypatch.setattr(studies.time, "sleep", lambda seconds: None)
     with pytest.raises(studies.StudyError):
         studies.connect(url)
     assert contents(folder) == before
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("url", [url for url, _ in NOWHERE])
+def test_where_no_study_can_stand_nobody_waits(url: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(studies.StudyError):
+        studies.check(url, "films")
+    assert time.monotonic() - started < 2
 
 
 def test_what_may_not_be_written_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -608,6 +617,17 @@ class TestLease:
             raise ZeroDivisionError
         assert lease.holder(study) is None
 
+    def test_a_dead_leader_on_this_machine_is_known_without_waiting(
+        self, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def no_wait(seconds: float) -> None:
+            raise AssertionError("nothing to wait for")
+
+        study.set_user_attr("leader", {**gone(), "run_id": "run", "beat": 3})
+        monkeypatch.setattr(lease.time, "sleep", no_wait)
+        assert lease.holder(study) is None
+
+    @pytest.mark.slow
     def test_a_dead_leader_on_this_machine_is_known_at_once(self, study: optuna.Study) -> None:
         study.set_user_attr("leader", {**gone(), "run_id": "run", "beat": 3})
         started = time.monotonic()
