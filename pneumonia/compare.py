@@ -8,7 +8,7 @@ import numpy as np
 
 from pneumonia import plots, predict, recipes, words
 from pneumonia.classes import differ
-from pneumonia.comparison import SCORES, Comparison, assess
+from pneumonia.comparison import LOGGED, SCORES, STRANGER, Comparison, assess
 from pneumonia.context import RunContext
 from pneumonia.data import Index
 from pneumonia.logged import Logged, by_seed, classes_in, is_of_seeds, logged_by
@@ -130,8 +130,10 @@ def compare(
         names=names,
         thresholds=[model.threshold for model in models],
         classes=index.classes,
-        strangers=strangers,
-        logged=[name for model, name in zip(models, names, strict=True) if isinstance(model, Logged)],
+        notes=[
+            *(STRANGER.format(name) for name in strangers),
+            *(LOGGED.format(name) for model, name in zip(models, names, strict=True) if isinstance(model, Logged)),
+        ],
         failures=[(path, error) for path, error in zip(rows["path"], errors, strict=True) if error],
     )
 

@@ -151,14 +151,12 @@ def assess(
     thresholds: Sequence[float],
     classes: tuple[str, str],
     failures: Sequence[tuple[str, str]] = (),
-    strangers: Sequence[str] = (),
-    logged: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> Comparison:
     """The comparison of `probabilities` [M, N] for N `rows` of an index.
 
     Args:
-        strangers: models that were trained from other films than the index's, or nobody knows from which.
-        logged: models that were not kept, whose probabilities are those that their runs logged.
+        notes: what else must be known to read the figures.
 
     Raises:
         ValueError: the films are not of both classes.
@@ -193,7 +191,7 @@ def assess(
         intervals=[intervals(y, p, threshold, patients=patients) for p, threshold in each],
         pairs=pairs,
         failures=list(failures),
-        notes=[NOTE, *(STRANGER.format(name) for name in strangers), *(LOGGED.format(name) for name in logged)],
+        notes=[NOTE, *notes],
     )
 
 

@@ -52,8 +52,7 @@ def write(
     size: int,
     classes: tuple[str, str],
     threshold: float,
-    slope: float,
-    intercept: float,
+    calibration: Calibration,
 ) -> None:
     """Writes `model.onnx`, `model.safetensors` and `package.json`; the same arguments give the same bytes.
 
@@ -66,24 +65,24 @@ def write(
         size: side of the films that it takes, pixels.
         classes: negative, positive.
         threshold: the probability from which a film is called positive.
-        slope, intercept: the calibration, probability = sigmoid(slope * logit + intercept).
+        calibration: of the logit.
 
     Raises:
         PackageError: the graph and the network differ by more than `TOLERANCE` in probability on the same films, or a
             number is not finite. Nothing is written.
     """
-    if not all(map(math.isfinite, (threshold, slope, intercept))):
-        raise PackageError(f"threshold {threshold}, slope {slope} and intercept {intercept} must be finite")
+    if not all(map(math.isfinite, (threshold, calibration.slope, calibration.intercept))):
+        raise PackageError(f"the threshold {threshold} and the {calibration} must be finite")
     network = copy.deepcopy(network).cpu().to(memory_format=torch.contiguous_format).eval()
     model = _export(network, size)
-    _check_parity(model, network, size=size, slope=slope, intercept=intercept)
+    _check_parity(model, network, size=size, calibration=calibration)
     settings = {
         "format": served.FORMAT,
         "decode_version": served.DECODE_VERSION,
         "size": size,
         "classes": list(classes),
         "threshold": float(threshold),
-        "calibration": {"slope": float(slope), "intercept": float(intercept)},
+        "calibration": {"slope": float(calibration.slope), "intercept": float(calibration.intercept)},
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.onnx").write_bytes(model)
@@ -121,7 +120,7 @@ def _export(network: nn.Module, size: int) -> bytes:
     return buffer.getvalue()
 
 
-def _check_parity(model: bytes, network: nn.Module, *, size: int, slope: float, intercept: float) -> None:
+def _check_parity(model: bytes, network: nn.Module, *, size: int, calibration: Calibration) -> None:
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (4, size, size), dtype=np.uint8)
     ramp = np.tile(np.linspace(0, 255, size).astype(np.uint8), (size, 1))
@@ -130,8 +129,7 @@ def _check_parity(model: bytes, network: nn.Module, *, size: int, slope: float, 
     with torch.inference_mode():
         expected = network(torch.from_numpy(films)).numpy().astype(np.float64)
     (logits,) = served.session(model).run(["logit"], {"films": films})
-    line = Calibration(slope, intercept)
-    difference = np.abs(line.apply(logits) - line.apply(expected)).max()
+    difference = np.abs(calibration.apply(logits) - calibration.apply(expected)).max()
     if not difference <= TOLERANCE:  # NaN too
         raise PackageError(f"ONNX and torch differ by {difference:.2g} in probability, more than {TOLERANCE:g}")
 

@@ -13,7 +13,7 @@ import pandas as pd
 from pneumonia import gallery, metrics, package, plots
 from pneumonia.bands import Band
 from pneumonia.cache import Decoded, decode, room
-from pneumonia.calibration import operating_point
+from pneumonia.calibration import Calibration, operating_point
 from pneumonia.classes import told_by_opacities
 from pneumonia.config import TrainConfig
 from pneumonia.context import RunContext
@@ -22,7 +22,7 @@ from pneumonia.evaluation import assess
 from pneumonia.listener import SILENT, Listener
 from pneumonia.model import build
 from pneumonia.record import Record, Run
-from pneumonia.report.card import card
+from pneumonia.report.card import Made, card
 from pneumonia.sending import DROPPED
 from pneumonia.served import Predictor
 from pneumonia.tracking import finished
@@ -133,7 +133,8 @@ def warm_up() -> None:
         folder, classes = Path(scratch), ("negative", "positive")
         plots.save(plots.confusion_matrix(np.eye(2, dtype=int), classes), folder / "figure.png")
         network = build(4, 0.0, seed=0)
-        package.write(folder / "package", network, size=32, classes=classes, threshold=0.5, slope=1.0, intercept=0.0)
+        plain = Calibration(slope=1.0, intercept=0.0)
+        package.write(folder / "package", network, size=32, classes=classes, threshold=0.5, calibration=plain)
         mlflow.pyfunc.save_model(folder / "model", **package.pyfunc_arguments(folder / "package"))
 
 
@@ -183,11 +184,8 @@ def conclude(
         text = card(
             record.run.register,
             index=data.index,
-            config=fitted.config,
+            made=Made(fitted.config, fitted.best_epoch, fitted.members, changed=fitted.changed_logits.size > 0),
             validation=assess(val, scored, split="val", classes=classes, threshold=threshold),
-            best_epoch=fitted.best_epoch,
-            changed=fitted.changed_logits.size > 0,
-            members=fitted.members,
             tags=record.run.tags,
         )
         (record.artifacts / "model_card.md").write_text(text, encoding="utf-8")
@@ -199,8 +197,7 @@ def conclude(
             size=fitted.config.size,
             classes=classes,
             threshold=threshold,
-            slope=calibration.slope,
-            intercept=calibration.intercept,
+            calibration=calibration,
         )
         if looks is not None:
             write_gallery(record, Predictor(folder), data, looks, fitted)

@@ -22,9 +22,7 @@ def evaluated(index: Index, split: str) -> Evaluation:
 def whole(index: Index) -> str:
     validation = evaluated(index, "val")
     tags = {"mlflow.source.git.commit": "abc123"}
-    return card.card(
-        "pneumonia", index=index, config=TINY, validation=validation, best_epoch=2, changed=True, tags=tags
-    )
+    return card.card("pneumonia", index=index, made=card.Made(TINY, best_epoch=2), validation=validation, tags=tags)
 
 
 def test_the_card_says_what_made_the_model(whole: str, index: Index) -> None:
@@ -38,9 +36,7 @@ def test_the_card_says_what_made_the_model(whole: str, index: Index) -> None:
 @pytest.mark.parametrize("share", [0.0, 0.3])
 def test_the_card_tells_of_painted_opacities(index: Index, share: float) -> None:
     config, validation = replace(TINY, opacity=share), evaluated(index, "val")
-    text = card.card(
-        "pneumonia", index=index, config=config, validation=validation, best_epoch=2, changed=True, tags={}
-    )
+    text = card.card("pneumonia", index=index, made=card.Made(config, best_epoch=2), validation=validation, tags={})
     assert ("A share of 0.3 of the normal films drawn" in text) == (share > 0)
 
 
@@ -49,15 +45,15 @@ def test_the_card_says_which_films_chose_the_epoch(
     index: Index, changed: bool, classes: tuple[str, str] | None
 ) -> None:
     of = replace(index, classes=classes or index.classes)
-    told = {"config": TINY, "validation": evaluated(index, "val"), "best_epoch": 2, "tags": {}}
-    text = card.card("pneumonia", index=of, changed=changed, **told)  # type: ignore[arg-type]
+    made = card.Made(TINY, best_epoch=2, changed=changed)
+    text = card.card("pneumonia", index=of, made=made, validation=evaluated(index, "val"), tags={})
     assert ("as they are and changed" in text) == changed
     assert ("of normal ones painted, which count as ill" in text) == (changed and classes is None)
 
 
 def test_the_card_says_how_many_networks_were_joined(index: Index) -> None:
-    told = {"index": index, "config": TINY, "validation": evaluated(index, "val"), "changed": True, "tags": {}}
-    text = card.card("pneumonia", best_epoch=0, members=3, **told)  # type: ignore[arg-type]
+    made = card.Made(TINY, best_epoch=0, members=3)
+    text = card.card("pneumonia", index=index, made=made, validation=evaluated(index, "val"), tags={})
     assert "the mean of the 3 best trials' networks" in text
     assert "pneumonia search --data FILMS --positive PNEUMONIA --seed 0" in text
     assert "Positive class: PNEUMONIA; negative class: NORMAL." in text

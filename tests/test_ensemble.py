@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from pneumonia import cache, ensemble, package
+from pneumonia.calibration import Calibration
 from pneumonia.model import Ensemble, Network, build
 from pneumonia.served import Predictor
 from pneumonia.train import fit, judges, predict
 from pneumonia.trial import fit_data
 from tests.conftest import TINY
+
+PLAIN = Calibration(1.0, 0.0)
 
 
 def networks(*widths: int) -> list[Network]:
@@ -31,7 +34,7 @@ def test_an_ensemble_is_packaged_as_a_network_is(tmp_path: Path) -> None:
     """One graph, whose map is the mean of the members' maps."""
     members = networks(8, 12)
     films = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
-    settings = {"size": 32, "classes": ("a", "b"), "threshold": 0.5, "slope": 1.0, "intercept": 0.0}
+    settings = {"size": 32, "classes": ("a", "b"), "threshold": 0.5, "calibration": PLAIN}
     package.write(tmp_path / "both", Ensemble(members).eval(), **settings)  # type: ignore[arg-type]
     both = Predictor(tmp_path / "both")
     logits = predict(Ensemble(members).eval(), torch.from_numpy(films))
@@ -41,7 +44,7 @@ def test_an_ensemble_is_packaged_as_a_network_is(tmp_path: Path) -> None:
 
 def test_a_packaged_network_is_read_back(tmp_path: Path) -> None:
     (network,) = networks(8)
-    package.write(tmp_path, network, size=32, classes=("a", "b"), threshold=0.5, slope=1.0, intercept=0.0)
+    package.write(tmp_path, network, size=32, classes=("a", "b"), threshold=0.5, calibration=PLAIN)
     films = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 32, 32), dtype=np.uint8))
     assert (predict(package.read_network(tmp_path, 8, 0.3), films) == predict(network, films)).all()
 

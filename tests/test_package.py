@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from torch import nn
 
 from pneumonia import package, served
+from pneumonia.calibration import Calibration
 from pneumonia.package import PackageError
 
 SIZE = 32
@@ -42,7 +43,7 @@ class TinyNetwork(nn.Module):
 
 
 def write(folder: Path, network: nn.Module | None = None, **changes: object) -> Path:
-    settings = {"size": SIZE, "classes": CLASSES, "threshold": 0.4, "slope": 1.5, "intercept": -0.2}
+    settings = {"size": SIZE, "classes": CLASSES, "threshold": 0.4, "calibration": Calibration(1.5, -0.2)}
     package.write(folder, network or TinyNetwork(), **{**settings, **changes})
     return folder
 
@@ -135,7 +136,7 @@ def test_a_network_that_is_not_finite_is_refused(tmp_path):
     with pytest.raises(PackageError, match="nan"):
         write(tmp_path / "package", network)
     with pytest.raises(PackageError, match="finite"):
-        write(tmp_path / "package", slope=float("inf"))
+        write(tmp_path / "package", calibration=Calibration(float("inf"), 0.0))
 
 
 # -------------------------------------------------------------------------------------------------------------- scoring

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pneumonia import package, predict, served
+from pneumonia.calibration import Calibration
 from tests.test_served import deep, dicom
 
 
@@ -31,7 +32,9 @@ class Tiny(nn.Module):
 
 
 def save(folder: Path, *, seed: int = 0, classes: tuple[str, str] = ("NORMAL", "PNEUMONIA")) -> Path:
-    package.write(folder / "package", Tiny(seed), size=32, classes=classes, threshold=0.5, slope=3.0, intercept=0.1)
+    package.write(
+        folder / "package", Tiny(seed), size=32, classes=classes, threshold=0.5, calibration=Calibration(3.0, 0.1)
+    )
     mlflow.pyfunc.save_model(folder / "model", **package.pyfunc_arguments(folder / "package"))
     return folder / "model"
 

@@ -5,7 +5,7 @@ The whole card is an artifact of the run that trained the model; a version's des
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from pneumonia.classes import told_by_opacities
@@ -38,33 +38,52 @@ def origin(index: Index) -> Origin:
     return "kermany" if index.classes == ("NORMAL", "PNEUMONIA") and subtypes == {"bacteria", "virus"} else "other"
 
 
-def card(
-    name: str,
-    *,
-    index: Index,
-    config: TrainConfig,
-    validation: Evaluation,
-    best_epoch: int,
-    changed: bool,
-    members: int = 1,
-    tags: Mapping[str, str],
-) -> str:
+@dataclass(frozen=True)
+class Made:
+    """How a model was made: by one training with `config`, whose epoch `best_epoch` was the best, or (0) of the
+    networks of `members` trainings. `changed`: changed copies of the validation films judged beside them.
+    """
+
+    config: TrainConfig
+    best_epoch: int
+    members: int = 1
+    changed: bool = True
+
+    def training(self, judging: str) -> str:
+        epochs = self.config.epochs
+        if self.best_epoch:
+            return f"{epochs} epochs, of which the averaged weights after number {self.best_epoch} were the best on" + (
+                f" the validation films{judging}"
+            )
+        several = f"the mean of the {self.members} best trials' networks"
+        joined = several if self.members > 1 else "the best trial's network"
+        return f"{epochs} epochs: {joined} of a search (settings of the best), chosen on the validation films{judging}"
+
+    def command(self, positive: str) -> str:
+        """What makes it again."""
+        films = f"--data FILMS --positive {shlex.quote(positive)}"
+        if not self.best_epoch:
+            return (
+                f"`pneumonia search {films} --seed {self.config.seed}`, with the other parameters of the search's run"
+            )
+        again = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in asdict(self.config).items())
+        return f"`pneumonia train {films} {again}`"
+
+
+def card(name: str, *, index: Index, made: Made, validation: Evaluation, tags: Mapping[str, str]) -> str:
     """The card of a model that has not met the test films yet.
 
     Args:
         name: of the registered model.
         index: of the training and validation films; its report speaks of all.
         validation: of the films that chose epoch, calibration and threshold.
-        best_epoch: of the training; 0 where networks of several trainings were joined.
-        changed: whether changed copies of these judged beside them.
-        members: how many networks the model is the mean of.
         tags: of the run; the git commit is taken from them.
     """
     negative, positive = index.classes
-    whose = origin(index)
-    copies = ", as they are and changed as another hospital might make them" if changed else ""
+    whose, config = origin(index), made.config
+    copies = ", as they are and changed as another hospital might make them" if made.changed else ""
     judging = copies
-    if changed and told_by_opacities(index.classes):
+    if made.changed and told_by_opacities(index.classes):
         judging += ", and of normal ones painted, which count as ill"
     painted = ""
     if config.opacity:
@@ -73,14 +92,6 @@ def card(
             "lungs and counted as ill."
         )
     commit = tags.get("mlflow.source.git.commit")
-    trained = f"{config.epochs} epochs, of which the averaged weights after number {best_epoch} were the best on"
-    again = " ".join(f"--{field.replace('_', '-')} {value}" for field, value in asdict(config).items())
-    films = f"--data FILMS --positive {shlex.quote(positive)}"
-    again = f"`pneumonia train {films} {again}`"
-    if not best_epoch:
-        joined = f"the mean of the {members} best trials' networks" if members > 1 else "the best trial's network"
-        trained = f"{config.epochs} epochs: {joined} of a search (settings of the best), chosen on"
-        again = f"`pneumonia search {films} --seed {config.seed}`, with the other parameters of the search's run"
     sections = {
         "Intended use": _bullets(
             f"Gives a probability that a frontal chest film is {positive} rather than {negative}.",
@@ -100,8 +111,8 @@ def card(
         "Protocol": _bullets(
             "Validation films are whole patients, chosen by a salted hash or given as such; no patient is on both "
             "sides.",
-            f"Residual CNN from random weights, {config.size} px, width {config.width}, {trained} the validation "
-            f"films{judging}; sampler: {config.sampler}.{painted}",
+            f"Residual CNN from random weights, {config.size} px, width {config.width}, {made.training(judging)}; "
+            f"sampler: {config.sampler}.{painted}",
             f"Calibration (Platt's line) and threshold come from the validation films{copies}.",
             "Test films were neither trained on nor looked at; `pneumonia evaluate` opens them, and counts how often.",
         ),
@@ -115,7 +126,7 @@ def card(
         "How to make it again": _bullets(
             f"Commit: {commit}" if commit else "Commit: unknown, it was not made from a checkout",
             f"Films: fingerprint {index.fingerprint[:12]}; seed {config.seed}",
-            again,
+            made.command(positive),
         ),
     }
     return _join(f"Model card: {name}", sections)
