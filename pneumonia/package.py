@@ -20,10 +20,11 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
 from torch import nn
 
-from pneumonia import served
+from pneumonia import bundle, served
 from pneumonia.calibration import Calibration
 from pneumonia.model import Network, build
 
+CODE = "served.py"  # in a package: all that scores films with it
 TOLERANCE = 1e-4  # largest difference in probability between ONNX Runtime and torch
 
 
@@ -54,7 +55,7 @@ def write(
     threshold: float,
     calibration: Calibration,
 ) -> None:
-    """Writes `model.onnx`, `model.safetensors` and `package.json`; the same arguments give the same bytes.
+    """Writes `model.onnx`, `model.safetensors`, `package.json` and `served.py`; the same arguments give the same bytes.
 
     Films are scored by the mean logit of themselves and their mirror images.
 
@@ -88,6 +89,7 @@ def write(
     (folder / "model.onnx").write_bytes(model)
     (folder / "model.safetensors").write_bytes(safetensors.torch.save(network.state_dict()))
     (folder / "package.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    (folder / CODE).write_text(bundle.code(), encoding="utf-8")
 
 
 def read_network(folder: Path, width: int, dropout: float) -> Network:
@@ -175,7 +177,7 @@ def requirements() -> list[str]:
 def pyfunc_arguments(folder: Path) -> dict[str, Any]:
     """Arguments for `mlflow.pyfunc.log_model` and `save_model` that make the package in `folder` a served model."""
     return {
-        "python_model": served.__file__,
+        "python_model": str(folder / CODE),
         "artifacts": {"package": str(folder)},
         "signature": signature(),
         "input_example": input_example(),

@@ -15,9 +15,10 @@ import torch
 from mlflow.exceptions import MlflowException
 from torch import nn
 
-from pneumonia import package, served
+from pneumonia import bundle, package, served
 from pneumonia.calibration import Calibration
 from pneumonia.package import PackageError
+from pneumonia.served import model as serving
 
 SIZE = 32
 CLASSES = ("NORMAL", "PNEUMONIA")
@@ -69,7 +70,7 @@ def png(film: np.ndarray) -> bytes:
 def test_the_same_network_gives_the_same_bytes(folder, tmp_path):
     again = write(tmp_path / "again")
     names = sorted(path.name for path in again.iterdir())
-    assert names == ["model.onnx", "model.safetensors", "package.json"]
+    assert names == ["model.onnx", "model.safetensors", "package.json", "served.py"]
     for name in names:
         assert (again / name).read_bytes() == (folder / name).read_bytes()
 
@@ -302,17 +303,17 @@ def test_wrong_requests_get_one_sentence(model, table, words):
 
 
 def test_many_heatmaps_at_once_are_refused(model):
-    table = pd.DataFrame({"image": [GOOD] * (served.MAX_EXPLAINED + 1)})
-    assert len(model.predict(table)) == served.MAX_EXPLAINED + 1
+    table = pd.DataFrame({"image": [GOOD] * (serving.MAX_EXPLAINED + 1)})
+    assert len(model.predict(table)) == serving.MAX_EXPLAINED + 1
     with pytest.raises(MlflowException, match="with explain"):
         model.predict(table, params={"explain": True})
 
 
 def test_an_unforeseen_error_tells_the_client_nothing(folder, monkeypatch, caplog):
-    model = served.ServedModel()
+    model = serving.ServedModel()
     model.predictor = served.Predictor(folder)
-    monkeypatch.setattr(served, "stretch", lambda *_: 1 / 0)
-    with pytest.raises(served.RequestError) as caught:
+    monkeypatch.setattr(serving, "stretch", lambda *_: 1 / 0)
+    with pytest.raises(serving.RequestError) as caught:
         model.predict(pd.DataFrame({"image": [GOOD]}))
     assert caught.value.get_http_status_code() == 500
     assert "zero" not in caught.value.serialize_as_json()
@@ -320,7 +321,7 @@ def test_an_unforeseen_error_tells_the_client_nothing(folder, monkeypatch, caplo
 
 
 def test_two_versions_in_one_process_each_run_their_own_code(folder, tmp_path):
-    source = Path(served.__file__).read_text(encoding="utf-8")
+    source = bundle.code()
     old = "def standardise(films: np.ndarray) -> np.ndarray:\n"
     assert source.count(old) == 1
     other = tmp_path / "other" / "served.py"
@@ -344,6 +345,19 @@ def test_what_the_served_file_imports_is_pinned(folder):
         "python-gdcm",
         "simplejpeg",
     }
-    assert "torch" not in Path(served.__file__).read_text(encoding="utf-8").replace("no torch", "")
-    assert "from pneumonia" not in Path(served.__file__).read_text(encoding="utf-8")
+    assert "torch" not in bundle.code()
+    assert "from pneumonia" not in bundle.code()
     assert package.pyfunc_arguments(folder)["pip_requirements"] == package.requirements()
+
+
+def test_the_bundle_holds_every_module_of_the_served_code():
+    there = {path.stem for path in Path(served.__file__).parent.glob("*.py")} - {"__init__"}
+    assert set(bundle.MODULES) == there
+
+
+def test_two_things_of_one_name_are_not_bundled(tmp_path, monkeypatch):
+    for name in bundle.MODULES:
+        (tmp_path / f"{name}.py").write_text("LEAST = 1\n" if name != "png" else "LEAST = 2\n")
+    monkeypatch.setattr(bundle, "files", lambda _: tmp_path)
+    with pytest.raises(ValueError, match="LEAST is more than one thing"):
+        bundle.code()

@@ -28,6 +28,7 @@ from pydicom.encaps import get_frame
 from pydicom.uid import JPEGLosslessSV1
 
 from pneumonia import package, served
+from pneumonia.served import model as serving
 from tests.test_package import CLASSES, write
 from tests.test_served import deep, dicom, film, lossless, png_bomb
 
@@ -365,9 +366,9 @@ def test_nginx_passes_films_in_every_form_and_their_answers(server, guarded):
         records(JPEG, PNG, DICOM),
         {**records(dicom(deep(), Modality="OT")), "params": {"any_dicom": True}},
         records(LOST),
-        {**records(*[JPEG] * served.MAX_EXPLAINED), "params": {"explain": True}},
-        {**records(*[JPEG] * (served.MAX_EXPLAINED + 1)), "params": {"explain": True}},
-        records(*[b"x"] * (served.MAX_RECORDS + 1)),
+        {**records(*[JPEG] * serving.MAX_EXPLAINED), "params": {"explain": True}},
+        {**records(*[JPEG] * (serving.MAX_EXPLAINED + 1)), "params": {"explain": True}},
+        records(*[b"x"] * (serving.MAX_RECORDS + 1)),
         records(b"secret words"),
         {"dataframe_records": [GOOD, {}]},
         {"dataframe_records": []},

@@ -1,0 +1,125 @@
+"""The served model: a table of films to a table of predictions, and what a client is told of a wrong request."""
+
+import base64
+import binascii
+import json
+import logging
+import math
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+
+from pneumonia.served.dicom_header import warning_of
+from pneumonia.served.film import decode, min_side_of, stretch
+from pneumonia.served.limits import MAX_BYTES, FilmError
+from pneumonia.served.predictor import Predictor
+
+logger = logging.getLogger(__name__)
+MAX_RECORDS = 1_000  # films in one request
+MAX_EXPLAINED = 64  # films in one request with a heat map each, which weighs some 200 KB
+
+
+class RequestError(MlflowException):
+    """What the client gets, whole: HTTP 400 (500 for an internal error) and one sentence.
+
+    MLflow prepends the request's data to `message` and would send that; `serialize_as_json` is what it sends.
+    """
+
+    def __init__(self, sentence: str, error_code: int = INVALID_PARAMETER_VALUE) -> None:
+        super().__init__(sentence, error_code=error_code)
+        self.sentence = sentence
+
+    def serialize_as_json(self) -> str:
+        return json.dumps({"error_code": self.error_code, "message": self.sentence})
+
+
+class ServedModel(PythonModel):
+    """A table with a column `image` (base64 text or bytes of one film a record) to a table of predictions."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        self.predictor = Predictor(Path(context.artifacts["package"]))
+
+    def predict(  # type: ignore[override]  # MLflow lets `context` be left out
+        self, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Scores films.
+
+        Args:
+            model_input: column `image`, at most `MAX_RECORDS` rows.
+            params: `explain` adds a column `heatmap` (base64 PNG), for at most `MAX_EXPLAINED` rows; `any_dicom` reads
+                DICOMs that say that they are no chest radiographs.
+
+        Returns:
+            Columns `probability` (of the positive class), `label`, `threshold` and `warning` (see `warning_of`), in the
+            order of the records.
+
+        Raises:
+            RequestError: one sentence; records count from 0.
+        """
+        try:
+            given = params or {}
+            return self._predict(model_input, bool(given.get("explain")), bool(given.get("any_dicom")))
+        except RequestError:
+            raise
+        except Exception:  # the client must not see what an unforeseen error holds; the log does
+            logger.exception("prediction failed")
+            raise RequestError("the model failed on this request; the server's log says why", INTERNAL_ERROR) from None
+
+    def _predict(self, table: pd.DataFrame, explain: bool, any_dicom: bool) -> pd.DataFrame:
+        images = table.get("image")
+        if not isinstance(images, pd.Series):  # MLflow drops other columns, and with them the count of the records
+            raise RequestError("the request has no records with a column 'image'")
+        if len(images) == 1 and isinstance(images.iloc[0], list | np.ndarray):
+            # MLflow makes one record of all that stands in a plain list, {"inputs": [film, film]} or nested.
+            images = pd.Series(np.array(images.iloc[0], dtype=object).ravel(), dtype=object)
+        if not 1 <= len(images) <= MAX_RECORDS:
+            raise RequestError(f"a request must hold 1 to {MAX_RECORDS} records, not {len(images)}")
+        if explain and len(images) > MAX_EXPLAINED:
+            raise RequestError(f"with explain a request may hold {MAX_EXPLAINED} records, not {len(images)}")
+        model, logits, warnings, heatmaps = self.predictor, [], [], []
+        for record, image in enumerate(images):
+            try:
+                data = _bytes_of(image)
+                film = decode(data, min_side=min_side_of(model.size), any_dicom=any_dicom)
+                warnings.append(warning_of(data))
+            except FilmError as error:
+                raise RequestError(f"record {record}: {error}") from None
+            logits.append(model.logits(stretch(film, model.size)[np.newaxis])[0])
+            if explain:
+                heatmaps.append(base64.b64encode(model.heatmap(film)).decode("ascii"))
+        probabilities = model.calibrate(np.array(logits))
+        columns = {
+            "probability": probabilities,
+            "label": [model.classes[int(probability >= model.threshold)] for probability in probabilities],
+            "threshold": model.threshold,
+            "warning": warnings,
+        }
+        return pd.DataFrame({**columns, "heatmap": heatmaps} if explain else columns)
+
+
+def _bytes_of(image: object) -> bytes:
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if image is None or image is pd.NA or (isinstance(image, float) and math.isnan(image)):
+        raise FilmError("the image is missing")
+    if isinstance(image, list | np.ndarray) and len(image) == 1:
+        return _bytes_of(image[0])
+    if not isinstance(image, str):
+        several = isinstance(image, list | np.ndarray)
+        raise FilmError("the image is a list: give each film a record" if several else "the image must be base64 text")
+    if len(image) > MAX_BYTES * 4 / 3 + 4:
+        raise FilmError(f"the film is larger than {MAX_BYTES >> 20} MiB")
+    # Line breaks, as MIME and the command base64 make them, and what browsers put before it (RFC 2045, RFC 2397).
+    if image[:5] == "data:":
+        image = re.sub(r"^data:[^,]{0,200};base64,", "", image, count=1)
+    for text in (image, "".join(image.split())):
+        with suppress(ValueError):  # binascii.Error, or letters outside ASCII
+            return binascii.a2b_base64(text, strict_mode=True)
+    raise FilmError("the image is not base64 (a path or URL is not read)")
