@@ -14,7 +14,6 @@ It works in a folder of its own (--folder), so that nothing here is touched. Cos
 The AUC of check 1 opens the test films; it is a report, and nothing may be chosen by it.
 """
 
-import argparse
 import base64
 import json
 import os
@@ -27,9 +26,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import requests
+
+from experiments import bench
 
 ROOT = Path(__file__).parent.parent
 CHAMPION = "models:/pneumonia@champion"
@@ -142,11 +142,10 @@ def skew(full_size: Path, small: Path, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench.parser(__doc__)
     parser.add_argument("--films", type=Path, required=True, help="holds chest_xray, full_size and originals")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--folder", type=Path, default=ROOT / ".pneumonia" / "acceptance")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     films, base = arguments.films.absolute(), arguments.folder.absolute()
 
@@ -155,7 +154,7 @@ def main() -> None:
         result["search"].append(search(films / "chest_xray", seed, base / f"{time.time_ns()}-seed-{seed}"))
         print(json.dumps(result["search"][-1]), flush=True)
     aucs = [entry["test_auc"] for entry in result["search"]]
-    result["test_auc"] = {"mean": float(np.mean(aucs)), "std": float(np.std(aucs, ddof=1)) if len(aucs) > 1 else None}
+    result["test_auc"] = bench.mean_std(aucs)
     last = max(base.glob(f"*-seed-{arguments.seeds[-1]}"))
     result["server"] = served_as_predicted(films / "originals", last)
     result["skew"] = skew(films / "full_size", films / "chest_xray" / "train", last)
@@ -169,8 +168,7 @@ def main() -> None:
     }
     for promise, holds in promises.items():
         print("holds " if holds else "FAILS ", promise)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    bench.write(bench.report(result), arguments.json)
     sys.exit(not all(promises.values()))
 
 

@@ -4,21 +4,19 @@
 
 The usual notebook on this dataset, written as its authors would at their best: ImageFolder and Pillow, 224 px RGB,
 flip and rotation, WeightedRandomSampler, Adam at 1e-3, batches of 32, a loader worker a core, no needless work; two
-networks, ResNet-18 from random weights and a plain CNN of four convolutions. Beside it the speedrun's training at its
-shortest (`SPRINT`), on the same films, machine and clock. Every network is scored on the test films, outside of the
-clock: the notebooks four times an epoch, the sprint once, at its end.
+networks, ResNet-18 from random weights and a plain CNN of four convolutions. Beside it the shortest training here
+(`sprint` of `speedrun`), on the same films, machine and clock. Every network is scored on the test films, outside of
+the clock: the notebooks four times an epoch, the sprint once, at its end.
 
 A notebook's time to the AUC asked for is counted in two ways: to the end of the first epoch that has it, which is when
 its user looks, and to the first of all four looks an epoch that has it. It runs until it has both, for `--epochs` at
 most, and, if another network was there before, no longer than that one took.
 
 Prints for each the seconds to that AUC, and their ratio. Cost: some five minutes an epoch on 2 cores, so up to an
-hour and a half. `SPRINT` was chosen by validation films. Result: 149 times as long at epochs' ends, 52 at any look; see
+hour and a half. `sprint` was chosen by validation films. Result: 149 times as long at epochs' ends, 52 at any look; see
 LOG.md.
 """
 
-import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,13 +29,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, WeightedRandomSampler
 from torchvision import datasets, models, transforms
 
-from experiments import speedrun
+from experiments import bench, speedrun
 from pneumonia import metrics
-from pneumonia.config import TrainConfig
 
-SPRINT = TrainConfig(
-    size=32, width=12, epochs=2, lr=8e-3, augment=0.5, disturb=0.0, opacity=0.0
-)  # val AUC .993, 5 seeds
 LOOKS = 4  # scores an epoch, the last one at its end
 NORMALISE = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
@@ -129,20 +123,20 @@ def ratio(runs: list[dict[str, Any]], way: str, ours: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench.parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="chest_xray, with train and test")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--auc", type=float, default=0.918, help="the test AUC to reach [.918]")
     parser.add_argument("--epochs", type=int, default=3, help="give a notebook up after so many [3]")
     parser.add_argument("--networks", nargs="+", choices=("plain", "resnet18"), default=["plain", "resnet18"])
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
-    report: dict[str, Any] = {"auc": arguments.auc, "machine": speedrun.machine(), "notebooks": {}}
+    report: dict[str, Any] = {"auc": arguments.auc, "notebooks": {}}
     for path in arguments.data.rglob("*.*"):
         path.read_bytes()  # so that no clock pays for a cold disk
     print("sprint")
-    report["sprint"] = [speedrun.run(arguments.data, replace(SPRINT, seed=seed)) for seed in range(arguments.seeds)]
+    sprint = speedrun.RECIPES["sprint"]
+    report["sprint"] = [speedrun.run(arguments.data, replace(sprint, seed=seed)) for seed in range(arguments.seeds)]
     for run in report["sprint"]:
         print(f"  {run['seconds']:7.2f} s  test AUC {run['test_auc']:.4f}")
     ours = float(np.mean([run["seconds"] for run in report["sprint"]]))
@@ -163,8 +157,7 @@ def main() -> None:
             missed = f" ({times['missed']} did not get there: a lower bound)" if times["missed"] else ""
             print(f"{name}, {way.replace('_', ' ')}: {seconds} s, ratio {times['ratio']:.0f}{missed}", flush=True)
         limit = min(limit, max(run["seconds"] for run in runs))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    bench.write(bench.report(report), arguments.json)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ Prints films a second of each, Pillow's time over ours turn by turn, and how far
 Cost: a minute for 200 films. Result: 1.3 to 2.8 times on films of 1262 x 872 px, 3.1 to 6.3 on 4500 x 3000; LOG.md.
 """
 
-import argparse
 import json
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from experiments.speedrun import machine, summary
+from experiments import bench
 from pneumonia.served import read_film
 
 
@@ -50,7 +49,7 @@ def apart(path: Path, size: int, theirs: Callable[[Path, int], np.ndarray]) -> f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench.parser(__doc__)
     parser.add_argument("--films", type=Path, required=True, help="a folder of JPEG films, searched through")
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument(
@@ -61,7 +60,6 @@ def main() -> None:
         help="of Pillow's resize",
     )
     parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     paths = sorted(p for p in arguments.films.rglob("*") if p.suffix.lower() in (".jpeg", ".jpg"))
@@ -77,22 +75,21 @@ def main() -> None:
     def films_per_second(name: str) -> float:
         return len(paths) / float(np.mean([turn[name] for turn in turns]))
 
-    report: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "films": len(paths),
         "our_films_per_second": films_per_second("ours"),
         "pillow": {
             name: {
                 "films_per_second": films_per_second(name),
-                "ratio": summary([{"ratio": turn[name] / turn["ours"]} for turn in turns])["ratio"],
+                "ratio": bench.mean_std([turn[name] / turn["ours"] for turn in turns]),
                 "grey_levels_apart": {"mean": float(np.mean(apart_by[name])), "max": max(apart_by[name])},
             }
             for name in loops
         },
-        "machine": machine(),
     }
+    report = bench.report(figures)
     print(json.dumps(report, indent=1))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    bench.write(report, arguments.json)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,6 @@ opened. Cost: half a minute a training of 12 epochs at 64 px on 2 cores, and a q
 painted .943 on real validation films, models .85 to .89 (.76 without `opacity`); see LOG.md.
 """
 
-import argparse
-import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -31,12 +29,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.speedrun import machine, summary
+from experiments import bench
 from pneumonia import cache, data, metrics, opacity, predict, synthetic
 from pneumonia.boundary import mlflow_defaults
 from pneumonia.calibration import objective
 from pneumonia.config import TrainConfig
-from pneumonia.tracking import source_tags
 from pneumonia.train import FitData, fit
 from pneumonia.train import predict as logits_of
 from pneumonia.trial import fit_data
@@ -114,14 +111,13 @@ def painted(films: FitData) -> FitData:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench.parser(__doc__)
     parser.add_argument("what", choices=("models", "recipes", "painted"))
     parser.add_argument("--model", action="append", default=[], help="models: a model's URI; may be given again")
     parser.add_argument("--data", type=Path, help="recipes, painted: folder of real films")
     for name, value in (("size", 64), ("width", 16), ("epochs", 12)):
         parser.add_argument(f"--{name}", type=int, default=value, help=f"as of `pneumonia train` [{value}]")
     parser.add_argument("--seeds", type=int, default=2, help="how many of each, from 0 [2]")
-    parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
     if arguments.what == "models" and not arguments.model:
         parser.error("models needs --model URI")
@@ -135,23 +131,16 @@ def main() -> None:
     rows = []
     for row in found:
         rows.append(row)
-        words = (f"{name} {value:.4f}" if isinstance(value, float) else f"{value}" for name, value in row.items())
-        print("  ".join(words), flush=True)
-    commit = next(iter(source_tags().values()), None)
-    report: dict[str, Any] = {"rows": rows, "drawing": SEED, "commit": commit, "machine": machine()}
+        print(bench.line(row), flush=True)
+    report: dict[str, Any] = {"rows": rows, "drawing": SEED}
     if arguments.what != "models":
         report["recipe"] = asdict(base)
         report["summary"] = {}
         for name in dict.fromkeys(row["recipe"] for row in rows):
             numbers = [{k: v for k, v in row.items() if k != "recipe"} for row in rows if row["recipe"] == name]
-            report["summary"][name] = summary(numbers)
-            print(f"{name:28}" + "".join(f"  {k} {spread(v)}" for k, v in report["summary"][name].items()))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
-
-
-def spread(value: dict[str, float | None]) -> str:
-    return f"{value['mean']:.4f}" + ("" if value["std"] is None else f" ± {value['std']:.4f}")
+            report["summary"][name] = bench.summary(numbers)
+            print(f"{name:28}" + "".join(f"  {k} {bench.spread(v)}" for k, v in report["summary"][name].items()))
+    bench.write(bench.report(report), arguments.json)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ where the search is better.
 Cost: three times a search, a task and seed. Result: see LOG.md.
 """
 
-import argparse
 import hashlib
+import json
 import os
 import tempfile
 import time
@@ -33,6 +33,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
+from experiments import bench
 from pneumonia import cache, data, gate, predict, synthetic
 from pneumonia.boundary import mlflow_defaults
 from pneumonia.config import SearchConfig, TrainConfig
@@ -40,7 +41,7 @@ from pneumonia.context import RunContext
 from pneumonia.metrics import auc
 from pneumonia.record import Record, Run
 from pneumonia.search import search
-from pneumonia.tracking import Tracker, source_tags
+from pneumonia.tracking import Tracker
 from pneumonia.trial import run_training, suited
 
 TABLE = Path(__file__).with_name("search_gain.csv")
@@ -249,7 +250,7 @@ def compared(rows: pd.DataFrame) -> pd.DataFrame:
 
 def stamp() -> dict[str, Any]:
     """What each row carries beside its figures."""
-    return {"date": time.strftime("%Y-%m-%d"), "commit": next(iter(source_tags().values()), "")[:7]}
+    return {"date": time.strftime("%Y-%m-%d"), "commit": (bench.commit() or "")[:7]}
 
 
 def study(
@@ -265,12 +266,7 @@ def study(
             for row in measure(of, tuple(arms), known=known, home=home):
                 line = pd.DataFrame([{**stamp(), **row}])
                 line.to_csv(table, mode="a", index=False, header=not table.exists())
-                print(
-                    "  ".join(
-                        f"{key} {value:.4g}" if isinstance(value, float) else f"{value}" for key, value in row.items()
-                    ),
-                    flush=True,
-                )
+                print(bench.line(row), flush=True)
     return compared(pd.DataFrame(_rows(table)))
 
 
@@ -283,13 +279,12 @@ def _rows(table: Path) -> list[dict[str, Any]]:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench.parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of films with train")
     parser.add_argument("--seeds", type=int, default=5, help="how many, from 0 [5]")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     parser.add_argument("--csv", type=Path, default=TABLE, help="the table of rows [%(default)s]")
-    parser.add_argument("--json", type=Path, help="write the comparison here")
     arguments = parser.parse_args(words)
     mlflow_defaults()
     arms = [arm for arm in ARMS if arm in arguments.arms]
@@ -297,8 +292,7 @@ def main(words: Sequence[str] | None = None) -> None:
         home, tasks = Path(folder), arguments.tasks
         found = study(arguments.data, home, arguments.csv, tasks=tasks, arms=arms, seeds=arguments.seeds)
     print(found.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
-    if arguments.json:
-        found.to_json(arguments.json, orient="records", indent=1)
+    bench.write(bench.report({"comparison": json.loads(found.to_json(orient="records"))}), arguments.json)
 
 
 if __name__ == "__main__":

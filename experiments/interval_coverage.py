@@ -19,16 +19,13 @@ Result: 93.7 to 97.2 times in 100 (the most: a sensitivity of .98 in 390 films, 
 steps, and the NPV that hangs on it; without correlation 97.9); LOG.md.
 """
 
-import argparse
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from experiments.speedrun import machine
+from experiments import bench
 from pneumonia import metrics
 from pneumonia.calibration import sigmoid
 from pneumonia.intervals import intervals
@@ -126,21 +123,18 @@ def coverage(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench.parser(__doc__)
     parser.add_argument("--draws", type=int, default=2000, help="test sets for each AUC and threshold [2000]")
     parser.add_argument("--correlation", type=float, default=0.5, help="of the logits of a patient's films [0.5]")
     parser.add_argument("--bootstrap", type=int, default=0, help="draws for the other scores; 0: leave them out [0]")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if arguments.draws < 1 or arguments.bootstrap < 0 or not 0 <= arguments.correlation <= 1:
         parser.error("--draws must be at least 1, --bootstrap at least 0, and --correlation between 0 and 1")
     settings = {name: getattr(arguments, name) for name in ("correlation", "draws", "seed", "bootstrap")}
     rows = [row for threshold in THRESHOLDS for auc in AUCS for row in coverage(auc, threshold, **settings)]
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:.4f}".format))
-    if arguments.json:
-        report = {**settings, "rows": rows, "machine": machine()}
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    bench.write(bench.report({**settings, "rows": rows}), arguments.json)
 
 
 if __name__ == "__main__":

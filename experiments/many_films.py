@@ -7,7 +7,6 @@ Prints for each number the seconds and the highest memory of that process and of
 Cost: two minutes. Result: 277 MB for 10,000 films, 360 MB for 100,000: a kilobyte a film, the index; see LOG.md.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -16,6 +15,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+
+from experiments import bench
 
 MEASURE = """
 import json, resource, sys, time
@@ -49,9 +50,8 @@ def write(folder: Path, count: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench.parser(__doc__)
     parser.add_argument("--films", type=int, nargs="+", default=[10_000, 100_000], help="at most 173,056 each")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     reports = []
     for count in arguments.films:
@@ -61,8 +61,7 @@ def main() -> None:
             command = [sys.executable, "-c", MEASURE, str(folder), str(home)]
             reports.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
         print(json.dumps(reports[-1]), flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(reports, indent=1) + "\n")
+    bench.write(bench.report({"rows": reports}), arguments.json)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ Cost: for `workers` a minute and a quarter a trial on 2 cores, for `pruning` sev
 and, with 96 px and four epochs, .43 of the epochs for a best objective of .130 instead of .126; see LOG.md.
 """
 
-import argparse
 import json
 import sys
 import tempfile
@@ -31,8 +30,7 @@ import numpy as np
 import optuna
 from optuna.pruners import BasePruner, MedianPruner, PercentilePruner, SuccessiveHalvingPruner
 
-from experiments import gain
-from experiments.speedrun import machine, summary
+from experiments import bench, gain
 from pneumonia import cache, data
 from pneumonia.boundary import mlflow_defaults
 from pneumonia.config import Plan, Pruner, SearchConfig, TrainConfig, search_space
@@ -109,13 +107,13 @@ def pruning(index: data.Index, home: Path, trials: int, seeds: int) -> dict[str,
     }
     return {
         "runs": runs,
-        "best": {kind: mean_std([run["best"] for run in runs[kind]]) for kind in kinds},
+        "best": {kind: bench.mean_std([run["best"] for run in runs[kind]]) for kind in kinds},
         "share_of_epochs": share([run["epochs"] for run in runs["halving"]], [run["epochs"] for run in runs["none"]]),
         "share_of_seconds": share([r["seconds"] for r in runs["halving"]], [r["seconds"] for r in runs["none"]]),
         "replayed": {
             name: {
                 "share_of_epochs": share([epochs for epochs, _ in each], [run["epochs"] for run in runs["none"]]),
-                "best": mean_std([best for _, best in each]),
+                "best": bench.mean_std([best for _, best in each]),
             }
             for name, each in replayed.items()
         },
@@ -145,23 +143,18 @@ def replay(curves: Sequence[Sequence[float]], pruner: BasePruner, *, recipe: boo
 
 
 def share(some: Sequence[float], of: Sequence[float]) -> dict[str, float | None]:
-    return mean_std(list(np.array(some) / np.array(of)))
-
-
-def mean_std(values: Sequence[float]) -> dict[str, float | None]:
-    return summary([{"value": value} for value in values])["value"]
+    return bench.mean_std(np.array(some) / np.array(of))
 
 
 def main() -> None:
     if sys.argv[1:2] == ["gain"]:
         gain.main(sys.argv[2:])
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench.parser(__doc__)
     parser.add_argument("part", choices=("gain", "workers", "pruning"))
     parser.add_argument("--data", type=Path, required=True, help="folder of films with train")
     parser.add_argument("--trials", type=int, help="[as many as a search has by default, 8]")
     parser.add_argument("--seeds", type=int, default=5, help="for pruning [5]")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     mlflow_defaults()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -175,11 +168,10 @@ def main() -> None:
             report = workers(index, home, trials)
         else:
             report = pruning(index, home, trials, arguments.seeds)
-    report |= {"machine": machine()}
+    report = bench.report(report)
     shown = {name: value for name, value in report.items() if name != "runs"}
     print(json.dumps(shown, indent=1))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    bench.write(report, arguments.json)
 
 
 if __name__ == "__main__":

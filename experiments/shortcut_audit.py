@@ -26,9 +26,7 @@ Most of these changes are what training shows, too. Cost: four minutes on 2 core
 to .925 with it cut off; it calls 72% of normal films with an opacity ill (without `opacity`: 10%); see LOG.md.
 """
 
-import argparse
 import copy
-import json
 import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -47,7 +45,8 @@ from scipy.stats import spearmanr
 from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import nn
 
-from experiments.speedrun import RECIPE, machine, summary
+from experiments import bench
+from experiments.speedrun import RECIPES
 from pneumonia import cache, data, metrics, predict
 from pneumonia.augment import standardise
 from pneumonia.boundary import mlflow_defaults
@@ -60,6 +59,7 @@ from pneumonia.train import FitData, fit
 from pneumonia.trial import fit_data
 
 QUALITY = 60  # of the one JPEG quality: below that of nearly all films, so that none keeps more than another
+RECIPE = RECIPES["speedrun"]  # of the trainings on shuffled labels
 BORDER = 0.1  # of each side that is painted over
 WIDER = 1.24  # width over height, ill films to normal ones: medians of the 210 of full size
 DRAWS = 10  # of random weights
@@ -219,7 +219,7 @@ def heatmaps(network: Network, films: np.ndarray) -> dict[str, dict[str, float |
                     module.reset_parameters()
             pairs = zip(before, cams(other, films), strict=True)
             draws[-1][name] = float(np.nanmean([spearmanr(a.ravel(), b.ravel())[0] for a, b in pairs]))
-    return summary(draws)
+    return bench.summary(draws)
 
 
 @torch.inference_mode()
@@ -246,11 +246,10 @@ def scored(y: np.ndarray, p: np.ndarray, threshold: float, patients: np.ndarray)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench.parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of films with train")
     parser.add_argument("--model", default="models:/pneumonia@champion", help="a model URI or folder [the champion]")
     parser.add_argument("--shuffles", type=int, default=5, help="trainings on shuffled labels [5]")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     mlflow_defaults()
     model, index = predict.load(arguments.model), data.scan(arguments.data)
@@ -263,13 +262,11 @@ def main() -> None:
             "model": by_model(model, index),
             "opacities": by_opacity(model, index) if told_by_opacities(index.classes) else None,
             "one class changed": one_class_changed(model, index),
-            "shuffled labels": summary(shuffled_labels(fit_data(small), arguments.shuffles)),
+            "shuffled labels": bench.summary(shuffled_labels(fit_data(small), arguments.shuffles)),
             "heatmaps": heatmaps(network_of(arguments.model), np.array(own.films[:64])),
-            "machine": machine(),
         }
     show(report)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    bench.write(bench.report(report), arguments.json)
 
 
 def show(report: dict[str, Any]) -> None:

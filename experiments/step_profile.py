@@ -11,19 +11,17 @@ the share of that.
 Cost: half a minute. Result: see LOG.md.
 """
 
-import argparse
 import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.speedrun import machine
+from experiments import bench
 from pneumonia import sampling, train
 from pneumonia.config import TrainConfig
 from pneumonia.device import half_precision
@@ -128,12 +126,11 @@ def _seconds(function: Callable[[], Any]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench.parser(__doc__)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--disturb", type=float, default=0.0, help="as in training; 0, the default, is the speedrun's")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     config = TrainConfig(
         size=arguments.size,
@@ -145,22 +142,21 @@ def main() -> None:
     )
     half = half_precision(torch.device("cpu"))
     a_film, a_core = flops_a_film(config), limit(half)
-    report: dict[str, Any] = {
+    found: dict[str, Any] = {
         "size": config.size,
         "width": config.width,
         "disturb": config.disturb,
         "megaflops_a_film": a_film / 1e6,
         "limit_gigaflops_a_core": a_core / 1e9,
         "threads": {},
-        "machine": machine(),
     }
     for threads in arguments.threads:
         figures = profile(config, threads)
         figures["share_of_limit"] = figures["films_per_second"] * a_film / (a_core * threads)
-        report["threads"][str(threads)] = figures
+        found["threads"][str(threads)] = figures
+    report = bench.report(found)
     print(json.dumps(report, indent=1))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    bench.write(report, arguments.json)
 
 
 if __name__ == "__main__":

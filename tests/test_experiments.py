@@ -15,10 +15,11 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from experiments import drawn_films, gain, quality, shortcut_audit, speedrun, step_profile
+from experiments import bench, drawn_films, gain, shortcut_audit, speedrun, step_profile
 from pneumonia import data, predict, stress
 from pneumonia.cache import Decoded
 from pneumonia.config import SearchConfig, TrainConfig
+from pneumonia.context import RunContext
 from pneumonia.record import Record
 from pneumonia.search import final, run
 from pneumonia.search import study as studies
@@ -31,7 +32,7 @@ ON_TEST_FILMS = {"test_auc", "test_accuracy", "test_balanced_accuracy", "test_be
 
 
 @pytest.mark.slow  # torchvision alone takes seconds to import
-@pytest.mark.parametrize("name", sorted({path.stem for path in FOLDER.glob("*.py")} - {"__init__", "browser"}))
+@pytest.mark.parametrize("name", sorted({path.stem for path in FOLDER.glob("*.py")} - {"__init__", "bench", "browser"}))
 def test_each_is_a_command_that_says_what_it_is_for(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -59,9 +60,10 @@ def test_the_speedrun_writes_a_row_a_seed(
     films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: int
 ) -> None:
     out = tmp_path / "speedrun.json"
-    words = ["speedrun", "--data", str(films), "--seeds", str(seeds), "--json", str(out)]
+    words = ["speedrun", "--recipe", "quality", "--data", str(films), "--seeds", str(seeds), "--json", str(out)]
     monkeypatch.setattr("sys.argv", words)
-    speedrun.main(replace(TINY, epochs=2))
+    monkeypatch.setitem(speedrun.RECIPES, "quality", replace(TINY, epochs=2))
+    speedrun.main()
     report = strict(out)
     assert [row["seed"] for row in report["seeds"]] == list(range(seeds))
     for row in report["seeds"]:
@@ -98,8 +100,17 @@ def test_the_quality_recipe_is_what_the_search_trains_in_full(
     monkeypatch.setattr(final, "run_training", train)
     config = SearchConfig(data="films", trials=1).for_data(cores=8, films=4400)
     with pytest.raises(InterruptedError):
-        run.search(config, index, home=home, tracker=tracker)
-    assert trained == [quality.RECIPE]
+        run.search(config, index, RunContext(home=home, tracker=tracker))
+    assert trained == [speedrun.RECIPES["quality"]]
+
+
+def test_a_spread_is_that_of_a_sample_and_one_row_has_none() -> None:
+    rows = [{"seed": seed, "auc": auc} for seed, auc in enumerate((0.9, 0.92, 0.97))]
+    found = bench.summary(rows)
+    assert list(found) == ["auc"]
+    assert found["auc"] == {"mean": pytest.approx(0.93), "std": pytest.approx(0.0013**0.5)}
+    assert bench.spread(found["auc"]) == "0.9300 ± 0.0361"
+    assert bench.spread(bench.summary(rows[:1])["auc"]) == "0.9000"
 
 
 def test_the_profile_accounts_for_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +200,7 @@ def test_drawn_films_score_recipes_and_models(
     drawn_films.main()
     (row,) = strict(out)["rows"]
     assert 0 <= row["mean NORMAL"] <= 1
-    assert f"drawn {row['drawn']:.4f}" in capsys.readouterr().out
+    assert f"drawn {row['drawn']:.4g}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
