@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from experiments import bench, drawn_films, gain, shortcut_audit, speedrun, step_profile
+from experiments import bench, drawn_films, gain, search_study, shortcut_audit, speedrun, step_profile
 from pneumonia import data, predict, stress
 from pneumonia.cache import Decoded
-from pneumonia.config import SearchConfig, TrainConfig
+from pneumonia.config import Plan, SearchConfig, TrainConfig
 from pneumonia.context import RunContext
 from pneumonia.record import Record
 from pneumonia.search import final, run
@@ -245,6 +245,17 @@ def test_a_gain_is_the_paired_difference_with_its_t_interval() -> None:
     assert (found["task"], found["against"], found["seeds"]) == ("all", "recipe", 3)
     assert found["difference"] == pytest.approx(-0.13 / 3)
     assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
+
+
+@pytest.mark.slow
+def test_workers_are_timed_on_whole_searches(films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan(trials=2, epochs=1, final_epochs=2, workers=1, size=32, keep_models=2)
+    monkeypatch.setattr(search_study, "_plan", lambda index: plan)
+    out = tmp_path / "workers.json"
+    monkeypatch.setattr("sys.argv", ["search_study", "workers", "--data", str(films), "--json", str(out)])
+    search_study.main()
+    found = strict(out)
+    assert found["ratio"] == pytest.approx(found["seconds"]["1"] / found["seconds"]["2"])
 
 
 @pytest.mark.slow
