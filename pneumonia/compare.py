@@ -233,14 +233,18 @@ def compare_and_record(texts: Sequence[str], index: Index, context: RunContext) 
 
 def _write_models(record: Record, found: Comparison, index: Index) -> None:
     curves = dict(zip(found.numbered, found.probabilities, strict=True))
-    plots.save(plots.rocs(found.rows["label"].to_numpy(), curves), record.artifacts / "figures" / "roc.png")
-    (record.artifacts / "comparison.html").write_text(html(found, index), encoding="utf-8")
+    drawn = record.artifacts / "figures" / "roc.png"
+    plots.save(plots.rocs(found.rows["label"].to_numpy(), curves), drawn)
+    page = html(found, index, curves=drawn.read_bytes())
+    (record.artifacts / "comparison.html").write_text(page, encoding="utf-8")
     _write(record, found, dict(zip(found.models, found.probabilities, strict=True)), _metrics(found))
 
 
 def _write_recipes(record: Record, found: Recipes, index: Index) -> None:
-    plots.save(plots.seeds(found.by_name()), record.artifacts / "figures" / "seeds.png")
-    (record.artifacts / "comparison.html").write_text(recipes_html(found, index), encoding="utf-8")
+    drawn = record.artifacts / "figures" / "seeds.png"
+    plots.save(plots.seeds(found.by_name()), drawn)
+    page = recipes_html(found, index, seeds=drawn.read_bytes())
+    (record.artifacts / "comparison.html").write_text(page, encoding="utf-8")
     columns = {
         f"{recipe.name} seed {seed}": p
         for recipe in found.recipes

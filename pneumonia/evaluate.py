@@ -87,10 +87,12 @@ def evaluate_and_record(
     record.add_params({"model": uri, "data": str(index.root), "threshold": model.threshold})
     with finished(record, tracker):
         evaluation = evaluate(model, index, prevalences=prevalences, progress=context.progress)
-        labels, both = evaluation.rows["label"].to_numpy(), evaluation.bands()
-        write_scores(record, labels, evaluation.probabilities, model.threshold, model.classes, both)
-        spread = plots.histograms(evaluation.by_group(), model.threshold)
-        plots.save(spread, record.artifacts / "figures" / "histograms.png")
+        labels, figures = evaluation.rows["label"].to_numpy(), record.artifacts / "figures"
+        write_scores(
+            record, labels, evaluation.probabilities, model.threshold, evaluation.scores, model.classes,
+            evaluation.bands(),
+        )  # fmt: skip
+        plots.save(plots.histograms(evaluation.by_group(), model.threshold), figures / "histograms.png")
         write_predictions(
             record.artifacts / "predictions" / "test.csv", evaluation.rows, evaluation.probabilities, model.classes
         )
@@ -109,7 +111,7 @@ def evaluate_and_record(
             index,
             model=uri,
             openings=openings,
-            bands=both,
+            pictures={path.stem: path.read_bytes() for path in figures.glob("*.png")},
             calibrations=reliabilities,
             heatmaps=predict.heatmaps(model, [index.root / film.path for film in surest], any_dicom=index.any_dicom),
         )

@@ -59,25 +59,32 @@ def confusion_matrix(matrix: ArrayLike, classes: Sequence[str]) -> Figure:
     return figure
 
 
-def roc(labels: ArrayLike, probabilities: ArrayLike, threshold: float, band: Band | None = None) -> Figure:
-    """The ROC curve, with the operating point and, if given, its band."""
-    s = metrics.score(labels, probabilities, threshold)
+def roc(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    threshold: float,
+    scores: Mapping[str, float],
+    band: Band | None = None,
+) -> Figure:
+    """The ROC curve, with the operating point and, if given, its band. `scores` are `metrics.score`'s of the same."""
     fpr, tpr = metrics.roc_curve(labels, probabilities)
     figure, axes = _figure(f"Sensitivity against false alarms\n{_films(labels)}")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1, label="chance")
-    axes.plot(fpr, tpr, color=BLUE, linewidth=2, label=f"ROC, AUC {s['auc']:.3f}")
+    axes.plot(fpr, tpr, color=BLUE, linewidth=2, label=f"ROC, AUC {scores['auc']:.3f}")
     _shade(axes, band)
     _point(
         axes,
-        1 - s["specificity"],
-        s["sensitivity"],
-        f"threshold {threshold:.2f}: sensitivity {s['sensitivity']:.3f},\nspecificity {s['specificity']:.3f}",
+        1 - scores["specificity"],
+        scores["sensitivity"],
+        f"threshold {threshold:.2f}: sensitivity {scores['sensitivity']:.3f},\nspecificity {scores['specificity']:.3f}",
     )
     _unit_axes(axes, "false positive rate (1 - specificity)", "true positive rate (sensitivity)")
     corner = axes.inset_axes((0.4, 0.36, 0.55, 0.4), xlim=(0, 0.3), ylim=(0.7, 1.005))
     corner.plot(fpr, tpr, color=BLUE, linewidth=2)
     _shade(corner, band)
-    corner.plot([1 - s["specificity"]], [s["sensitivity"]], "o", color=ORANGE, markersize=8, markeredgecolor="white")
+    corner.plot(
+        [1 - scores["specificity"]], [scores["sensitivity"]], "o", color=ORANGE, markersize=8, markeredgecolor="white"
+    )
     corner.set_title("the corner, enlarged", fontsize="small")
     corner.tick_params(labelsize="small")
     corner.grid(alpha=0.3)
@@ -94,7 +101,7 @@ def rocs(labels: ArrayLike, models: Mapping[str, ArrayLike]) -> Figure:
     styles = zip(itertools.cycle(("-", "--", "-.", ":", (0, (5, 1)))), itertools.cycle((BLUE, ORANGE, GREEN, BLACK)))
     for (name, probabilities), (style, colour) in zip(models.items(), styles, strict=False):
         fpr, tpr = metrics.roc_curve(labels, probabilities)
-        auc = metrics.score(labels, probabilities, 0.5)["auc"]
+        auc = metrics.auc(labels, probabilities)
         label = f"{plain(textwrap.shorten(name, 40))}, AUC {auc:.3f}"
         for where in (axes, corner):
             where.plot(fpr, tpr, linestyle=style, color=colour, linewidth=1.5, label=label)
@@ -106,40 +113,52 @@ def rocs(labels: ArrayLike, models: Mapping[str, ArrayLike]) -> Figure:
     return figure
 
 
-def precision_recall(labels: ArrayLike, probabilities: ArrayLike, threshold: float, band: Band | None = None) -> Figure:
+def precision_recall(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    threshold: float,
+    scores: Mapping[str, float],
+    band: Band | None = None,
+) -> Figure:
     """The precision-recall curve, with the operating point, the share of positives as the floor and, if given, its
-    band.
+    band. `scores` are `metrics.score`'s of the same.
     """
-    s = metrics.score(labels, probabilities, threshold)
     recall, precision = metrics.precision_recall_curve(labels, probabilities)
     share = float(np.mean(np.asarray(labels)))
     figure, axes = _figure(f"Precision against recall\n{_films(labels)}")
     axes.axhline(share, color=GREY, linestyle=":", linewidth=1, label=f"share of positives {share:.3f}")
     axes.step(
-        recall, precision, where="pre", color=BLUE, linewidth=2, label=f"average precision {s['average_precision']:.3f}"
+        recall,
+        precision,
+        where="pre",
+        color=BLUE,
+        linewidth=2,
+        label=f"average precision {scores['average_precision']:.3f}",
     )
     _shade(axes, band)
     _point(
         axes,
-        s["sensitivity"],
-        s["precision"],
-        f"threshold {threshold:.2f}: recall {s['sensitivity']:.3f},\nprecision {s['precision']:.3f}",
+        scores["sensitivity"],
+        scores["precision"],
+        f"threshold {threshold:.2f}: recall {scores['sensitivity']:.3f},\nprecision {scores['precision']:.3f}",
     )
     _unit_axes(axes, "recall (sensitivity)", "precision")
     axes.legend(loc="lower left")
     return figure
 
 
-def reliability(labels: ArrayLike, probabilities: ArrayLike, threshold: float | None, *, of: str = "") -> Figure:
+def reliability(
+    labels: ArrayLike, probabilities: ArrayLike, threshold: float | None, *, ece: float, of: str = ""
+) -> Figure:
     """Observed share of positives against the mean probability of each of 15 bins, over the histogram of films.
 
     Args:
         threshold: None where the probabilities are not those that films are called by.
+        ece: the expected calibration error, as `metrics.score` has it.
         of: which films and probabilities these are, for the title.
     """
     y, p = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     mean, observed, count = metrics.reliability_bins(y, p)
-    ece = metrics.score(y, p, 0.5)["ece"]
     figure = _canvas()
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     axes.set_title(f"Can the probability be taken at its word?\n{of}{', ' * bool(of)}{_films(y)}")

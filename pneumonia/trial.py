@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -175,7 +175,8 @@ def conclude(
     labels, classes = val["label"].to_numpy(), data.index.classes
     calibration, threshold = operating_point(*fitted.judged(labels))
     probabilities = calibration.apply(fitted.val_logits)
-    write_scores(record, labels, probabilities, threshold, classes)
+    scores = metrics.score(labels, probabilities, threshold)
+    write_scores(record, labels, probabilities, threshold, scores, classes)
     write_predictions(record.artifacts / "predictions" / "val.csv", val, probabilities, classes)
     if fitted.history:
         plots.save(plots.learning_curves(fitted.history), record.artifacts / "figures" / "learning_curves.png")
@@ -204,7 +205,6 @@ def conclude(
         if keep_model:
             mlflow.pyfunc.save_model(str(model), **package.pyfunc_arguments(folder))
             model.rename(record.model)  # a record has a whole model or none
-    scores = metrics.score(labels, probabilities, threshold)
     record.summarise(
         {
             **{f"val/{name}": value for name, value in scores.items()},
@@ -240,19 +240,21 @@ def write_scores(
     labels: np.ndarray,
     probabilities: np.ndarray,
     threshold: float,
+    scores: Mapping[str, float],
     classes: tuple[str, str],
     bands: tuple[Band | None, Band | None] = (None, None),
 ) -> None:
-    """The confusion matrix as JSON and the four figures, the same for every run and split; `bands` of the ROC and the
-    precision-recall curve.
+    """The confusion matrix as JSON and the four figures, the same for every run and split; `scores` as `metrics.score`
+    has them, `bands` of the ROC and the precision-recall curve.
     """
     matrix = metrics.confusion(labels, probabilities, threshold)
     record.add_json("confusion_matrix.json", matrix.tolist())
     figures = record.artifacts / "figures"
     plots.save(plots.confusion_matrix(matrix, classes), figures / "confusion_matrix.png")
-    plots.save(plots.roc(labels, probabilities, threshold, bands[0]), figures / "roc.png")
-    plots.save(plots.precision_recall(labels, probabilities, threshold, bands[1]), figures / "precision_recall.png")
-    plots.save(plots.reliability(labels, probabilities, threshold), figures / "reliability.png")
+    plots.save(plots.roc(labels, probabilities, threshold, scores, bands[0]), figures / "roc.png")
+    recall = plots.precision_recall(labels, probabilities, threshold, scores, bands[1])
+    plots.save(recall, figures / "precision_recall.png")
+    plots.save(plots.reliability(labels, probabilities, threshold, ece=scores["ece"]), figures / "reliability.png")
 
 
 def gallery_films(data: Decoded) -> tuple[pd.DataFrame, np.ndarray]:

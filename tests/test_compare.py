@@ -1,3 +1,4 @@
+import base64
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -77,7 +78,7 @@ def test_more_models_make_each_p_value_larger() -> None:
 
 def test_the_page_shows_models_and_the_films_they_disagree_on(index: Index) -> None:
     found = compared(1.0)
-    page = html(found, index)
+    page = html(found, index, curves=b"\x89PNG")
     called = found.probabilities >= 0.5
     apart = (called[0] != called[1]).sum()
     assert f"of {apart} films, the farthest apart first" in page
@@ -141,7 +142,9 @@ def test_runs_are_compared_on_the_validation_films_alone(
     root = Path(run.info.artifact_uri)
     assert json.loads((root / "comparison.json").read_text())["films"] == len(index.only("val"))
     assert (root / "comparison.md").read_text() == found.text() + "\n"
-    assert (root / "figures" / "roc.png").stat().st_size > 5000
+    png = (root / "figures" / "roc.png").read_bytes()
+    assert len(png) > 5000
+    assert base64.b64encode(png).decode() in (root / "comparison.html").read_text()
     table = pd.read_csv(root / "predictions" / "val.csv")
     np.testing.assert_allclose(table[f"moved {runs[2][:8]}"], found.probabilities[2], atol=1e-12)
     assert f"one {runs[0][:8]}" in (root / "comparison.html").read_text()

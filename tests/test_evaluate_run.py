@@ -1,3 +1,4 @@
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -81,8 +82,11 @@ def test_the_test_films_are_scored_in_a_run_of_their_own(
     assert (table["label"] == "PNEUMONIA").tolist() == (rows["label"] == 1).tolist()
     np.testing.assert_allclose(table["probability"], evaluation.probabilities, atol=1e-12)
     assert not (root / "predictions" / "val.csv").exists()
-    for name in ("confusion_matrix", "roc", "precision_recall", "reliability"):
-        assert (root / "figures" / f"{name}.png").stat().st_size > 5000
+    page = (root / "evaluation.html").read_text()
+    for name in ("confusion_matrix", "roc", "precision_recall", "reliability", "histograms"):
+        png = (root / "figures" / f"{name}.png").read_bytes()
+        assert len(png) > 5000
+        assert (base64.b64encode(png).decode() in page) == (name != "reliability")  # the page has four of its own
     assert np.sum(json.loads((root / "confusion_matrix.json").read_text())) == len(rows)
     assert json.loads((root / "evaluation.json").read_text())["films"] == len(rows)
     told = json.loads((root / "evaluation.json").read_text())
@@ -90,7 +94,6 @@ def test_the_test_films_are_scored_in_a_run_of_their_own(
     assert after["brier"] == evaluation.scores["brier"] != before["brier"]
     assert run.data.metrics["test/uncalibrated_brier"] == before["brier"]
     assert run.data.metrics["data/found"] == told["report"]["found"] == index.report.found
-    page = (root / "evaluation.html").read_text()
     assert page.count("reliability diagram of") == 4
     assert f"{evaluation.scores['auc']:.3f}" in page
     assert page.count("heatmap over") == min(12, len(evaluation.wrong()))

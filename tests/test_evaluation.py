@@ -127,6 +127,9 @@ def test_subgroups_make_up_the_whole() -> None:
         assert low < value < high
 
 
+PICTURES = dict.fromkeys(("confusion_matrix", "roc", "precision_recall", "histograms"), b"\x89PNG")
+
+
 def test_the_page_holds_counts_scores_and_wrong_films(index: Index) -> None:
     result = assess(*tables())
     none = reliability(result.rows["label"], result.probabilities, patients=result.rows["patient"])
@@ -135,7 +138,7 @@ def test_the_page_holds_counts_scores_and_wrong_films(index: Index) -> None:
         index,
         model="<b>models:/pneumonia/7",
         openings=3,
-        bands=result.bands(),
+        pictures=PICTURES,
         calibrations=[("test", none, none)],
         heatmaps=[b"\x89PNG"] * 2,
     )
@@ -156,7 +159,7 @@ def test_the_page_can_do_without_a_class(label: int, index: Index) -> None:
     result = assess(*tables(negative=20 * (1 - label), positive=20 * label, failed=0))
     none = reliability(result.rows["label"], result.probabilities, patients=result.rows["patient"])
     page = html(
-        result, index, model="m", openings=1, bands=result.bands(), calibrations=[("test", none, none)], heatmaps=[]
+        result, index, model="m", openings=1, pictures=PICTURES, calibrations=[("test", none, none)], heatmaps=[]
     )
     assert ">nan" not in page
     assert "have no meaning" in page

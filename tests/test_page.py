@@ -12,7 +12,8 @@ def a_page(name: str) -> str:
     drawn = Figure(figsize=(1, 1))
     sections = [
         page.Section("Counts", [page.table(["class", "films"], [(name, 1200), ("b", 3)]), page.bullets([name])]),
-        page.Section("Figures", [page.row(page.figure(drawn, alt=name, caption=name))]),
+        page.Section("Figures", [page.figure(drawn, alt="axes")]),
+        page.Section("Pictures", [page.row(page.picture(b"\x89PNG", alt=name, caption=name))]),
     ]
     return page.page("A title", sections, intro=page.text(name), footer=name)
 
@@ -27,14 +28,14 @@ def test_nothing_is_loaded_from_outside() -> None:
     html = a_page("film")
     assert not re.search(r"(src|href)=\"(?!data:|#)", html)
     assert "default-src 'none'" in html  # and a browser would refuse it
-    (encoded,) = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
-    assert base64.b64decode(encoded).startswith(b"\x89PNG")
+    encoded = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
+    assert [base64.b64decode(one)[:4] for one in encoded] == [b"\x89PNG"] * 2
 
 
 def test_sections_are_linked_from_the_top() -> None:
     html = a_page("film")
-    assert re.findall(r'<a href="#(\d)">(\w+)</a>', html) == [("1", "Counts"), ("2", "Figures")]
-    assert re.findall(r'<section id="(\d)">', html) == ["1", "2"]
+    assert re.findall(r'<a href="#(\d)">(\w+)</a>', html) == [("1", "Counts"), ("2", "Figures"), ("3", "Pictures")]
+    assert re.findall(r'<section id="(\d)">', html) == ["1", "2", "3"]
 
 
 def test_columns_of_numbers_are_flush_right() -> None:

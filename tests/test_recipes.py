@@ -1,5 +1,6 @@
 """Recipes of several seeds side by side, from arrays and from what their runs logged."""
 
+import base64
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -96,7 +97,7 @@ def test_more_recipes_make_each_p_value_larger() -> None:
 
 def test_the_page_shows_recipes_and_the_films_they_differ_on(index: Index) -> None:
     found = compared(1.0)
-    page = html(found, index)
+    page = html(found, index, seeds=b"\x89PNG")
     right = [(of.probabilities >= 0.5) == (found.rows["label"].to_numpy() == 1) for of in found.recipes]
     apart = (right[0].sum(axis=0) != right[1].sum(axis=0)).sum()
     assert f"of {apart} films, the farthest apart first" in page
@@ -156,7 +157,9 @@ def test_runs_of_seeds_are_compared_by_what_their_trainings_logged(
     root = Path(run.info.artifact_uri)
     assert (root / "comparison.md").read_text() == found.text() + "\n"
     assert json.loads((root / "comparison.json").read_text())["films"] == len(index.only("val"))
-    assert (root / "figures" / "seeds.png").stat().st_size > 5000
+    png = (root / "figures" / "seeds.png").read_bytes()
+    assert len(png) > 5000
+    assert base64.b64encode(png).decode() in (root / "comparison.html").read_text()
     assert "Comparison of recipes" in (root / "comparison.html").read_text()
     table = pd.read_csv(root / "predictions" / "val.csv")
     np.testing.assert_allclose(table[f"better {parents[1][:8]} seed 2"], found.recipes[1].probabilities[2], atol=1e-12)

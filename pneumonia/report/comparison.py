@@ -6,17 +6,16 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from pneumonia import plots
 from pneumonia.comparison import Comparison
 from pneumonia.data import Index
 from pneumonia.evaluation import NAMES
-from pneumonia.report.page import Section, bullets, figure, page, row, table, text
+from pneumonia.report.page import Section, bullets, page, picture, row, table, text
 
 DISAGREED_ROWS = 100
 
 
-def html(found: Comparison, index: Index) -> str:
-    """The page: what the tests say, the scores, the curves, and the films on which the models disagree."""
+def html(found: Comparison, index: Index, *, curves: bytes) -> str:
+    """The page: what the tests say, the scores, the curves (a PNG), and the films on which the models disagree."""
     names, films, positive = found.numbered, len(found.rows), int(found.rows["label"].sum())
     intro = text(
         f"{len(found.models)} models on the same {films:,} validation films of {found.rows['patient'].nunique():,} "
@@ -24,8 +23,6 @@ def html(found: Comparison, index: Index) -> str:
         f"The reference is {names[0]}.",
         *found.notes,
     )
-    labels = found.rows["label"].to_numpy()
-    curves = dict(zip(names, found.probabilities, strict=True))
     alone = [
         (name, pair.alone[0], pair.alone[1], f"{pair.differences['accuracy'].p:.3g}")
         for name, pair in zip(names[1:], found.pairs, strict=True)
@@ -50,7 +47,7 @@ def html(found: Comparison, index: Index) -> str:
                 ),
             ],
         ),
-        Section("Curves", [row(figure(plots.rocs(labels, curves), alt="ROC curves of all models"))]),
+        Section("Curves", [row(picture(curves, alt="ROC curves of all models"))]),
         Section("Films on which they disagree", [_disagreed(found)]),
     ]
     return comparison("models", sections, intro=intro, failures=found.failures)

@@ -1,12 +1,11 @@
 """The evaluation as one HTML page."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
 from pneumonia import plots
-from pneumonia.bands import Band
 from pneumonia.data import Index
 from pneumonia.evaluation import NAMES, UNIQUE, Evaluation
 from pneumonia.intervals import BOOTSTRAPPED, COMBINED, WILSON, Interval
@@ -30,7 +29,7 @@ def html(
     *,
     model: str,
     openings: int,
-    bands: tuple[Band | None, Band | None],
+    pictures: Mapping[str, bytes],
     calibrations: Sequence[tuple[str, Reliability, Reliability]],
     heatmaps: Sequence[bytes],
 ) -> str:
@@ -39,7 +38,7 @@ def html(
     Args:
         model: what the model is called.
         openings: how often the test split has been opened for it, this time included.
-        bands: of the ROC and the precision-recall curve.
+        pictures: PNGs of the figures `confusion_matrix`, `roc`, `precision_recall` and `histograms`.
         calibrations: of each set of films its name, before the calibration and after it.
         heatmaps: PNGs of the first films of `evaluation.wrong()`.
     """
@@ -57,7 +56,7 @@ def html(
     sections = [
         Section("Scores", [_scores(e)]),
         Section("Films", _films(e, index)),
-        Section("Telling the classes apart", [_curves(e, bands)]),
+        Section("Telling the classes apart", [_curves(pictures)]),
         Section("Calibration", _calibration(e, calibrations)),
         Section("Operating point", _operating_point(e)),
         Section("Subgroups and copies", _subgroups(e)),
@@ -120,13 +119,12 @@ def _films(e: Evaluation, index: Index) -> list[Markup]:
     return parts
 
 
-def _curves(e: Evaluation, bands: tuple[Band | None, Band | None]) -> Markup:
-    labels, p = e.rows["label"].to_numpy(), e.probabilities
+def _curves(pictures: Mapping[str, bytes]) -> Markup:
     return row(
-        figure(plots.confusion_matrix(e.confusion, e.classes), alt="confusion matrix"),
-        figure(plots.roc(labels, p, e.threshold, bands[0]), alt="ROC curve"),
-        figure(plots.precision_recall(labels, p, e.threshold, bands[1]), alt="precision-recall curve"),
-        figure(plots.histograms(e.by_group(), e.threshold), alt="histograms of the probabilities"),
+        picture(pictures["confusion_matrix"], alt="confusion matrix"),
+        picture(pictures["roc"], alt="ROC curve"),
+        picture(pictures["precision_recall"], alt="precision-recall curve"),
+        picture(pictures["histograms"], alt="histograms of the probabilities"),
     )
 
 
@@ -161,7 +159,11 @@ def _calibration(e: Evaluation, calibrations: Sequence[tuple[str, Reliability, R
             *(
                 figure(
                     plots.reliability(
-                        r.labels, r.probabilities, e.threshold if when == "after" else None, of=f"{name} {when}"
+                        r.labels,
+                        r.probabilities,
+                        e.threshold if when == "after" else None,
+                        ece=r.ece,
+                        of=f"{name} {when}",
                     ),
                     alt=f"reliability diagram of {name} {when} the calibration",
                 )

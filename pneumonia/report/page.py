@@ -108,11 +108,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, caption: s
     return Markup(_TEMPLATES.get_template("table").render(header=header, rows=cells, numbers=numbers, caption=caption))
 
 
-def figure(drawn: Figure, *, alt: str, caption: str = "", dpi: int = 100) -> Markup:
+def figure(drawn: Figure, *, alt: str) -> Markup:
     """A matplotlib figure as a PNG in the page. `alt` says in words what it shows."""
     file = io.BytesIO()
-    drawn.savefig(file, format="png", dpi=dpi)
-    return picture(file.getvalue(), alt=alt, caption=caption)
+    drawn.savefig(file, format="png", dpi=100)
+    return picture(file.getvalue(), alt=alt)
 
 
 def picture(png: bytes, *, alt: str, caption: str = "") -> Markup:

@@ -3,17 +3,16 @@
 import numpy as np
 from markupsafe import Markup
 
-from pneumonia import plots
 from pneumonia.data import Index
 from pneumonia.recipes import Recipes
 from pneumonia.report.comparison import comparison, scores_table
-from pneumonia.report.page import Section, bullets, figure, row, table, text
+from pneumonia.report.page import Section, bullets, picture, row, table, text
 
 APART_ROWS = 100
 
 
-def html(found: Recipes, index: Index) -> str:
-    """The page: what the tests say, the scores, the seeds, and the films on which the recipes differ most."""
+def html(found: Recipes, index: Index, *, seeds: bytes) -> str:
+    """The page: what the tests say, the scores, the seeds (a PNG), and the films on which the recipes differ most."""
     names, films, positive = found.numbered, len(found.rows), int(found.rows["label"].sum())
     trained = ", ".join(f"{name} with {len(of.seeds)}" for name, of in zip(names, found.recipes, strict=True))
     intro = text(
@@ -36,7 +35,7 @@ def html(found: Recipes, index: Index) -> str:
                 )
             ],
         ),
-        Section("Seeds", [row(figure(plots.seeds(found.by_name()), alt="Scores of every seed of each recipe"))]),
+        Section("Seeds", [row(picture(seeds, alt="Scores of every seed of each recipe"))]),
         Section("Films on which they differ", [_apart(found)]),
     ]
     return comparison("recipes", sections, intro=intro, failures=found.failures)
