@@ -19,6 +19,8 @@ QUIET = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
 )
+CLICKABLE = "a, button, [role=tab], [role=menuitem], label"
+SECONDS = 60.0  # that a page is waited for
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the protocol's key of an element's id
 
 
@@ -89,11 +91,11 @@ class Browser:
         """The text that the page shows."""
         return str(self.run("return document.body.innerText"))
 
-    def see(self, *words: str, seconds: float = 60.0) -> str:
+    def see(self, *words: str) -> str:
         """Waits until the page shows all `words`, and returns its text.
 
         Raises:
-            TimeoutError: it did not, in so many seconds; says what is missing and what there is.
+            TimeoutError: it did not within a minute; says what is missing and what there is.
         """
         text = ""
 
@@ -103,29 +105,27 @@ class Browser:
             return all(word in text for word in words)
 
         try:
-            self._until(shown, "", seconds=seconds)
+            self._until(shown, "", seconds=SECONDS)
         except TimeoutError:
             missing = [word for word in words if word not in text]
-            raise TimeoutError(f"the page does not show {missing} after {seconds:.0f} s, but: {text[:2000]}") from None
+            raise TimeoutError(f"the page does not show {missing} after {SECONDS:.0f} s, but: {text[:2000]}") from None
         return text
 
-    def until(self, script: str, *arguments: Any, seconds: float = 60.0) -> Any:
+    def until(self, script: str, *arguments: Any) -> Any:
         """What `script` returns, once that is something.
 
         Raises:
-            TimeoutError: it is nothing for so many seconds.
+            TimeoutError: it is nothing for a minute.
         """
-        return self._until(lambda: self.run(script, *arguments), script, seconds=seconds)
+        return self._until(lambda: self.run(script, *arguments), script, seconds=SECONDS)
 
-    def click(
-        self, words: str, *, within: str = "a, button, [role=tab], [role=menuitem], label", seconds: float = 30.0
-    ) -> None:
-        """Clicks on the first visible element that `within` selects and that shows these words and no others."""
+    def click(self, words: str) -> None:
+        """Clicks on the first visible link, button, tab, menu item or label that shows these words and no others."""
         script = (
             "return [...document.querySelectorAll(arguments[0])].find(one => one.offsetParent !== null && "
             "[one.innerText, one.getAttribute('aria-label')].some(text => (text || '').trim() === arguments[1]))"
         )
-        found = self.until(script, within, words, seconds=seconds)
+        found = self.until(script, CLICKABLE, words)
         self._call("POST", f"{self._session}/element/{found[ELEMENT]}/click", {})
 
     def size(self, width: int, height: int) -> None:
@@ -134,9 +134,9 @@ class Browser:
         wanted = {"width": width + frame[0], "height": height + frame[1]}
         self._call("POST", f"{self._session}/window/rect", wanted)
 
-    def settle(self, *, seconds: float = 30.0) -> None:
-        """Waits until the page looks the same twice, half a second apart, and all its pictures are there."""
-        end, before = time.monotonic() + seconds, b""
+    def settle(self) -> None:
+        """Waits until the page looks the same twice, half a second apart, and all its pictures are there, or 30 s."""
+        end, before = time.monotonic() + 30, b""
         while time.monotonic() < end:
             time.sleep(0.5)
             shown = self._call("GET", f"{self._session}/screenshot")

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from pneumonia.bootstrap import resampled
 from pneumonia.metrics import Floats, checked
 
+DRAWS = 500  # of the bootstrap over patients
 GRID = np.linspace(0, 1, 201)
 
 
@@ -20,9 +21,7 @@ class Band:
     high: Floats
 
 
-def bands(
-    labels: ArrayLike, probabilities: ArrayLike, *, patients: ArrayLike, draws: int = 500, seed: int = 0
-) -> tuple[Band, Band]:
+def bands(labels: ArrayLike, probabilities: ArrayLike, *, patients: ArrayLike) -> tuple[Band, Band]:
     """The bands of the true positive rate over the false positive rate, and of precision over recall.
 
     Each holds the curve at a given x in 95 of 100 samples, not the whole curve at once. Draws without a film of each
@@ -37,7 +36,7 @@ def bands(
     order = np.argsort(-p, kind="stable")
     ends = np.flatnonzero(np.r_[np.diff(p[order]) != 0, True])
     rates, precisions = [], []
-    for weights in resampled(patients, draws=draws, seed=seed):
+    for weights in resampled(patients, draws=DRAWS, seed=0):
         tp = np.cumsum(weights[:, order] * y[order], axis=1)[:, ends]
         fp = np.cumsum(weights[:, order] * (1 - y[order]), axis=1)[:, ends]
         for hits, alarms in zip(tp, fp, strict=True):

@@ -20,6 +20,7 @@ from pneumonia.data import DataError, Index
 from pneumonia.decoding import decode_films, write
 
 MIN_GOOD_SHARE = 0.9
+EXAMPLES = 5  # of unread films
 STALE_SECONDS = 3600.0  # a half-written cache that nobody has written to for so long has lost its process
 
 
@@ -46,11 +47,11 @@ class Decoded:
     failures: list[tuple[str, str]]
     seconds: float
 
-    def unread(self, most: int = 5) -> list[str]:
+    def unread(self) -> list[str]:
         """Lines about the films that could not be decoded; none when all could."""
         lines = [f"{len(self.failures)} films could not be read and are left out"] if self.failures else []
-        lines += [f"  {path}: {reason}" for path, reason in self.failures[:most]]
-        return lines + (["  ... all of them stand in data_report.json"] if len(self.failures) > most else [])
+        lines += [f"  {path}: {reason}" for path, reason in self.failures[:EXAMPLES]]
+        return lines + (["  ... all of them stand in data_report.json"] if len(self.failures) > EXAMPLES else [])
 
 
 def decode(index: Index, *, size: int, home: Path, workers: int | None = None, progress: bool = False) -> Decoded:

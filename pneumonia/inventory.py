@@ -6,6 +6,7 @@ from typing import Any
 
 from pneumonia.sentence import shortened
 
+EXAMPLES = 5  # of each trouble that are shown
 LONG = 200  # letters of a path that are shown
 
 
@@ -58,8 +59,8 @@ class Report:
             "data/leaks_left_out": self.leaked,
         }
 
-    def lines(self, most: int = 5) -> list[str]:
-        """For people: at most `most` examples of each trouble."""
+    def lines(self) -> list[str]:
+        """For people: at most five examples of each trouble."""
         lines = [f"{self.used:,} of {self.found:,} films used"]
         if self.classes is not None:
             lines.append(f"positive: {self.classes[1]}, negative: {self.classes[0]}")
@@ -76,12 +77,12 @@ class Report:
             shown = [
                 f"  {g.why}: "
                 + ", ".join(f"{w} {some(p)}" for w, p in (("kept", g.kept), ("left out", g.left_out)) if p)
-                for g in groups[:most]
+                for g in groups[:EXAMPLES]
             ]
             lines += _listed(title, shown, len(groups), left_out)
         return lines + _listed(
             "corrupt or missing",
-            [f"  {shortened(path, LONG)}: {why}" for path, why in self.corrupt[:most]],
+            [f"  {shortened(path, LONG)}: {why}" for path, why in self.corrupt[:EXAMPLES]],
             len(self.corrupt),
             None,
         )

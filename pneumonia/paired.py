@@ -16,6 +16,8 @@ from pneumonia.delong import auc_components, components_error
 from pneumonia.intervals import Z95, Interval, percentiles
 from pneumonia.metrics import Floats, Ints, checked, score
 
+DRAWS = 2000  # of the bootstrap over patients
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -87,8 +89,6 @@ def score_differences(
     thresholds: tuple[float, float],
     *,
     patients: ArrayLike,
-    draws: int = 2000,
-    seed: int = 0,
 ) -> dict[str, Difference]:
     """Accuracy, sensitivity, specificity, balanced accuracy, log loss and Brier score, each model at its own
     threshold: percentiles of a bootstrap over patients, the same draws for both. NaN where a class is missing; no
@@ -100,7 +100,7 @@ def score_differences(
     y, a = checked(labels, first)
     _, b = checked(labels, second)
     drawn: list[dict[str, Floats]] = []
-    for weights in resampled(patients, draws=draws, seed=seed):
+    for weights in resampled(patients, draws=DRAWS, seed=0):
         each = [weighted(y, p, threshold, weights) for p, threshold in zip((a, b), thresholds, strict=True)]
         drawn.append({name: each[1][name] - each[0][name] for name in each[0]})
     points = [score(y, p, threshold) for p, threshold in zip((a, b), thresholds, strict=True)]

@@ -84,7 +84,7 @@ def test_name_and_password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         assert "~/.mlflow/credentials cannot be read" in refused(guard.uri)
 
 
-def test_in_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_the_address() -> None:
     with guarded(Guard(wants=BASIC)) as guard:
         at = guard.uri.partition("://")[2]
         reach(f"http://{NAME}:{PASSWORD.replace(' ', '%20')}@{at}")

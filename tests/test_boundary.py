@@ -59,7 +59,7 @@ def test_a_store_that_is_named_is_taken(
     assert boundary.store().uri == (uri or f"file://{old_runs / 'mlruns'}")
 
 
-def test_a_folder_of_artifacts_is_none_of_old_runs(old_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_artifacts_is_none_of_old_runs(old_runs: Path) -> None:
     for file in old_runs.glob("mlruns/*/meta.yaml"):
         file.unlink()
     (old_runs / "mlruns" / "models").mkdir()

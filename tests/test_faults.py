@@ -41,7 +41,7 @@ def lab(tracker: Tracker, films: Path, tmp_path: Path) -> Iterator[Lab]:
     lab.stop()
 
 
-def assert_ended_well(lab: Lab, *, goal: int, parent: str | None = None) -> Run:
+def assert_ended_well(lab: Lab, *, goal: int) -> Run:
     """What holds after a search whatever happened in it: the count is exact, every run has ended as its trial did and
     stands under one parent, and there is one version. Returns the parent run."""
     assert len(lab.done()) == goal

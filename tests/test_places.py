@@ -159,7 +159,7 @@ def test_a_model_that_lost_a_file_names_its_own_folder(champion: None, project: 
     ids=lambda words: words[0],
 )
 def test_no_command_writes_into_a_project_that_was_moved(
-    champion: None, project: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+    champion: None, project: Path, films: Path, tmp_path: Path, words: list[str]
 ) -> None:
     moved = project.rename(tmp_path / "moved")
     before = hashlib.sha256((moved / "mlflow.db").read_bytes()).hexdigest()
