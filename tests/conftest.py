@@ -1,7 +1,10 @@
 """What several test files share: films, a finished record, an empty MLflow store, a real tracking server.
 
-The slow parts are made once a session and copied by each test that changes them.
+The slow parts are made once a session and copied by each test that changes them. What takes seconds to import is
+imported where it is used: the process that hands tests out to others runs none.
 """
+
+from __future__ import annotations
 
 import json
 import os
@@ -15,24 +18,22 @@ import uuid
 from collections.abc import Callable, Iterator
 from functools import cache as cache_forever
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
-from mlflow import MlflowClient
-from mlflow.store.db import utils
+import threadpoolctl
 
-from pneumonia import cache, data, synthetic
 from pneumonia.config import TrainConfig, search_space
-from pneumonia.context import RunContext, data_tags, dataset_of
 from pneumonia.listener import Listener
-from pneumonia.record import Record, Run
-from pneumonia.search import study as studies
-from pneumonia.search.worker import Task
-from pneumonia.stop import identity
-from pneumonia.tracking import Tracker
-from pneumonia.train import Epoch
-from pneumonia.trial import run_training
+
+if TYPE_CHECKING:
+    from pneumonia import cache, data
+    from pneumonia.context import RunContext
+    from pneumonia.record import Record
+    from pneumonia.search.worker import Task
+    from pneumonia.tracking import Tracker
+    from pneumonia.train import Epoch
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -51,6 +52,22 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault(name, value)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes where all fast tests are asked for; for a few files, and for tests that start servers and take
+    times, this one alone."""
+    whole = config.args_source is not pytest.Config.ArgsSource.ARGS and not config.option.keyword
+    return 2 if whole and config.option.markexpr.startswith("not slow") else 0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Films and networks of tests are so small that threads would wait for each other longer than they compute."""
+    import torch
+
+    torch.set_num_threads(1)
+    threadpoolctl.threadpool_limits(1)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def user_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the program keeps its homes while the tests run: not among the data of who runs them."""
@@ -63,22 +80,33 @@ def user_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of drawn films in the real layout: 64 for training and validation, 16 for testing."""
+    from pneumonia import synthetic
+
     return synthetic.write(tmp_path_factory.mktemp("films"), seed=0, train=64, test=16)
 
 
 @pytest.fixture(scope="session")
 def index(films: Path) -> data.Index:
+    from pneumonia import data
+
     return data.scan(films)
 
 
 @pytest.fixture(scope="session")
 def decoded(index: data.Index, tmp_path_factory: pytest.TempPathFactory) -> cache.Decoded:
+    from pneumonia import cache
+
     return cache.decode(index, size=TINY.size, home=tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")
 def trained(index: data.Index, decoded: cache.Decoded, tmp_path_factory: pytest.TempPathFactory) -> Record:
     """The record of a tiny training, complete but for its end; nothing of it has been sent. Not to be changed."""
+    from pneumonia.context import RunContext, data_tags, dataset_of
+    from pneumonia.record import Record, Run
+    from pneumonia.tracking import Tracker
+    from pneumonia.trial import run_training
+
     run = Run(
         name="train tiny",
         role="train",
@@ -101,6 +129,7 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture
 def new_record(home: Path) -> Callable[..., Record]:
     """Makes records without training: `new_record("name", role="trial")`."""
+    from pneumonia.record import Record, Run
 
     def make(name: str = "one", **fields: Any) -> Record:
         run = Run(**{"name": name, "role": "train", "experiment": "pneumonia", **fields})
@@ -112,11 +141,14 @@ def new_record(home: Path) -> Callable[..., Record]:
 @pytest.fixture
 def copy_trained(trained: Record, home: Path) -> Callable[..., Record]:
     """Copies of `trained` as runs of their own. `bias` is added to the calibrated logit of the model, so that copies
-    predict differently: `copy_trained("worse", bias=3.0, register="pneumonia")`."""
+    predict differently: `copy_trained("worse", bias=3.0, register="pneumonia")`. Without `pictures` the copy lacks the
+    gallery, which takes longest to send."""
+    from pneumonia.record import Record
+    from pneumonia.stop import identity
 
-    def make(name: str = "trained", *, bias: float = 0.0, **changes: Any) -> Record:
+    def make(name: str = "trained", *, bias: float = 0.0, pictures: bool = False, **changes: Any) -> Record:
         folder = home / "records" / "study" / name
-        shutil.copytree(trained.folder, folder)
+        shutil.copytree(trained.folder, folder, ignore=None if pictures else shutil.ignore_patterns("images"))
         record = Record(folder)
         record.update(**{"register": None, "name": name, "key": uuid.uuid4().hex, "owner": identity(), **changes})
         settings = folder / "model" / "artifacts" / "package" / "package.json"
@@ -131,6 +163,9 @@ def copy_trained(trained: Record, home: Path) -> Callable[..., Record]:
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated MLflow database without runs: migrating takes seconds, copying does not."""
+    from mlflow import MlflowClient
+    from mlflow.store.db import utils
+
     folder = tmp_path_factory.mktemp("database")
     MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
     # Each store that is opened asks for the newest migration, which reads all of them: half the time of a small test.
@@ -150,6 +185,8 @@ def store(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def tracker(store: str) -> Tracker:
+    from pneumonia.tracking import Tracker
+
     tracker = Tracker(store)
     tracker.experiment_id("pneumonia")
     return tracker
@@ -246,12 +283,18 @@ class Told(Listener):
 
 @pytest.fixture
 def context(home: Path, tracker: Tracker) -> RunContext:
+    from pneumonia.context import RunContext
+
     return RunContext(home=home, tracker=tracker)
 
 
 @pytest.fixture
 def task(index: data.Index, tracker: Tracker, home: Path) -> Task:
     """A search of three trials for a worker in this process."""
+    from pneumonia.context import RunContext
+    from pneumonia.search import study as studies
+    from pneumonia.search.worker import Task
+
     base = TrainConfig(size=32, width=8, epochs=2, device="cpu")
     home.mkdir()
     url = f"sqlite:///{home / 'study.db'}"

@@ -33,7 +33,7 @@ def test_comparing_two_runs_shows_what_differs_and_how_good_each_is(
     tracker = Tracker(server.uri)
     ids = []
     for name, lr in (("trial 0", 0.003), ("trial 1", 0.004)):
-        record = copy_trained(name.replace(" ", "-"), role="trial")
+        record = copy_trained(name.replace(" ", "-"), role="trial", pictures=True)
         record.update(name=name)
         record.add_params({"lr": lr})
         record.finish("COMPLETE")
