@@ -50,6 +50,8 @@ TINY = TrainConfig(size=32, width=4, epochs=3, batch_size=16, lr=3e-3, device="c
 def pytest_configure(config: pytest.Config) -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # Set in many containers: each process that a test starts would compile anew what it imports, for seconds.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -255,9 +255,8 @@ def test_kinds_of_jpeg_that_are_not_read_are_named():
     assert "lossless" in refusal(bytes(data))
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.data())
-def test_damaged_bytes_give_a_film_or_a_film_error_and_nothing_else(draw):
+def assert_a_film_or_a_film_error(draw):
+    """Of some film's bytes, changed in up to eight places and cut."""
     whole = draw.draw(st.sampled_from(WHOLE))
     data = bytearray(whole)
     for _ in range(draw.draw(st.integers(1, 8))):
@@ -271,6 +270,19 @@ def test_damaged_bytes_give_a_film_or_a_film_error_and_nothing_else(draw):
     else:
         assert found.dtype == np.uint8
         assert found.ndim == 2
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damaged_bytes_give_a_film_or_a_film_error_and_nothing_else(draw):
+    assert_a_film_or_a_film_error(draw)
+
+
+@pytest.mark.long
+@settings(max_examples=100_000, deadline=None)
+@given(st.data())
+def test_bytes_damaged_in_every_way_give_a_film_or_a_film_error_and_nothing_else(draw):
+    assert_a_film_or_a_film_error(draw)
 
 
 # -------------------------------------------------------------------------------------------------------------- bounds
