@@ -46,7 +46,8 @@ def plain_cnn() -> nn.Module:
 
 
 def resnet18() -> nn.Module:
-    return models.resnet18(num_classes=2)
+    network: nn.Module = models.resnet18(num_classes=2)
+    return network
 
 
 def notebook(

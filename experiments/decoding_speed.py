@@ -65,7 +65,9 @@ def main() -> None:
     paths = sorted(p for p in arguments.films.rglob("*") if p.suffix.lower() in (".jpeg", ".jpg"))
     if not paths:
         parser.error(f"no JPEG films in {arguments.films}")
-    loops = {name: partial(by_pillow, resampling=Image.Resampling[name.upper()]) for name in arguments.filters}
+    loops: dict[str, Callable[[Path, int], np.ndarray]] = {
+        name: partial(by_pillow, resampling=Image.Resampling[name.upper()]) for name in arguments.filters
+    }
     apart_by = {name: [apart(path, arguments.size, loop) for path in paths] for name, loop in loops.items()}
     turns = [
         {name: seconds(loop, paths, arguments.size) for name, loop in {"ours": by_us, **loops}.items()}

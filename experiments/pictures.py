@@ -68,7 +68,9 @@ def ui(place: Path) -> Iterator[str]:
 def photograph(place: Path, out: Path, only: list[str]) -> None:
     """The pictures of what stands in the store in `place`."""
     client = MlflowClient(f"sqlite:///{place / 'mlflow.db'}")
-    experiment_id = client.get_experiment_by_name("pneumonia").experiment_id
+    experiment = client.get_experiment_by_name("pneumonia")
+    assert experiment is not None
+    experiment_id = experiment.experiment_id
     (parent,) = client.search_runs([experiment_id], "tags.role = 'search'", max_results=1)
     (final,) = client.search_runs([experiment_id], "tags.role = 'final'", max_results=1)
     best = client.search_runs([experiment_id], "tags.role = 'trial'", order_by=["metrics.`val/objective` ASC"])
@@ -127,7 +129,9 @@ def drawing(cell: nbformat.NotebookNode) -> Image.Image:
     """The first figure of a cell that ran, without its margins."""
     found = next(output["data"]["image/png"] for output in cell["outputs"] if "image/png" in output.get("data", {}))
     figure = Image.open(io.BytesIO(base64.b64decode(found))).convert("RGB")
-    left, top, right, bottom = ImageChops.difference(figure, Image.new("RGB", figure.size, "white")).getbbox()
+    drawn = ImageChops.difference(figure, Image.new("RGB", figure.size, "white")).getbbox()
+    assert drawn is not None
+    left, top, right, bottom = drawn
     return figure.crop((left - 4, top - 4, right + 4, bottom + 4))
 
 

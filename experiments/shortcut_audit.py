@@ -89,7 +89,7 @@ def files(index: data.Index) -> dict[str, Any]:
     x, y = {}, {}
     with ThreadPoolExecutor() as pool:
         for split in ("train", "val"):
-            rows = index.only(split)  # type: ignore[arg-type]
+            rows = index.only(split)
             x[split] = np.array(list(pool.map(file_features, [index.root / path for path in rows["path"]])))
             y[split] = rows["label"].to_numpy()
     forest = HistGradientBoostingClassifier(random_state=0).fit(x["train"], y["train"])

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiments import bench
 from pneumonia import sampling, train
+from pneumonia.augment import augment
 from pneumonia.config import TrainConfig
 from pneumonia.device import half_precision
 from pneumonia.model import build
@@ -69,7 +70,7 @@ def profile(config: TrainConfig, threads: int) -> dict[str, float]:
     clock = Clock()
     places: list[tuple[Any, str, Callable[..., Any]]] = [
         (sampling, "batches", clock.timed_items("input", sampling.batches)),
-        (train, "augment", clock.timed("augment", train.augment)),
+        (train, "augment", clock.timed("augment", augment)),
         (Replicas, "gather", clock.timed("gather", Replicas.gather)),
         (AdamW, "step", clock.timed("optimizer", AdamW.step)),
     ]

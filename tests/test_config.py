@@ -48,7 +48,7 @@ def test_the_defaults_and_the_ends_of_every_range_are_allowed() -> None:
     for name, values in search_space(long=True).items():
         ends = values.choices or (values.low, values.high)
         for end in ends:
-            replace(TrainConfig(), **{name: end})
+            replace(TrainConfig(), **{name: end})  # type: ignore[arg-type]
         default = getattr(TrainConfig(), name)
         assert default in values.choices or values.low <= default <= values.high
 
@@ -93,7 +93,7 @@ def test_the_judge_depends_on_the_search_alone() -> None:
 )
 def test_a_search_refuses_what_makes_no_sense(name: str) -> None:
     with pytest.raises(ValueError, match=name):
-        SearchConfig(**{name: -1})
+        SearchConfig(**{name: -1})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_small_searches_keep_all_models_and_large_ones_five() -> None:
 def test_one_open_field_is_refused_by_name(name: str) -> None:
     whole = SearchConfig().for_data(cores=2, films=4400)
     with pytest.raises(ValueError, match=rf"^{name} must be given"):
-        replace(whole, **{name: None}).decided()
+        replace(whole, **{name: None}).decided()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("flag", ["--final-epochs", "--final_epochs"])

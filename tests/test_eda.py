@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from pneumonia import cache, eda
 from pneumonia.cli import cli
@@ -30,7 +31,7 @@ from tests.conftest import NO_SERVER
 PNEUMONIA, NORMAL = 1, 0
 
 
-def film(path: Path, seed: int, *, width: int = 40, height: int = 30, **how: object) -> Path:
+def film(path: Path, seed: int, *, width: int = 40, height: int = 30, **how: Any) -> Path:
     """A film of noise; `how` is what Pillow saves it by."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
@@ -46,7 +47,7 @@ def dicom(path: Path, *, width: int, height: int) -> Path:
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     data.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
-    data.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    data.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3")
     path.parent.mkdir(parents=True, exist_ok=True)
     pydicom.dcmwrite(path, data, enforce_file_format=True)
     return path

@@ -58,7 +58,7 @@ def test_a_bad_member_is_not_taken(decoded: cache.Decoded, monkeypatch: pytest.M
     logits = {good: 2 * truth + noise[0], bad: noise[1], alike: 2 * truth + noise[0] + 0.01 * noise[2]}
 
     def told(network: Network | Ensemble, films: torch.Tensor, **more: Any) -> np.ndarray:
-        return logits.get(network, logits[good])[: len(films)]  # type: ignore[call-overload, no-any-return]
+        return logits.get(network, logits[good])[: len(films)]  # type: ignore[arg-type]
 
     monkeypatch.setattr(ensemble, "predict", told)
     assert ensemble.join([good, bad], TINY, data).network is good

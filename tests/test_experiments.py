@@ -46,7 +46,7 @@ def test_each_is_a_command_that_says_what_it_is_for(
     assert "--json FILE" in said or "--json JSON" in said or name == "pictures"  # which are its figures
 
 
-def strict(path: Path) -> dict:
+def strict(path: Path) -> dict[str, Any]:
     """JSON as the standard has it, without NaN."""
 
     def refuse(name: str) -> None:

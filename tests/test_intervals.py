@@ -96,7 +96,7 @@ def test_balanced_accuracy_where_each_film_is_its_own_patient_is_newcombe_s() ->
 def test_accuracy_is_squared_and_added_by_the_classes_shares() -> None:
     y, x = draw(5, negative=50, positive=150)
     p = special.expit(x)
-    found, score = (f(y, p, 0.5, **k) for f, k in ((intervals, {"patients": np.arange(200)}), (metrics.score, {})))
+    found, score = intervals(y, p, 0.5, patients=np.arange(200)), metrics.score(y, p, 0.5)
     for side, sign in ((0, -1), (1, 1)):
         quarter, three = (abs(found[name][side] - score[name]) for name in ("specificity", "sensitivity"))
         theirs = score["accuracy"] + sign * math.hypot(0.25 * quarter, 0.75 * three)

@@ -101,7 +101,7 @@ def test_one_judgement_by_every_command(model: Path, tracker: Tracker, tmp_path:
     table = predicted(model, root / "train/NORMAL", "--any-dicom", "true")
     assert set(table.index[table["error"].notna()]) == set(LOST)
     assert "ViewPosition" in table.loc["other.dcm", "warning"]
-    assert pd.isna(table.loc["film.DICOM", "warning"])
+    assert pd.isna(table["warning"]["film.DICOM"])
 
 
 @pytest.mark.real

@@ -66,8 +66,8 @@ def test_torchs_scaler_takes_it_and_skips_a_step_without_numbers() -> None:
     def step(factor: float) -> None:
         network.zero_grad()
         scaler.scale(network(films).sum() * factor).backward()
-        scaler.unscale_(optimizer)
-        scaler.step(optimizer)
+        scaler.unscale_(optimizer)  # type: ignore[arg-type]
+        scaler.step(optimizer)  # type: ignore[arg-type]
         scaler.update()
 
     step(float("inf"))

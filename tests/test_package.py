@@ -4,6 +4,7 @@ import base64
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import cv2
 import mlflow.pyfunc
@@ -43,8 +44,8 @@ class TinyNetwork(nn.Module):
         return self.head(self.dropout(self.maps(x).mean((2, 3)))).squeeze(1)
 
 
-def write(folder: Path, network: nn.Module | None = None, **changes: object) -> Path:
-    settings = {"size": SIZE, "classes": CLASSES, "threshold": 0.4, "calibration": Calibration(1.5, -0.2)}
+def write(folder: Path, network: nn.Module | None = None, **changes: Any) -> Path:
+    settings: dict[str, Any] = {"size": SIZE, "classes": CLASSES, "threshold": 0.4, "calibration": Calibration(1.5, -0.2)}
     package.write(folder, network or TinyNetwork(), **{**settings, **changes})
     return folder
 

@@ -67,7 +67,7 @@ def test_seeds_show_every_seed_and_what_they_say_together() -> None:
     for axes, values in zip(figure.axes, SEEDS.values(), strict=True):
         there = [value for value in values if np.isfinite(value)]
         assert axes.lines[0].get_xdata().tolist() == there
-        assert plots.mean_and_spread(np.mean(there), np.std(there, ddof=1)) in texts(figure)
+        assert plots.mean_and_spread(float(np.mean(there)), float(np.std(there, ddof=1))) in texts(figure)
     assert "0.9600 ± 0.0100" in texts(figure)
     assert "the first 4 of 5 recipes" in texts(plots.seeds({f"{at}": SEEDS for at in range(5)}))
     assert plots.mean_and_spread(0.5, np.nan) == "0.5000"

@@ -579,7 +579,8 @@ def test_of_gates_in_parallel_the_best_version_ends_champion(
 def test_a_write_that_the_database_refuses_for_another_s_is_made_again(
     tracker: Tracker, stand_ins: Callable[[float], str], monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    version, method, refused = stand_ins(0.5), getattr(MlflowClient, call), []
+    version, method = stand_ins(0.5), getattr(MlflowClient, call)
+    refused: list[Any] = []
 
     def refuse(*args: Any) -> Any:
         if not refused:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils.data import WeightedRandomSampler
 
+from pneumonia.config import Sampler
 from pneumonia.sampling import batches, sampler, steps
 
 
@@ -59,7 +60,7 @@ def test_a_film_left_over_alone_is_in_no_batch(films: int, expected: list[int]) 
 
 
 @pytest.mark.parametrize("kind", ["weighted", "none"])
-def test_the_global_generator_has_no_part_in_it(kind: str) -> None:
+def test_the_global_generator_has_no_part_in_it(kind: Sampler) -> None:
     labels = np.repeat([0, 1], [30, 90])
     torch.manual_seed(1)
     first = list(sampler(labels, kind, generator()))
@@ -71,7 +72,7 @@ def test_the_global_generator_has_no_part_in_it(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["weighted", "none"])
 @pytest.mark.parametrize(("negative", "positive"), [(0, 5), (5, 0), (0, 0)])
-def test_a_class_without_films_is_refused(kind: str, negative: int, positive: int) -> None:
+def test_a_class_without_films_is_refused(kind: Sampler, negative: int, positive: int) -> None:
     with pytest.raises(ValueError, match=f"both classes, not {negative} negative and {positive} positive"):
         sampler(np.repeat([0, 1], [negative, positive]), kind, generator())
 

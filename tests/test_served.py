@@ -9,6 +9,7 @@ import tempfile
 import threading
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import gdcm
@@ -22,6 +23,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     JPEG2000,
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -387,13 +389,13 @@ def test_an_even_film_is_standardised_to_zeros():
 # --------------------------------------------------------------------------------------------------------------- DICOM
 
 
-def dicom(pixels: np.ndarray | bytes, syntax: str = ExplicitVRLittleEndian, **elements: object) -> bytes:
+def dicom(pixels: np.ndarray | bytes, syntax: str = ExplicitVRLittleEndian, **elements: Any) -> bytes:
     """A DICOM film around pixels (uint8 or uint16 [H, W], uint8 [H, W, 3], or a compressed frame of film())."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.1")
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3")
     dataset.PatientName = "Doe^Jane"
     dataset.Modality, dataset.BodyPartExamined = "CR", "CHEST"
     shape = film().shape if isinstance(pixels, bytes) else pixels.shape
@@ -521,7 +523,7 @@ def test_dicom_in_colour(planar):
     assert_same(dicom(pixels, PhotometricInterpretation="YBR_FULL"), film(), within=1)
 
 
-def rle(pixels: np.ndarray, **elements: object) -> bytes:
+def rle(pixels: np.ndarray, **elements: Any) -> bytes:
     dataset = pydicom.dcmread(io.BytesIO(dicom(pixels, **elements)))
     dataset.compress(RLELossless, generate_instance_uid=False)
     buffer = io.BytesIO()
@@ -656,7 +658,7 @@ def test_elements_that_say_nothing_change_no_grey(change):
     np.testing.assert_array_equal(decode(change()), decode(twelve()))
 
 
-def twelve(**elements: object) -> bytes:
+def twelve(**elements: Any) -> bytes:
     return dicom(deep(), BitsStored=12, **elements)
 
 
@@ -703,7 +705,7 @@ def test_frames_without_their_end_are_read():
     np.testing.assert_array_equal(decode(whole[:-8]), decode(whole))
 
 
-def lossless(codes: np.ndarray, name: str, **elements: object) -> bytes:
+def lossless(codes: np.ndarray, name: str, **elements: Any) -> bytes:
     """A DICOM of codes uint16 [H, W] whose pixels GDCM compressed; `name` is that of its transfer syntax there."""
     with tempfile.TemporaryDirectory() as scratch:
         source, target = f"{scratch}/a.dcm", f"{scratch}/b.dcm"

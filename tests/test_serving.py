@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import mlflow.pyfunc
@@ -51,7 +51,7 @@ class Server(NamedTuple):
     predictor: served.Predictor
     log: Path
 
-    def post(self, body: object, **options: object) -> requests.Response:
+    def post(self, body: object, **options: Any) -> requests.Response:
         return requests.post(f"{self.url}/invocations", **{"json": body, "timeout": 60, **options})
 
     def megabytes(self) -> float:

@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -101,7 +102,7 @@ def test_what_python_drops_waits_for_the_transaction() -> None:
 
 
 def test_other_complaints_go_their_way() -> None:
-    seen = []
+    seen: list[Any] = []
     sys.unraisablehook = seen.append
     Stop().raise_on_signals()
 

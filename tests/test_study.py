@@ -246,7 +246,7 @@ def test_a_trial_without_a_worker_is_lost_after_a_while(study: optuna.Study, mon
 
     class Later(datetime):
         @classmethod
-        def now(cls, tz: Any = None) -> "datetime":
+        def now(cls, tz: Any = None) -> Any:
             return datetime.now(tz) + timedelta(seconds=studies.UNBORN_SECONDS + 1)
 
     monkeypatch.setattr(studies, "datetime", Later)
@@ -515,7 +515,7 @@ def test_a_study_that_looks_for_something_else_is_refused(made: dict[str, Any], 
 
 
 def ask_for(study: optuna.Study) -> None:
-    study.tell(study.ask(MINE), 0.5)
+    study.tell(study.ask(dict(MINE)), 0.5)
 
 
 def queue(study: optuna.Study) -> None:

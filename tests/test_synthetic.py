@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -137,7 +138,7 @@ def test_two_processes_at_once_end_with_one_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "word"), [({"seed": -1}, "seed"), ({"train": 7}, "8"), ({"test": 0}, "8")])
-def test_arguments_out_of_range_are_refused(tmp_path: Path, arguments: dict[str, int], word: str) -> None:
+def test_arguments_out_of_range_are_refused(tmp_path: Path, arguments: dict[str, Any], word: str) -> None:
     with pytest.raises(ValueError, match=word):
         write(tmp_path, **arguments)
     assert not list(tmp_path.iterdir())

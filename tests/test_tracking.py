@@ -431,8 +431,8 @@ def test_a_complete_trial_holds_all_that_is_promised(
     root = Path(run.info.artifact_uri)
     for name in pictures:
         assert cv2.imread(str(root / name)).shape == (500, 600, 3)
-    pictures = [name.split("+") for name in there if name.startswith("images/") and name.endswith(".png")]
-    assert Counter(int(name[name.index("step") + 1]) for name in pictures) == {0: 8, 1: 8, 2: 8, 3: 8}
+    slides = [name.split("+") for name in there if name.startswith("images/") and name.endswith(".png")]
+    assert Counter(int(name[name.index("step") + 1]) for name in slides) == {0: 8, 1: 8, 2: 8, 3: 8}
     assert tags["mlflow.loggedImages"] == "True"
     (tn, fp), (fn, tp) = json.loads((root / "confusion_matrix.json").read_text())
     val = index.only("val")

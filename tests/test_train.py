@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from pneumonia import calibration, stress, train
-from pneumonia.config import TrainConfig
+from pneumonia.config import Device, TrainConfig
 from pneumonia.device import half_precision, pick_device
 from pneumonia.model import Network, build
 from pneumonia.train import Diverged, Epoch, FitData, Step, fit, predict
@@ -258,7 +258,7 @@ def test_changed_films_judge_where_training_disturbs(data: FitData, monkeypatch:
     assert np.array_equal(logits[: len(data.val_labels)], fitted.val_logits)
     for copies in np.split(fitted.changed_logits, 2):
         assert not np.allclose(fitted.val_logits, copies)
-    judged: list[tuple[int, int]] = []
+    judged: list[tuple[int, ...]] = []
     real = calibration.epoch_scores
     monkeypatch.setattr(calibration, "epoch_scores", lambda y, *x: (judged.append(tuple(map(len, x))), real(y, *x))[1])
     for disturb, opacities in ((1.0, True), (1.0, False), (0.0, True)):
@@ -356,7 +356,7 @@ def test_the_global_generator_has_no_part_in_the_training(data: FitData) -> None
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
-def test_a_device_that_is_not_there_is_refused(data: FitData, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_is_not_there_is_refused(data: FitData, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(ValueError, match=f"device {device} is not available"):

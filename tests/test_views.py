@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 from mlflow import MlflowClient
@@ -13,7 +14,7 @@ from pneumonia.tracking import Tracker
 from pneumonia.views import KIND, SAVED_VIEW, TRAINING
 
 
-def state(value: str) -> dict:
+def state(value: str) -> dict[str, Any]:
     return json.loads(json.loads(value)["state"])
 
 
