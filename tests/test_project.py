@@ -30,15 +30,17 @@ def names_and_versions(lines):
     return pins
 
 
-def test_conda_yaml_has_the_pins_of_pyproject():
-    direct = names_and_versions(PYPROJECT["project"]["dependencies"])
-    constraints = names_and_versions(PYPROJECT["tool"]["uv"]["constraint-dependencies"])
+def test_pins_are_those_of_conda_yaml_and_lie_in_the_ranges_of_the_package():
+    pins = names_and_versions(PYPROJECT["tool"]["uv"]["constraint-dependencies"])
     conda = yaml.safe_load((ROOT / "conda.yaml").read_text())
     pip = names_and_versions(next(d["pip"] for d in conda["dependencies"] if isinstance(d, dict)))
-    assert direct.items() <= pip.items()
-    assert pip.items() <= (direct | constraints).items()
+    assert pip.items() <= pins.items()
+    for requirement in map(Requirement, PYPROJECT["project"]["dependencies"]):
+        assert sorted(one.operator for one in requirement.specifier) == ["<", ">="], requirement
+        assert requirement.specifier.contains(pip[requirement.name]), requirement
     development = names_and_versions(PYPROJECT["dependency-groups"]["dev"])
-    assert set(constraints) - set(pip) - needed_by(set(development)) == set()
+    assert development.items() <= pins.items()
+    assert set(pins) - set(pip) - needed_by(set(development)) == set()
 
 
 def needed_by(names: set[str]) -> set[str]:
