@@ -43,6 +43,20 @@ def test_pins_are_those_of_conda_yaml_and_lie_in_the_ranges_of_the_package():
     assert set(pins) - set(pip) - needed_by(set(development)) == set()
 
 
+def test_the_questions_of_the_contributing_guide_have_answers_that_are_there():
+    guide = (ROOT / "CONTRIBUTING.md").read_text()
+    questions = re.findall(r"^(\d+)\. Where .+\?$", guide, re.MULTILINE)
+    answers = re.findall(r"^\| (\d+) \| `([\w./]+)` \| `(\w+)` \|$", guide, re.MULTILINE)
+    assert questions == [number for number, _, _ in answers] == [str(number) for number in range(1, 31)]
+    for _, path, name in answers:
+        assert re.search(rf"^\s*(def|class) {name}\b", (ROOT / path).read_text(), re.MULTILINE), (path, name)
+
+
+def test_the_changelog_begins_with_this_version():
+    first = re.search(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert first[1] == PYPROJECT["project"]["version"]
+
+
 def needed_by(names: set[str]) -> set[str]:
     """These packages and all that they need, whatever the platform, as far as it is installed here."""
     needed: set[str] = set()
