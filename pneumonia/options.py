@@ -47,7 +47,7 @@ class Command(click.Command):
             flag for param in self.params if getattr(param.type, "inner", None) is click.BOOL for flag in param.opts
         }
         words = {*click.BOOL.bool_states, *LEFT_OPEN} - {""}
-        following = [*args[1:], ""]
+        following = [*args, ""][1:]
         return super().parse_args(
             ctx,
             [

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from pneumonia.config import Plan, SearchConfig, TrainConfig, search_space
-from pneumonia.options import settings
+from pneumonia.options import Command, any_dicom_option, settings
 
 BAD: dict[str, list[Any]] = {
     "size": [0, 31, 100, 2048],
@@ -196,3 +196,26 @@ def test_a_flag_is_taken_as_words_are_written_and_as_mlproject_names_it(flag: st
         click.echo(f"{final_epochs} {seed}")
 
     assert CliRunner().invoke(echo, [flag, "7", "--seed", "3"]).output == "7 3\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        ([], None),
+        (["--any-dicom"], True),
+        (["--any-dicom", "true"], True),
+        (["--any_dicom", "false"], False),
+        (["--any-dicom", "auto"], None),
+        (["--any-dicom", "film.dcm"], True),
+        (["film.dcm", "--any-dicom"], True),
+    ],
+)
+def test_a_yes_or_no_option_may_stand_alone(words: list[str], value: bool | None) -> None:
+    @click.command(cls=Command)
+    @click.argument("inputs", nargs=-1)
+    @any_dicom_option
+    def command(**values: Any) -> None:
+        click.echo(repr(values["any_dicom"]))
+
+    done = CliRunner().invoke(command, words)
+    assert (done.exit_code, done.output) == (0, f"{value!r}\n")
