@@ -32,14 +32,14 @@ def main(words: list[str]) -> None:
     end = before.index(CLOSE, start)
     lines = before[start:end].splitlines(keepends=True)
     newest = {name(line) for line in lines} if words == ["--all"] else {word.lower() for word in words}
-    # A direct requirement of the group `dev` is pinned where it stands; its constraint would forbid to change it there.
+    # A direct requirement of a group is pinned where it stands; its constraint would forbid to change it there.
     stated = {name(found) for found in re.findall(r'^    ("[^"]+==[^"]+")', before[:start], re.MULTILINE)}
     PYPROJECT.write_text(
         before[:start] + "".join(line for line in lines if name(line) not in newest | stated) + before[end:]
     )
     upgrade = [word for one in sorted(newest) for word in ("--upgrade-package", one)]
     try:
-        everything, runtime = export("--all-groups", *upgrade), export("--no-dev")
+        everything, runtime = export("--all-groups", *upgrade), export("--no-default-groups")
     except subprocess.CalledProcessError as error:  # uv has said why
         PYPROJECT.write_text(before)
         sys.exit(error.returncode)

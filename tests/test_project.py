@@ -38,7 +38,9 @@ def test_pins_are_those_of_conda_yaml_and_lie_in_the_ranges_of_the_package():
     for requirement in map(Requirement, PYPROJECT["project"]["dependencies"]):
         assert sorted(one.operator for one in requirement.specifier) == ["<", ">="], requirement
         assert requirement.specifier.contains(pip[requirement.name]), requirement
-    development = names_and_versions(PYPROJECT["dependency-groups"]["dev"])
+    groups = PYPROJECT["dependency-groups"]
+    assert PYPROJECT["tool"]["uv"]["default-groups"] == list(groups)  # installed, so that what they need is known here
+    development = names_and_versions([line for group in groups.values() for line in group])
     assert development.items() <= pins.items()
     assert set(pins) - set(pip) - needed_by(set(development)) == set()
 
