@@ -45,7 +45,12 @@ class TinyNetwork(nn.Module):
 
 
 def write(folder: Path, network: nn.Module | None = None, **changes: Any) -> Path:
-    settings: dict[str, Any] = {"size": SIZE, "classes": CLASSES, "threshold": 0.4, "calibration": Calibration(1.5, -0.2)}
+    settings: dict[str, Any] = {
+        "size": SIZE,
+        "classes": CLASSES,
+        "threshold": 0.4,
+        "calibration": Calibration(1.5, -0.2),
+    }
     package.write(folder, network or TinyNetwork(), **{**settings, **changes})
     return folder
 
