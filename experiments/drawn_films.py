@@ -34,9 +34,8 @@ from pneumonia import cache, data, metrics, opacity, predict, synthetic
 from pneumonia.boundary import mlflow_defaults
 from pneumonia.calibration import objective
 from pneumonia.config import TrainConfig
-from pneumonia.train import FitData, fit
+from pneumonia.train import FitData, fit, fit_data
 from pneumonia.train import predict as logits_of
-from pneumonia.trial import fit_data
 
 FILMS = 2000
 COPIES = 3  # of each normal film, painted

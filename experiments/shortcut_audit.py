@@ -55,8 +55,7 @@ from pneumonia.intervals import intervals
 from pneumonia.model import Network, build
 from pneumonia.served import CANONICAL, decode, read_film
 from pneumonia.stress import CHANGES, SHAPES, painted_of, stretched
-from pneumonia.train import FitData, fit
-from pneumonia.trial import fit_data
+from pneumonia.train import FitData, fit, fit_data
 
 QUALITY = 60  # of the one JPEG quality: below that of nearly all films, so that none keeps more than another
 RECIPE = RECIPES["speedrun"]  # of the trainings on shuffled labels

@@ -32,8 +32,7 @@ from experiments import bench
 from pneumonia import cache, data, metrics
 from pneumonia.calibration import operating_point
 from pneumonia.config import SearchConfig, TrainConfig
-from pneumonia.train import fit, predict
-from pneumonia.trial import fit_data
+from pneumonia.train import fit, fit_data, predict
 
 IMPORT_SECONDS = time.perf_counter() - _STARTED
 _PLAN = SearchConfig(data="films").for_data(cores=2, films=4400).decided()

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from pneumonia import metrics, plots, predict, registry
+from pneumonia.artifacts import write_predictions, write_scores
 from pneumonia.calibration import sigmoid
 from pneumonia.classes import differ
 from pneumonia.context import RunContext
@@ -20,7 +21,6 @@ from pneumonia.report import card
 from pneumonia.report.evaluation import html
 from pneumonia.sending import unsent
 from pneumonia.tracking import Tracker, TrackingError, finished
-from pneumonia.trial import write_predictions, write_scores
 
 SHOWN = 12  # wrong films that the report shows with their heatmaps
 

@@ -151,7 +151,7 @@ def train_and_record(
     Raises:
         SeedsError: no seed came to an end; the parent has ended as FAIL.
         TrackingError: the tracking store cannot be reached before the first training; later it may be away.
-        Otherwise what `decode_for` raises.
+        Exception: what `decode_for` raises.
     """
     tracker = context.tracker
     folder = context.home / "records" / "seeds" / f"{time.time_ns()}"

@@ -15,6 +15,8 @@ from torch.nn import functional
 
 from pneumonia import calibration, clahe, memory, opacity, sampling, stress
 from pneumonia.augment import augment, halve, standardise
+from pneumonia.cache import Decoded
+from pneumonia.classes import told_by_opacities
 from pneumonia.config import TrainConfig
 from pneumonia.device import half_precision, pick_device
 from pneumonia.model import Ensemble, Network, build
@@ -104,6 +106,20 @@ class Fitted:
         return np.resize(labels, len(logits)), logits
 
 
+def fit_data(data: Decoded, *, changed: bool | None = None) -> FitData:
+    """The training and validation films; no test film passes through here. `changed`: see `FitData`."""
+    split = data.index.table["split"].to_numpy()
+    label = data.index.table["label"].to_numpy()
+    return FitData(
+        train_films=data.films[split == "train"],
+        train_labels=label[split == "train"],
+        val_films=data.films[split == "val"],
+        val_labels=label[split == "val"],
+        opacities=told_by_opacities(data.index.classes),
+        changed=changed,
+    )
+
+
 def fit(
     config: TrainConfig,
     data: FitData,
@@ -135,119 +151,149 @@ def fit(
     device = pick_device(config.device)
     parts = max(1, round(config.batch_size / PART)) if device.type == "cpu" else 1
     with memory.kept(), clahe.one_thread(), team(parts) as each:
-        return _fit(config, data, device, parts, each, on_epoch, on_step)
+        training = _Training(config, data, device, parts, each)
+        for number in range(1, config.epochs + 1):
+            epoch = training.judge(number, training.epoch(number, on_step))
+            if on_epoch(epoch) or number - training.best_epoch >= config.patience:
+                break
+        return training.fitted()
 
 
-def _fit(
-    config: TrainConfig,
-    data: FitData,
-    device: torch.device,
-    parts: int,
-    each: Callable[..., list[Any]],
-    on_epoch: Callable[[Epoch], bool | None],
-    on_step: Callable[[Step], None],
-) -> Fitted:
-    began = time.monotonic()
-    generator = torch.Generator().manual_seed(config.seed)
-    films = torch.from_numpy(np.ascontiguousarray(data.train_films)).to(device)
-    halves = halve(films) if config.half_size else films
-    labels = torch.from_numpy(data.train_labels.astype(np.float32)).to(device)
-    smooth = labels * (1 - config.label_smoothing) + 0.5 * config.label_smoothing
-    judging, real = judges(config, data)
-    val = torch.from_numpy(judging).to(device)
-    draws = sampling.sampler(data.train_labels, config.sampler, generator)
+class _Training:
+    """What a training holds while it goes on."""
 
-    network = build(config.width, config.dropout, seed=config.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    replicas = Replicas(network, parts)
-    average = copy.deepcopy(network).eval()
-    followers, followed = _floats(average), _floats(network)
-    steps = sampling.steps(len(films), config.batch_size) * config.epochs
-    optimizer = AdamW(network, lr=config.lr, weight_decay=config.weight_decay, steps=steps)
-    cuda, half = device.type == "cuda", half_precision(device)
-    scaler = torch.amp.GradScaler(device.type, enabled=cuda)
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: FitData,
+        device: torch.device,
+        parts: int,
+        each: Callable[..., list[Any]],
+    ) -> None:
+        self.began = time.monotonic()
+        self.config, self.data, self.device, self.each = config, data, device, each
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.films = torch.from_numpy(np.ascontiguousarray(data.train_films)).to(device)
+        self.halves = halve(self.films) if config.half_size else self.films
+        labels = torch.from_numpy(data.train_labels.astype(np.float32)).to(device)
+        self.targets = labels * (1 - config.label_smoothing) + 0.5 * config.label_smoothing
+        judging, self.real = judges(config, data)
+        self.judging = torch.from_numpy(judging).to(device)
+        self.draws = sampling.sampler(data.train_labels, config.sampler, self.generator)
 
-    def compute(part: tuple[nn.Module, Tensor], seed: int, *, films: Tensor, batch: int) -> Tensor:
+        network = build(config.width, config.dropout, seed=config.seed)
+        self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.replicas = Replicas(self.network, parts)
+        self.average = copy.deepcopy(self.network).eval()
+        self.followers, self.followed = _floats(self.average), _floats(self.network)
+        self.steps = sampling.steps(len(self.films), config.batch_size) * config.epochs
+        self.optimizer = AdamW(self.network, lr=config.lr, weight_decay=config.weight_decay, steps=self.steps)
+        self.cuda, self.half = device.type == "cuda", half_precision(device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.cuda)
+
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+        self.best_epoch, self.best_value = 0, math.inf
+        self.best_state = self.average.state_dict()
+
+    def epoch(self, number: int, on_step: Callable[[Step], None]) -> dict[str, float]:
+        """Trains on one epoch of batches; its metrics."""
+        self.replicas.train()
+        shown = self.halves if number <= self.config.half_size * self.config.epochs else self.films
+        total, seen, started = (
+            torch.zeros((), device=self.device),
+            0,
+            time.perf_counter(),
+        )  # monotonic() may stand still
+        for batch in sampling.batches(self.draws, self.config.batch_size):
+            loss = self._step(batch, shown)
+            total += loss * len(batch)
+            seen += len(batch)
+            if self._looks() or self.step == self.steps:
+                pace = seen / (time.perf_counter() - started)
+                on_step(Step(step=self.step, steps=self.steps, loss=float(loss), images_per_second=pace))
+        return {
+            "train/loss": float(total) / seen,
+            "train/images_per_second": seen / (time.perf_counter() - started),
+            "train/lr": self.optimizer.lr,
+        }
+
+    def _looks(self) -> bool:
+        """Whether this step's loss is looked at, which on CUDA waits for the device."""
+        return not self.cuda or self.step % CUDA_LOOK == 0
+
+    def _step(self, batch: Tensor, films: Tensor) -> Tensor:
+        """One step of the optimizer and of the averaged weights; the batch's mean loss."""
+        parts = self.replicas.split(batch.to(self.device))
+        seeds = torch.randint(2**62, (len(parts),), generator=self.generator).tolist()
+        self.replicas.zero_grad()
+        compute = partial(self._gradient, films=films, batch=len(batch))
+        loss = torch.stack(self.each(compute, parts, seeds)).sum()
+        self.replicas.gather(len(parts))
+        self.scaler.unscale_(self.optimizer)  # type: ignore[arg-type]
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
+        self.step += 1
+        if self._looks():
+            _check(loss, norm, self.scaler, self.step, self.optimizer.lr)
+        self.scaler.step(self.optimizer)  # type: ignore[arg-type]
+        self.scaler.update()
+        self.optimizer.at(self.step)
+        # a short memory at first, or the average would hang on the random start (as in Polyak averaging with bias)
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self.followers, self.followed, 1 - decay)
+        return loss
+
+    def _gradient(self, part: tuple[nn.Module, Tensor], seed: int, *, films: Tensor, batch: int) -> Tensor:
         """The gradient of a part of a batch, and its share of the batch's loss."""
-        replica, picked = part
+        config, (replica, picked) = self.config, part
         draws = torch.Generator().manual_seed(seed)
-        shown, target = films[picked], smooth[picked]
-        if config.opacity and data.opacities:
+        shown, target = films[picked], self.targets[picked]
+        if config.opacity and self.data.opacities:
             shown, target = opacity.give(shown, target, share=config.opacity, generator=draws)
         x = augment(shown, strength=config.augment, disturbance=config.disturb, generator=draws)
         x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, half, enabled=half is not None):
+        with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
             logits = replica(x, draws).float()
         loss = functional.binary_cross_entropy_with_logits(logits, target, reduction="sum") / batch
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    history: list[dict[str, float]] = []
-    best_epoch, best_value = 0, math.inf
-    best_state = average.state_dict()
-    step, seconds = 0, 0.0
-    for number in range(1, config.epochs + 1):
-        replicas.train()
-        shown = halves if number <= config.half_size * config.epochs else films
-        total, seen, started = torch.zeros((), device=device), 0, time.perf_counter()  # monotonic() may stand still
-        for batch in sampling.batches(draws, config.batch_size):
-            shares = replicas.split(batch.to(device))
-            seeds = torch.randint(2**62, (len(shares),), generator=generator).tolist()
-            replicas.zero_grad()
-            loss = torch.stack(each(partial(compute, films=shown, batch=len(batch)), shares, seeds)).sum()
-            replicas.gather(len(shares))
-            scaler.unscale_(optimizer)  # type: ignore[arg-type]
-            norm = nn.utils.clip_grad_norm_(network.parameters(), CLIP_NORM)
-            step += 1
-            if not cuda or step % CUDA_LOOK == 0:
-                _check(loss, norm, scaler, step, optimizer.lr)
-            scaler.step(optimizer)  # type: ignore[arg-type]
-            scaler.update()
-            optimizer.at(step)
-            # a short memory at first, or the average would hang on the random start (as in Polyak averaging with bias)
-            torch._foreach_lerp_(followers, followed, 1 - min(config.ema_decay, (1 + step) / (10 + step)))
-            total += loss * len(batch)
-            seen += len(batch)
-            if not cuda or step % CUDA_LOOK == 0 or step == steps:
-                pace = seen / (time.perf_counter() - started)
-                on_step(Step(step=step, steps=steps, loss=float(loss), images_per_second=pace))
-        mean_loss = float(total) / seen
-        seconds = time.perf_counter() - started
-        logits = predict(average, val, mirror=False, half=half, each=each)
-        values = {
-            "train/loss": mean_loss,
-            "train/images_per_second": seen / seconds,
-            "train/lr": optimizer.lr,
-            **calibration.epoch_scores(data.val_labels, logits[:real], logits[real:]),
-        }
-        value = values["val/objective"] if math.isfinite(values["val/objective"]) else values["val/loss"]
+    def judge(self, number: int, trained: dict[str, float]) -> Epoch:
+        """The epoch's scores on the validation films, by the averaged weights, which are kept if they are the best."""
+        logits = predict(self.average, self.judging, mirror=False, half=self.half, each=self.each)
+        scores = calibration.epoch_scores(self.data.val_labels, logits[: self.real], logits[self.real :])
+        self.history.append({**trained, **scores})
+        value = scores["val/objective"] if math.isfinite(scores["val/objective"]) else scores["val/loss"]
         if not math.isfinite(value):
             raise Diverged(
-                f"the validation loss is not finite after epoch {number}, step {step}; "
-                f"the peak learning rate was {config.lr:g}: lower it"
+                f"the validation loss is not finite after epoch {number}, step {self.step}; "
+                f"the peak learning rate was {self.config.lr:g}: lower it"
             )
-        better = value < best_value
+        better = value < self.best_value
         if better:
-            best_epoch, best_value = number, value
-            best_state = copy.deepcopy(average.state_dict())
-        history.append(values)
-        enough = on_epoch(Epoch(number=number, epochs=config.epochs, metrics=values, best=better, network=average))
-        if enough or number - best_epoch >= config.patience:
-            break
-    average.load_state_dict(best_state)
-    logits = predict(average, val[:real], each=each)
-    return Fitted(
-        network=average.to("cpu"),
-        config=config,
-        history=history,
-        best_epoch=best_epoch,
-        objective=history[best_epoch - 1]["val/objective"],
-        loss=history[best_epoch - 1]["val/loss"],
-        training={name: history[-1][name] for name in ("train/loss", "train/images_per_second")},
-        val_logits=logits[: len(data.val_films)],
-        changed_logits=logits[len(data.val_films) :],
-        seconds=time.monotonic() - began,
-        device=device.type,
-    )
+            self.best_epoch, self.best_value = number, value
+            self.best_state = copy.deepcopy(self.average.state_dict())
+        epochs, metrics = self.config.epochs, self.history[-1]
+        return Epoch(number=number, epochs=epochs, metrics=metrics, best=better, network=self.average)
+
+    def fitted(self) -> Fitted:
+        """The best epoch's network and what is known of it."""
+        self.average.load_state_dict(self.best_state)
+        logits = predict(self.average, self.judging[: self.real], each=self.each)
+        best, last, films = self.history[self.best_epoch - 1], self.history[-1], len(self.data.val_films)
+        return Fitted(
+            network=self.average.to("cpu"),
+            config=self.config,
+            history=self.history,
+            best_epoch=self.best_epoch,
+            objective=best["val/objective"],
+            loss=best["val/loss"],
+            training={name: last[name] for name in ("train/loss", "train/images_per_second")},
+            val_logits=logits[:films],
+            changed_logits=logits[films:],
+            seconds=time.monotonic() - self.began,
+            device=self.device.type,
+        )
 
 
 def judges(config: TrainConfig, data: FitData) -> tuple[np.ndarray, int]:

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pneumonia import gallery, metrics, package, plots
-from pneumonia.bands import Band
+from pneumonia.artifacts import write_predictions, write_scores
 from pneumonia.cache import Decoded, decode, room
 from pneumonia.calibration import Calibration, operating_point
 from pneumonia.classes import told_by_opacities
@@ -26,7 +26,7 @@ from pneumonia.report.card import Made, card
 from pneumonia.sending import DROPPED
 from pneumonia.served import Predictor
 from pneumonia.tracking import finished
-from pneumonia.train import Epoch, FitData, Fitted, fit
+from pneumonia.train import Epoch, Fitted, fit, fit_data
 
 MODEL_BYTES = 100 << 20  # more than two copies of the widest network take
 OBJECTIVE = "val/objective"  # lower is better; val AUC saturates above .99 and cannot tell good trials apart
@@ -85,7 +85,7 @@ def train_and_record(
 
     Raises:
         TrackingError: the tracking store cannot be reached before the training; later it may be away.
-        Otherwise what `decode_for` and `run_training` raise; the run has ended as FAIL then.
+        Exception: what `decode_for` and `run_training` raises; the run has ended as FAIL then.
     """
     record = begin(config, index, context, data=data)
     context.tracker.send(record)
@@ -147,20 +147,6 @@ def suited(config: TrainConfig, index: Index, *, listener: Listener = SILENT) ->
         "if they do, name the classes so"
     )
     return replace(config, opacity=0.0)
-
-
-def fit_data(data: Decoded, *, changed: bool | None = None) -> FitData:
-    """The training and validation films; no test film passes through here. `changed`: see `FitData`."""
-    split = data.index.table["split"].to_numpy()
-    label = data.index.table["label"].to_numpy()
-    return FitData(
-        train_films=data.films[split == "train"],
-        train_labels=label[split == "train"],
-        val_films=data.films[split == "val"],
-        val_labels=label[split == "val"],
-        opacities=told_by_opacities(data.index.classes),
-        changed=changed,
-    )
 
 
 def conclude(
@@ -235,28 +221,6 @@ def conclude(
     )
 
 
-def write_scores(
-    record: Record,
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    threshold: float,
-    scores: Mapping[str, float],
-    classes: tuple[str, str],
-    bands: tuple[Band | None, Band | None] = (None, None),
-) -> None:
-    """The confusion matrix as JSON and the four figures, the same for every run and split; `scores` as `metrics.score`
-    has them, `bands` of the ROC and the precision-recall curve.
-    """
-    matrix = metrics.confusion(labels, probabilities, threshold)
-    record.add_json("confusion_matrix.json", matrix.tolist())
-    figures = record.artifacts / "figures"
-    plots.save(plots.confusion_matrix(matrix, classes), figures / "confusion_matrix.png")
-    plots.save(plots.roc(labels, probabilities, threshold, scores, bands[0]), figures / "roc.png")
-    recall = plots.precision_recall(labels, probabilities, threshold, scores, bands[1])
-    plots.save(recall, figures / "precision_recall.png")
-    plots.save(plots.reliability(labels, probabilities, threshold, ece=scores["ece"]), figures / "reliability.png")
-
-
 def gallery_films(data: Decoded) -> tuple[pd.DataFrame, np.ndarray]:
     """The gallery's validation films: their rows of the index, and their pixels uint8 [N, S, S]."""
     val = data.index.only("val")
@@ -282,12 +246,3 @@ def write_gallery(
             logit, map_hw = look.logits[number - 1], look.maps[number - 1]
             picture = gallery.draw(predictor, films[number - 1], logit, map_hw, when, f"{truth}: {name}")
             record.add_image(gallery.key(number, row), picture, step=step)
-
-
-def write_predictions(path: Path, rows: pd.DataFrame, probabilities: np.ndarray, classes: tuple[str, str]) -> None:
-    """A line a film: path, patient, label (its true class), probability of the positive class."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = rows[["path", "patient"]].copy()
-    table["label"] = np.asarray(classes)[rows["label"].to_numpy()]
-    table["probability"] = probabilities
-    table.to_csv(path, index=False)

@@ -12,8 +12,7 @@ from pneumonia import cache, ensemble, package
 from pneumonia.calibration import Calibration
 from pneumonia.model import Ensemble, Network, build
 from pneumonia.served import Predictor
-from pneumonia.train import fit, judges, predict
-from pneumonia.trial import fit_data
+from pneumonia.train import fit, fit_data, judges, predict
 from tests.conftest import TINY
 
 PLAIN = Calibration(1.0, 0.0)

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from pneumonia import predict
+from pneumonia.artifacts import write_predictions
 from pneumonia.calibration import sigmoid
 from pneumonia.compare import compare_and_record
 from pneumonia.comparison import SCORES
@@ -22,7 +23,6 @@ from pneumonia.record import Record
 from pneumonia.report.recipes import html
 from pneumonia.sending import sent
 from pneumonia.tracking import Tracker
-from pneumonia.trial import write_predictions
 
 
 def compared(*gains: float, seeds: tuple[int, ...] = (0, 1, 2, 3), films: int = 300) -> Recipes:

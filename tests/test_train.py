@@ -15,8 +15,8 @@ from pneumonia import calibration, stress, train
 from pneumonia.config import Device, TrainConfig
 from pneumonia.device import half_precision, pick_device
 from pneumonia.model import Network, build
-from pneumonia.train import Diverged, Epoch, FitData, Step, fit, predict
-from pneumonia.trial import fit_data, suited
+from pneumonia.train import Diverged, Epoch, FitData, Step, fit, fit_data, predict
+from pneumonia.trial import suited
 from tests.conftest import Told
 
 TINY = TrainConfig(size=32, width=4, epochs=3, batch_size=16, lr=5e-3, dropout=0.1, ema_decay=0.9, device="cpu")

@@ -20,7 +20,8 @@ from pneumonia.search import study as studies
 from pneumonia.search.worker import Task, describe
 from pneumonia.sending import sent
 from pneumonia.tracking import finished
-from pneumonia.trial import conclude, fit_data, run_training
+from pneumonia.train import fit_data
+from pneumonia.trial import conclude, run_training
 
 
 class SearchError(RuntimeError):

@@ -102,61 +102,24 @@ def open_storage(task: Task) -> RDBStorage:
 
 def run_trial(trial: optuna.Trial, study: optuna.Study, task: Task, data: cache.Decoded, stop: Stop) -> None:
     """One trial from its parameters to its end in the study, in its record and in MLflow."""
-    config = replace(task.base, **trial.params)
     leader = studies.patiently(lambda: study.user_attrs).get("parent", task.context.parent)  # another may lead by now
     context = task.context.under(str(leader))
-    tracker = context.tracker
-    folder = context.home / "records" / task.study / f"trial-{trial.number:04d}-{uuid.uuid4().hex[:8]}"
-    note(trial, {"worker": identity(), "folder": str(folder)})
-    record = context.begin(
-        Run(
-            name=f"trial {trial.number}",
-            role="trial",
-            tags={"study": task.study, "trial.number": str(trial.number)},
-            description=describe(trial.params, task.base),
-        ),
-        task.index,
-        folder,
-    )
-    tracker.try_send(record)
-    if "run_id" in sent(record):
-        note(trial, {"run_id": sent(record)["run_id"]})
-
+    record = _begin(trial, task, context)
+    config = replace(task.base, **trial.params)
+    watch = _Watch(trial, study, task, stop)
     state: State = "FAIL"
     reason, value = "", math.nan
-
-    class Watching(Listener):
-        def on_step(self, step: Step) -> None:
-            stop.check()
-
-        def on_epoch(self, epoch: Epoch) -> bool:
-            nonlocal reason
-            stop.check()
-            try:
-                studies.patiently(lambda: trial.report(epoch.metrics[OBJECTIVE], epoch.number))
-                # the pruner is asked about the recipe as well, since it notes there what others are compared with
-                behind = epoch.number < config.epochs and studies.patiently(trial.should_prune) and config != task.base
-                behind = behind and studies.one_remains(study, task.base)
-            except optuna.exceptions.UpdateFinishedTrialError as error:
-                raise studies.LeaseLost(f"trial {trial.number} was given to another worker") from error
-            if behind:
-                where = "behind the median of" if task.long else "not in the best third of"
-                reason = (
-                    f"after epoch {epoch.number} of {config.epochs} its val/objective was {where} "
-                    f"the trials that came so far"
-                )
-            return behind
-
     try:
         value = run_training(
             config,
             data,
             record,
             context,
-            listener=Watching(),
+            listener=watch,
             keep_model=lambda value: worth_keeping(study, value, task.keep_models),
             changed=task.changed,
         )
+        reason = watch.pruned
         state = "PRUNED" if reason else "COMPLETE"
     except Interrupted as event:
         state, reason = "INTERRUPTED", f"{event} while training"
@@ -177,11 +140,60 @@ def run_trial(trial: optuna.Trial, study: optuna.Study, task: Task, data: cache.
         if studies.fail(study, trial.number, reason, fault=state == "FAIL") and state == "INTERRUPTED":
             studies.patiently(lambda: studies.retry(study, studies.trials(study)[trial.number]))
     record.finish(state, reason)
-    tracker.try_send(record)
+    context.tracker.try_send(record)
     if "model_id" in sent(record):
         drop_models(study, task)
     if state == "INTERRUPTED":
         stop.check()
+
+
+def _begin(trial: optuna.Trial, task: Task, context: RunContext) -> Record:
+    """The trial's record, sent so that it is seen while it lasts."""
+    folder = context.home / "records" / task.study / f"trial-{trial.number:04d}-{uuid.uuid4().hex[:8]}"
+    note(trial, {"worker": identity(), "folder": str(folder)})
+    record = context.begin(
+        Run(
+            name=f"trial {trial.number}",
+            role="trial",
+            tags={"study": task.study, "trial.number": str(trial.number)},
+            description=describe(trial.params, task.base),
+        ),
+        task.index,
+        folder,
+    )
+    context.tracker.try_send(record)
+    if "run_id" in sent(record):
+        note(trial, {"run_id": sent(record)["run_id"]})
+    return record
+
+
+class _Watch(Listener):
+    """Tells the study of a trial's epochs, and ends it where it is behind or a stop was requested. `pruned` says why
+    it was ended early.
+    """
+
+    def __init__(self, trial: optuna.Trial, study: optuna.Study, task: Task, stop: Stop) -> None:
+        self.trial, self.study, self.task, self.stop = trial, study, task, stop
+        self.pruned = ""
+
+    def on_step(self, step: Step) -> None:
+        self.stop.check()
+
+    def on_epoch(self, epoch: Epoch) -> bool:
+        self.stop.check()
+        trial, base = self.trial, self.task.base
+        try:
+            studies.patiently(lambda: trial.report(epoch.metrics[OBJECTIVE], epoch.number))
+            # the pruner is asked about the recipe as well, since it notes there what others are compared with
+            behind = epoch.number < epoch.epochs and studies.patiently(trial.should_prune)
+            behind = behind and replace(base, **trial.params) != base and studies.one_remains(self.study, base)
+        except optuna.exceptions.UpdateFinishedTrialError as error:
+            raise studies.LeaseLost(f"trial {trial.number} was given to another worker") from error
+        if behind:
+            where = "behind the median of" if self.task.long else "not in the best third of"
+            when = f"after epoch {epoch.number} of {epoch.epochs}"
+            self.pruned = f"{when} its val/objective was {where} the trials that came so far"
+        return bool(behind)
 
 
 def note(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
