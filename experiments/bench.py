@@ -62,9 +62,9 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]
     return {name: mean_std([row[name] for row in rows]) for name in names}
 
 
-def spread(value: dict[str, float | None], digits: int = 4) -> str:
+def spread(value: dict[str, float | None]) -> str:
     """What `mean_std` found, for reading."""
-    return f"{value['mean']:.{digits}f}" + ("" if value["std"] is None else f" ± {value['std']:.{digits}f}")
+    return f"{value['mean']:.4f}" + ("" if value["std"] is None else f" ± {value['std']:.4f}")
 
 
 def line(row: dict[str, Any]) -> str:
