@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, WeightedRandomSampler
 from torchvision import datasets, models, transforms
 
 from experiments import bench, speedrun
-from pneumonia import metrics
+from pneumonia.metrics import scores as metrics
 
 LOOKS = 4  # scores an epoch, the last one at its end
 NORMALISE = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])

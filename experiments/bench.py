@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pneumonia.tracking import source_tags
+from pneumonia.tracking.store import source_tags
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:

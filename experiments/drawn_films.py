@@ -5,12 +5,13 @@
     python -m experiments.drawn_films painted --data DIR [--size 64] [--width 16] [--epochs 12] [--seeds 2]
 
 The films of another hospital are not at hand, and changed copies of one's own share its habits. The films that this
-program draws (`pneumonia.drawing`) are of another make altogether: pneumonia is in their lungs and in nothing else.
+program draws (`pneumonia.synthetic.film`) are of another make altogether: pneumonia is in their lungs alone.
 
 models   AUC, and the mean probability by class, of models on drawn films.
 recipes  Trains the recipes below with each seed, and scores validation films and drawn ones.
-painted  Trains on the normal films and three painted copies of each (`pneumonia.opacity`), without any ill film, and
-         scores validation films, real ill ones among them, and drawn ones: are painted opacities like real ones?
+painted  Trains on the normal films and three painted copies of each (`pneumonia.augmentation.opacity`), without an
+         ill film, and scores validation films, real ill ones among them, and drawn ones: are painted opacities like
+         real ones?
          `AUC of the last epoch` counts: the other figures are of the best epoch, which real ill films chose.
 
 The default of `opacity` was chosen by such films (of another seed), and painted opacities are of the same mind as drawn
@@ -30,12 +31,17 @@ import numpy as np
 import torch
 
 from experiments import bench
-from pneumonia import cache, data, metrics, opacity, predict, synthetic
-from pneumonia.boundary import mlflow_defaults
-from pneumonia.calibration import objective
+from pneumonia.augmentation import opacity
+from pneumonia.cli.boundary import mlflow_defaults
 from pneumonia.config import TrainConfig
-from pneumonia.train import FitData, fit, fit_data
-from pneumonia.train import predict as logits_of
+from pneumonia.data import cache
+from pneumonia.data import index as data
+from pneumonia.metrics import scores as metrics
+from pneumonia.metrics.calibration import objective
+from pneumonia.serving import predict
+from pneumonia.synthetic import dataset as synthetic
+from pneumonia.training.loop import FitData, fit, fit_data
+from pneumonia.training.loop import predict as logits_of
 
 FILMS = 2000
 COPIES = 3  # of each normal film, painted

@@ -34,15 +34,19 @@ import pandas as pd
 from scipy.stats import t
 
 from experiments import bench
-from pneumonia import cache, data, gate, predict, synthetic
-from pneumonia.boundary import mlflow_defaults
+from pneumonia.cli.boundary import mlflow_defaults
 from pneumonia.config import SearchConfig, TrainConfig
-from pneumonia.context import RunContext
-from pneumonia.metrics import auc
-from pneumonia.record import Record, Run
+from pneumonia.data import cache
+from pneumonia.data import index as data
+from pneumonia.metrics.scores import auc
+from pneumonia.registry import gate
+from pneumonia.runs.context import RunContext
+from pneumonia.runs.train import run_training, suited
 from pneumonia.search import search
-from pneumonia.tracking import Tracker
-from pneumonia.trial import run_training, suited
+from pneumonia.serving import predict
+from pneumonia.synthetic import dataset as synthetic
+from pneumonia.tracking.record import Record, Run
+from pneumonia.tracking.store import Tracker
 
 TABLE = Path(__file__).with_name("search_gain.csv")
 TASKS = ("all", "tenth", "subtypes", "drawn")

@@ -26,10 +26,10 @@ import pandas as pd
 from scipy.stats import norm
 
 from experiments import bench
-from pneumonia import metrics
-from pneumonia.calibration import sigmoid
-from pneumonia.intervals import intervals
-from pneumonia.subgroups import predictive_values
+from pneumonia.metrics import scores as metrics
+from pneumonia.metrics.calibration import sigmoid
+from pneumonia.metrics.intervals import intervals
+from pneumonia.metrics.subgroups import predictive_values
 
 FILMS = (234, 390)  # negative, positive
 SIZES = ((0.80, 0.12, 0.05, 0.03), (0.25, 0.20, 0.25, 0.30))  # shares of the patients with 1, 2, 3, 4 films

@@ -21,7 +21,7 @@ from experiments import bench
 MEASURE = """
 import json, resource, sys, time
 from pathlib import Path
-from pneumonia import cache, data
+from pneumonia.data import cache; from pneumonia.data import index as data
 began = time.perf_counter()
 index = data.scan(sys.argv[1])
 scanned = time.perf_counter()

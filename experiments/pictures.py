@@ -29,8 +29,8 @@ from nbclient import NotebookClient
 from PIL import Image, ImageChops
 
 from experiments.browser import Browser
-from pneumonia.stop import leave_quickly
-from pneumonia.ui import compare_link, view_link
+from pneumonia.runtime.stop import leave_quickly
+from pneumonia.tracking.ui import compare_link, view_link
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("trials", "compare", "films", "evaluation", "notebook")

@@ -31,15 +31,16 @@ import optuna
 from optuna.pruners import BasePruner, MedianPruner, PercentilePruner, SuccessiveHalvingPruner
 
 from experiments import bench, gain
-from pneumonia import cache, data
-from pneumonia.boundary import mlflow_defaults
+from pneumonia.cli.boundary import mlflow_defaults
 from pneumonia.config import Plan, Pruner, SearchConfig, TrainConfig, search_space
-from pneumonia.context import RunContext
-from pneumonia.record import Run
+from pneumonia.data import cache
+from pneumonia.data import index as data
+from pneumonia.runs.context import RunContext
 from pneumonia.search import pool
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task
-from pneumonia.tracking import Tracker
+from pneumonia.tracking.record import Run
+from pneumonia.tracking.store import Tracker
 
 PRUNERS: dict[str, BasePruner] = {
     "median": MedianPruner(n_startup_trials=3, n_warmup_steps=1),

@@ -47,15 +47,18 @@ from torch import nn
 
 from experiments import bench
 from experiments.speedrun import RECIPES
-from pneumonia import cache, data, metrics, predict
-from pneumonia.augment import standardise
-from pneumonia.boundary import mlflow_defaults
-from pneumonia.classes import told_by_opacities
-from pneumonia.intervals import intervals
-from pneumonia.model import Network, build
+from pneumonia.augmentation.augment import standardise
+from pneumonia.augmentation.stress_tests import CHANGES, SHAPES, painted_of, stretched
+from pneumonia.cli.boundary import mlflow_defaults
+from pneumonia.data import cache
+from pneumonia.data import index as data
+from pneumonia.data.classes import told_by_opacities
+from pneumonia.metrics import scores as metrics
+from pneumonia.metrics.intervals import intervals
 from pneumonia.served import CANONICAL, decode, read_film
-from pneumonia.stress import CHANGES, SHAPES, painted_of, stretched
-from pneumonia.train import FitData, fit, fit_data
+from pneumonia.serving import predict
+from pneumonia.training.loop import FitData, fit, fit_data
+from pneumonia.training.network import Network, build
 
 QUALITY = 60  # of the one JPEG quality: below that of nearly all films, so that none keeps more than another
 RECIPE = RECIPES["speedrun"]  # of the trainings on shuffled labels

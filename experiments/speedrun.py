@@ -29,10 +29,12 @@ import numpy as np
 import torch
 
 from experiments import bench
-from pneumonia import cache, data, metrics
-from pneumonia.calibration import operating_point
 from pneumonia.config import SearchConfig, TrainConfig
-from pneumonia.train import fit, fit_data, predict
+from pneumonia.data import cache
+from pneumonia.data import index as data
+from pneumonia.metrics import scores as metrics
+from pneumonia.metrics.calibration import operating_point
+from pneumonia.training.loop import fit, fit_data, predict
 
 IMPORT_SECONDS = time.perf_counter() - _STARTED
 _PLAN = SearchConfig(data="films").for_data(cores=2, films=4400).decided()

@@ -22,14 +22,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments import bench
-from pneumonia import sampling, train
-from pneumonia.augment import augment
+from pneumonia.augmentation.augment import augment
 from pneumonia.config import TrainConfig
-from pneumonia.device import half_precision
-from pneumonia.model import build
-from pneumonia.optimizer import AdamW
-from pneumonia.replicas import Replicas
-from pneumonia.train import FitData, fit
+from pneumonia.training import loop as train
+from pneumonia.training import sampling
+from pneumonia.training.data_parallel import Replicas
+from pneumonia.training.device import half_precision
+from pneumonia.training.loop import FitData, fit
+from pneumonia.training.network import build
+from pneumonia.training.optimizer import AdamW
 
 FILMS = 4480  # 70 steps of 64
 EPOCHS = 3  # the first one warms up

@@ -19,8 +19,8 @@ from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from optuna.trial import FrozenTrial, TrialState
 
-from pneumonia.record import Record, records
 from pneumonia.search import study as studies
+from pneumonia.tracking.record import Record, records
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 120.0  # seconds; what takes so long on any machine has gone wrong

@@ -25,15 +25,16 @@ import requests
 import threadpoolctl
 
 from pneumonia.config import TrainConfig, search_space
-from pneumonia.listener import Listener
+from pneumonia.runs.listener import Listener
 
 if TYPE_CHECKING:
-    from pneumonia import cache, data
-    from pneumonia.context import RunContext
-    from pneumonia.record import Record
+    from pneumonia.data import cache
+    from pneumonia.data import index as data
+    from pneumonia.runs.context import RunContext
     from pneumonia.search.worker import Task
-    from pneumonia.tracking import Tracker
-    from pneumonia.train import Epoch
+    from pneumonia.tracking.record import Record
+    from pneumonia.tracking.store import Tracker
+    from pneumonia.training.loop import Epoch
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -82,21 +83,21 @@ def user_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of drawn films in the real layout: 64 for training and validation, 16 for testing."""
-    from pneumonia import synthetic
+    from pneumonia.synthetic import dataset as synthetic
 
     return synthetic.write(tmp_path_factory.mktemp("films"), seed=0, train=64, test=16)
 
 
 @pytest.fixture(scope="session")
 def index(films: Path) -> data.Index:
-    from pneumonia import data
+    from pneumonia.data import index as data
 
     return data.scan(films)
 
 
 @pytest.fixture(scope="session")
 def decoded(index: data.Index, tmp_path_factory: pytest.TempPathFactory) -> cache.Decoded:
-    from pneumonia import cache
+    from pneumonia.data import cache
 
     return cache.decode(index, size=TINY.size, home=tmp_path_factory.mktemp("cache"))
 
@@ -104,10 +105,10 @@ def decoded(index: data.Index, tmp_path_factory: pytest.TempPathFactory) -> cach
 @pytest.fixture(scope="session")
 def trained(index: data.Index, decoded: cache.Decoded, tmp_path_factory: pytest.TempPathFactory) -> Record:
     """The record of a tiny training, complete but for its end; nothing of it has been sent. Not to be changed."""
-    from pneumonia.context import RunContext, data_tags, dataset_of
-    from pneumonia.record import Record, Run
-    from pneumonia.tracking import Tracker
-    from pneumonia.trial import run_training
+    from pneumonia.runs.context import RunContext, data_tags, dataset_of
+    from pneumonia.runs.train import run_training
+    from pneumonia.tracking.record import Record, Run
+    from pneumonia.tracking.store import Tracker
 
     run = Run(
         name="train tiny",
@@ -131,7 +132,7 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture
 def new_record(home: Path) -> Callable[..., Record]:
     """Makes records without training: `new_record("name", role="trial")`."""
-    from pneumonia.record import Record, Run
+    from pneumonia.tracking.record import Record, Run
 
     def make(name: str = "one", **fields: Any) -> Record:
         run = Run(**{"name": name, "role": "train", "experiment": "pneumonia", **fields})
@@ -145,8 +146,8 @@ def copy_trained(trained: Record, home: Path) -> Callable[..., Record]:
     """Copies of `trained` as runs of their own. `bias` is added to the calibrated logit of the model, so that copies
     predict differently: `copy_trained("worse", bias=3.0, register="pneumonia")`. Without `pictures` the copy lacks the
     gallery, which takes longest to send."""
-    from pneumonia.record import Record
-    from pneumonia.stop import identity
+    from pneumonia.runtime.stop import identity
+    from pneumonia.tracking.record import Record
 
     def make(name: str = "trained", *, bias: float = 0.0, pictures: bool = False, **changes: Any) -> Record:
         folder = home / "records" / "study" / name
@@ -187,7 +188,7 @@ def store(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def tracker(store: str) -> Tracker:
-    from pneumonia.tracking import Tracker
+    from pneumonia.tracking.store import Tracker
 
     tracker = Tracker(store)
     tracker.experiment_id("pneumonia")
@@ -285,7 +286,7 @@ class Told(Listener):
 
 @pytest.fixture
 def context(home: Path, tracker: Tracker) -> RunContext:
-    from pneumonia.context import RunContext
+    from pneumonia.runs.context import RunContext
 
     return RunContext(home=home, tracker=tracker)
 
@@ -293,7 +294,7 @@ def context(home: Path, tracker: Tracker) -> RunContext:
 @pytest.fixture
 def task(index: data.Index, tracker: Tracker, home: Path) -> Task:
     """A search of three trials for a worker in this process."""
-    from pneumonia.context import RunContext
+    from pneumonia.runs.context import RunContext
     from pneumonia.search import study as studies
     from pneumonia.search.worker import Task
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pneumonia.asking import TrackingError, reach
+from pneumonia.tracking.connection import TrackingError, reach
 from tests.command import Lab
 from tests.conftest import NO_SERVER, TrackingServer
 from tests.guarded import BASIC, BEARER, NAME, PASSWORD, TOKEN, Guard, certificate, guarded

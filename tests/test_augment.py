@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pneumonia import augment as module
 from pneumonia import config, served
-from pneumonia.augment import augment, halve, standardise
+from pneumonia.augmentation import augment as module
+from pneumonia.augmentation.augment import augment, halve, standardise
 
 UNIFORM = 1 / math.sqrt(3)  # the standard deviation of a draw from [-1, 1]
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from pneumonia import metrics
-from pneumonia.bands import bands
+from pneumonia.metrics import scores as metrics
+from pneumonia.metrics.bands import bands
 
 
 def films(n: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

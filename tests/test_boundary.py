@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pneumonia import boundary
-from pneumonia.cli import runs
-from pneumonia.tracking import Tracker, TrackingError
+from pneumonia.cli import boundary, runs
+from pneumonia.tracking.connection import TrackingError
+from pneumonia.tracking.store import Tracker
 from tests.command import Lab
 
 META = "experiment_id: '{0}'\nname: old {0}\nlifecycle_stage: active\nartifact_location: mlruns/{0}\n"
@@ -124,7 +124,7 @@ class TestExperiment:
 def test_libraries_warnings_are_shown_to_who_asks_for_them(words: list[str], shown: bool) -> None:
     code = """
 import subprocess, sys, warnings
-from pneumonia.boundary import quiet
+from pneumonia.cli.boundary import quiet
 quiet()
 warn = "import warnings; warnings.warn('old')"
 exec(warn)

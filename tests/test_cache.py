@@ -16,9 +16,9 @@ import numpy as np
 import psutil
 import pytest
 
-from pneumonia import cache, decoding
-from pneumonia.cache import DiskFullError, decode
-from pneumonia.data import DataError, Index, scan
+from pneumonia.data import cache, decoding
+from pneumonia.data.cache import DiskFullError, decode
+from pneumonia.data.index import DataError, Index, scan
 from pneumonia.served import read_film
 
 SIZE = 32
@@ -241,8 +241,8 @@ def only_place_but_building(home: Path) -> Path:
 SCRIPT = """
 import sys
 from pathlib import Path
-from pneumonia.cache import decode
-from pneumonia.data import scan
+from pneumonia.data.cache import decode
+from pneumonia.data.index import scan
 print(decode(scan(sys.argv[1]), size=32, home=Path(sys.argv[2]), workers=2).films.sum(), flush=True)
 """
 
@@ -323,7 +323,7 @@ def test_a_decoder_that_cannot_start_is_no_damage(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cv2.py").write_text("raise ImportError('libGL is missing')")
-    monkeypatch.setattr(decoding, "__file__", str(tmp_path / "pneumonia/decoding.py"))
+    monkeypatch.setattr(decoding, "__file__", str(tmp_path / "pneumonia/data/decoding.py"))
     with pytest.raises(RuntimeError, match="did not start: ImportError: libGL is missing"):
         decode(scan(folder), size=SIZE, home=tmp_path / "home", workers=1)
 

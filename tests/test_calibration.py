@@ -8,7 +8,8 @@ from scipy import optimize, special
 from sklearn import metrics as sk
 from sklearn.linear_model import LogisticRegression
 
-from pneumonia import calibration, metrics
+from pneumonia.metrics import calibration
+from pneumonia.metrics import scores as metrics
 
 
 def draw(seed: int, *, negative: int = 80, positive: int = 240, gap: float = 2.0) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pneumonia import caller
+from pneumonia.runtime import working_folder as caller
 from tests.command import ROOT, Command, until
 
 ADDRESS = "https://git.invalid/lab/pneumonia.git"
@@ -147,7 +147,7 @@ def test_a_path_is_the_caller_s_and_else_the_project_s(tmp_path: Path, monkeypat
 
 def test_a_run_s_id_alone_moves_nobody(tmp_path: Path) -> None:
     """As where a user's own script gives it, and starts the program in another folder than its own."""
-    code = "import os; from pneumonia import caller; caller.go_there(); print(os.getcwd())"
+    code = "import os; from pneumonia.runtime import working_folder as caller; caller.go_there(); print(os.getcwd())"
     environment = {**os.environ, "MLFLOW_RUN_ID": "1" * 32, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code]
     out = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)

@@ -5,9 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pneumonia.data import Index
-from pneumonia.evaluation import Evaluation, assess
-from pneumonia.report import card
+from pneumonia.data.index import Index
+from pneumonia.reports import model_card as card
+from pneumonia.results.evaluation import Evaluation, assess
 from tests.conftest import TINY
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from pneumonia.clahe import CLIP, SMALLEST_TILE, TILES, give
+from pneumonia.augmentation.clahe import CLIP, SMALLEST_TILE, TILES, give
 
 
 @pytest.fixture

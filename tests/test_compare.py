@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pneumonia.compare import classes_of, compare_and_record, named
-from pneumonia.comparison import Comparison, assess
-from pneumonia.context import RunContext
-from pneumonia.data import Index
-from pneumonia.predict import ModelError
-from pneumonia.record import Record
-from pneumonia.report.comparison import html
-from pneumonia.sending import delete_model, sent
-from pneumonia.tracking import Tracker
+from pneumonia.data.index import Index
+from pneumonia.reports.comparison_page import html
+from pneumonia.results.comparison import Comparison, assess
+from pneumonia.runs.compare import classes_of, compare_and_record, named
+from pneumonia.runs.context import RunContext
+from pneumonia.serving.predict import ModelError
+from pneumonia.tracking.record import Record
+from pneumonia.tracking.store import Tracker
+from pneumonia.tracking.sync import delete_model, sent
 
 
 def compared(*gains: float, films: int = 300) -> Comparison:

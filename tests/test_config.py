@@ -7,8 +7,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from pneumonia.cli.options import Command, any_dicom_option, settings
 from pneumonia.config import Plan, SearchConfig, TrainConfig, search_space
-from pneumonia.options import Command, any_dicom_option, settings
 
 BAD: dict[str, list[Any]] = {
     "size": [0, 31, 100, 2048],

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pneumonia import crossed, metrics
-from pneumonia.calibration import sigmoid
-from pneumonia.crossed import Scores, mean_difference
+from pneumonia.metrics import crossed
+from pneumonia.metrics import scores as metrics
+from pneumonia.metrics.calibration import sigmoid
+from pneumonia.metrics.crossed import Scores, mean_difference
 
 NAMES = ("accuracy", "auc")
 

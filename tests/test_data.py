@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pneumonia import data
-from pneumonia.classes import choose, told_by_opacities
-from pneumonia.data import DataError, Index, require, scan
-from pneumonia.layout import split_of
+from pneumonia.data import index as data
+from pneumonia.data.classes import choose, told_by_opacities
+from pneumonia.data.index import DataError, Index, require, scan
+from pneumonia.data.layouts import split_of
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 

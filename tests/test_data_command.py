@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pneumonia.cli import cli
-from pneumonia.tracking import Tracker
+from pneumonia.tracking.store import Tracker
 from tests.command import Lab
 
 TINY = ("--size", "32", "--epochs", "1", "--width", "4", "--device", "cpu", "--gallery", "false")

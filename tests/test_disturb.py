@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from pneumonia import disturb as module
-from pneumonia.augment import augment, standardise
-from pneumonia.disturb import disturb
+from pneumonia.augmentation import disturb as module
+from pneumonia.augmentation.augment import augment, standardise
+from pneumonia.augmentation.disturb import disturb
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_local_contrast_tends_to_evenness(x: torch.Tensor, alone) -> None:  # ty
 
 
 def test_augmentation_varies_scale_and_gamma_by_that_much_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pneumonia.augment.disturb", lambda x, **_: x)
+    monkeypatch.setattr("pneumonia.augmentation.augment.disturb", lambda x, **_: x)
 
     def drawn(films: torch.Tensor, disturbance: float) -> torch.Tensor:
         return augment(films, strength=0.5, disturbance=disturbance, generator=torch.Generator().manual_seed(0))

@@ -20,10 +20,10 @@ import yaml
 from click.testing import CliRunner
 from mlflow.cli import cli as mlflow
 
-from pneumonia import registry
 from pneumonia.cli import cli
-from pneumonia.record import Record
-from pneumonia.tracking import Tracker
+from pneumonia.registry import versions as registry
+from pneumonia.tracking.record import Record
+from pneumonia.tracking.store import Tracker
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *(path for path in sorted((ROOT / "docs").rglob("*.md")) if ".build" not in path.parts)]

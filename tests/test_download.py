@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pneumonia import download as module
-from pneumonia.cache import DiskFullError
-from pneumonia.download import DownloadError, download
+from pneumonia.data import download as module
+from pneumonia.data.cache import DiskFullError
+from pneumonia.data.download import DownloadError, download
 
 
 def zipped(entries: dict[str, bytes]) -> bytes:
@@ -83,7 +83,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr("pneumonia.download.time.sleep", lambda _: None)
+    monkeypatch.setattr("pneumonia.data.download.time.sleep", lambda _: None)
     monkeypatch.setattr(module, "BLOCK", 1000)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)

@@ -15,17 +15,19 @@ from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
-from pneumonia import cache, eda
 from pneumonia.cli import cli
-from pneumonia.context import RunContext
-from pneumonia.data import Index, scan
-from pneumonia.exploration import STATISTICS, Exploration
-from pneumonia.metrics import roc_curve
-from pneumonia.record import records
-from pneumonia.report import eda as report
-from pneumonia.report.eda_figures import balance, figures
+from pneumonia.data import cache
+from pneumonia.data.index import Index, scan
+from pneumonia.metrics.scores import roc_curve
+from pneumonia.reports import exploration_page as report
+from pneumonia.reports.exploration_figures import balance, figures
+from pneumonia.results.exploration import STATISTICS, Exploration
+from pneumonia.runs import explore as eda
+from pneumonia.runs.context import RunContext
 from pneumonia.served import FilmError, decode, read_film
-from pneumonia.tracking import Tracker, TrackingError
+from pneumonia.tracking.connection import TrackingError
+from pneumonia.tracking.record import records
+from pneumonia.tracking.store import Tracker
 from tests.conftest import NO_SERVER
 
 PNEUMONIA, NORMAL = 1, 0

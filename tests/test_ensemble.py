@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from pneumonia import cache, ensemble, package
-from pneumonia.calibration import Calibration
-from pneumonia.model import Ensemble, Network, build
+from pneumonia.data import cache
+from pneumonia.metrics.calibration import Calibration
 from pneumonia.served import Predictor
-from pneumonia.train import fit, fit_data, judges, predict
+from pneumonia.serving import export as package
+from pneumonia.training import ensemble
+from pneumonia.training.loop import fit, fit_data, judges, predict
+from pneumonia.training.network import Ensemble, Network, build
 from tests.conftest import TINY
 
 PLAIN = Calibration(1.0, 0.0)

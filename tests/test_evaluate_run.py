@@ -8,15 +8,16 @@ import pandas as pd
 import pytest
 from sklearn.metrics import log_loss
 
-from pneumonia import predict
-from pneumonia.context import RunContext
-from pneumonia.data import Index
-from pneumonia.evaluate import evaluate_and_record
-from pneumonia.predict import ModelError
-from pneumonia.record import Record, records
-from pneumonia.registry import catch_up, count_opening, enter, version_of
-from pneumonia.sending import sent, unsent
-from pneumonia.tracking import Tracker, TrackingError
+from pneumonia.data.index import Index
+from pneumonia.registry.versions import catch_up, count_opening, enter, version_of
+from pneumonia.runs.context import RunContext
+from pneumonia.runs.evaluate import evaluate_and_record
+from pneumonia.serving import predict
+from pneumonia.serving.predict import ModelError
+from pneumonia.tracking.connection import TrackingError
+from pneumonia.tracking.record import Record, records
+from pneumonia.tracking.store import Tracker
+from pneumonia.tracking.sync import sent, unsent
 from tests.conftest import NO_SERVER
 
 CHAMPION = "models:/pneumonia@champion"

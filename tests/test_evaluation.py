@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pneumonia import evaluation, metrics
-from pneumonia.calibration import Calibration
-from pneumonia.data import Index
-from pneumonia.reliability import reliability
-from pneumonia.report.evaluation import html
+from pneumonia.data.index import Index
+from pneumonia.metrics import scores as metrics
+from pneumonia.metrics.calibration import Calibration
+from pneumonia.metrics.reliability import reliability
+from pneumonia.reports.evaluation_page import html
+from pneumonia.results import evaluation
 
 
 def tables(*, negative: int = 40, positive: int = 60, failed: int = 2) -> tuple[pd.DataFrame, pd.DataFrame]:

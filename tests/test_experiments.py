@@ -16,14 +16,16 @@ import pytest
 import scipy.stats
 
 from experiments import bench, drawn_films, gain, search_study, shortcut_audit, speedrun, step_profile
-from pneumonia import data, predict, stress
-from pneumonia.cache import Decoded
+from pneumonia.augmentation import stress_tests as stress
 from pneumonia.config import Plan, SearchConfig, TrainConfig
-from pneumonia.context import RunContext
-from pneumonia.record import Record
+from pneumonia.data import index as data
+from pneumonia.data.cache import Decoded
+from pneumonia.runs.context import RunContext
 from pneumonia.search import final, run
 from pneumonia.search import study as studies
-from pneumonia.tracking import Tracker
+from pneumonia.serving import predict
+from pneumonia.tracking.record import Record
+from pneumonia.tracking.store import Tracker
 from tests.conftest import TINY
 
 FOLDER = Path(__file__).parent.parent / "experiments"

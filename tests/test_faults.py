@@ -15,15 +15,16 @@ import pytest
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 
-from pneumonia import data, train
-from pneumonia.record import records
+from pneumonia.data import index as data
+from pneumonia.runtime.sentence import shortened
+from pneumonia.runtime.stop import Stop
 from pneumonia.search import study as studies
 from pneumonia.search import worker
 from pneumonia.search.worker import Task
-from pneumonia.sending import sent
-from pneumonia.sentence import shortened
-from pneumonia.stop import Stop
-from pneumonia.tracking import Tracker
+from pneumonia.tracking.record import records
+from pneumonia.tracking.store import Tracker
+from pneumonia.tracking.sync import sent
+from pneumonia.training import loop as train
 from tests.command import Command, Lab, says_how_to_go_on, until
 from tests.conftest import NO_SERVER, TrackingServer
 
@@ -260,8 +261,8 @@ import os, sys
 from pathlib import Path
 from pneumonia import data, search
 from pneumonia.config import SearchConfig
-from pneumonia.context import RunContext
-from pneumonia.tracking import Tracker
+from pneumonia.runs.context import RunContext
+from pneumonia.tracking.store import Tracker
 
 films, home = sys.argv[1:]
 config = SearchConfig(data=films, trials=3, epochs=2, final_epochs=2, workers=2, size=32, pruner="none")

@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 import safetensors.torch
 
-from pneumonia import gallery
-from pneumonia.cache import Decoded
-from pneumonia.context import RunContext
-from pneumonia.model import build
-from pneumonia.record import Record
+from pneumonia.data.cache import Decoded
+from pneumonia.reports import gallery
+from pneumonia.runs.context import RunContext
+from pneumonia.runs.train import run_training
 from pneumonia.served import Predictor
-from pneumonia.tracking import Tracker
-from pneumonia.trial import run_training
+from pneumonia.tracking.record import Record
+from pneumonia.tracking.store import Tracker
+from pneumonia.training.network import build
 from tests.conftest import NO_SERVER, TINY
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pneumonia import boundary, caller, homes
-from pneumonia.record import Record, write_json
-from pneumonia.sending import masked
+from pneumonia.cli import boundary
+from pneumonia.runtime import working_folder as caller
+from pneumonia.tracking import homes
+from pneumonia.tracking.record import Record, write_json
+from pneumonia.tracking.sync import masked
 
 
 @pytest.fixture(autouse=True)

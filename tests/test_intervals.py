@@ -9,12 +9,12 @@ from sklearn import metrics as sk
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from experiments.interval_coverage import PREVALENCE, SCORES, coverage, sample, served, truth
-from pneumonia import metrics
-from pneumonia.bootstrap import weighted_scores
-from pneumonia.calibration import fit_calibration
-from pneumonia.delong import auc_error
-from pneumonia.intervals import combined, intervals, mean_error, proportion, wilson
-from pneumonia.subgroups import predictive_values
+from pneumonia.metrics import scores as metrics
+from pneumonia.metrics.bootstrap import weighted_scores
+from pneumonia.metrics.calibration import fit_calibration
+from pneumonia.metrics.delong import auc_error
+from pneumonia.metrics.intervals import combined, intervals, mean_error, proportion, wilson
+from pneumonia.metrics.subgroups import predictive_values
 
 # DeLong et al. 1988: K-G score, from 0 to 10, and albumin, g/l, by outcome.
 KG_ZERO = [0, 1, 2, 2, 2, 3, 4, 4, 4, 5, 6, 6]

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from pneumonia.boundary import FAILED
 from pneumonia.cli import cli
-from pneumonia.data import Index
-from pneumonia.record import Record
-from pneumonia.registry import enter
-from pneumonia.tracking import Tracker
+from pneumonia.cli.boundary import FAILED
+from pneumonia.data.index import Index
+from pneumonia.registry.versions import enter
+from pneumonia.tracking.record import Record
+from pneumonia.tracking.store import Tracker
 
 CHAMPION = "models:/pneumonia@champion"
 

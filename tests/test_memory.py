@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pneumonia import memory
-from pneumonia.train import FitData, fit
+from pneumonia.training import allocator as memory
+from pneumonia.training.loop import FitData, fit
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="memory.kept is for glibc")

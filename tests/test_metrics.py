@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pneumonia import metrics
-from pneumonia.bootstrap import weighted_scores
+from pneumonia.metrics import scores as metrics
+from pneumonia.metrics.bootstrap import weighted_scores
 
 
 def binary(draws: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pneumonia.model import Network, build
+from pneumonia.training.network import Network, build
 
 
 @pytest.mark.parametrize("width", [4, 8, 12])

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from pydicom.uid import JPEG2000Lossless
 
 from pneumonia.cli import cli
-from pneumonia.tracking import Tracker
+from pneumonia.tracking.store import Tracker
 from tests.test_predict import save
 from tests.test_served import deep, dicom, element, film, jpeg_2000, lossless, part, put, textured
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from pneumonia import opacity
-from pneumonia.opacity import give, paint
+from pneumonia.augmentation import opacity
+from pneumonia.augmentation.opacity import give, paint
 
 AIR, TISSUE, BONE = 60, 180, 250
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import OneCycleLR
 
-from pneumonia.model import build
-from pneumonia.optimizer import WARM_UP, AdamW
+from pneumonia.training.network import build
+from pneumonia.training.optimizer import WARM_UP, AdamW
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 8, 40])
@@ -89,7 +89,7 @@ def test_a_training_does_not_import_torchs_compiler() -> None:
 import sys
 import numpy as np
 from pneumonia.config import TrainConfig
-from pneumonia.train import FitData, fit
+from pneumonia.training.loop import FitData, fit
 
 films, labels = np.random.default_rng(0).integers(0, 256, (16, 32, 32), np.uint8), np.arange(16) % 2
 fit(TrainConfig(size=32, width=4, epochs=1, batch_size=8, device="cpu"), FitData(

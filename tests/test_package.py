@@ -16,10 +16,12 @@ import torch
 from mlflow.exceptions import MlflowException
 from torch import nn
 
-from pneumonia import bundle, package, served
-from pneumonia.calibration import Calibration
-from pneumonia.package import PackageError
+from pneumonia import served
+from pneumonia.metrics.calibration import Calibration
 from pneumonia.served import model as serving
+from pneumonia.serving import bundle
+from pneumonia.serving import export as package
+from pneumonia.serving.export import PackageError
 
 SIZE = 32
 CLASSES = ("NORMAL", "PNEUMONIA")

@@ -5,7 +5,7 @@ import re
 
 from matplotlib.figure import Figure
 
-from pneumonia.report import page
+from pneumonia.reports import page
 
 
 def a_page(name: str) -> str:

@@ -4,8 +4,8 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from pneumonia.calibration import sigmoid
-from pneumonia.paired import auc_difference, holm, score_differences, sign_test
+from pneumonia.metrics.calibration import sigmoid
+from pneumonia.metrics.paired import auc_difference, holm, score_differences, sign_test
 
 
 def films(n: int = 200, *, gain: float = 0.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -12,12 +12,13 @@ import pytest
 from click.testing import CliRunner
 from mlflow import MlflowClient
 
-from pneumonia import places, predict
 from pneumonia.cli import cli
-from pneumonia.gate import gone
-from pneumonia.record import Record
-from pneumonia.registry import RegistryError, champion_gone, enter, promote
-from pneumonia.tracking import Tracker
+from pneumonia.registry.gate import gone
+from pneumonia.registry.versions import RegistryError, champion_gone, enter, promote
+from pneumonia.serving import predict
+from pneumonia.tracking import places
+from pneumonia.tracking.record import Record
+from pneumonia.tracking.store import Tracker
 from tests.command import Lab
 from tests.conftest import TrackingServer
 

@@ -8,9 +8,10 @@ import pytest
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from pneumonia import metrics, plots
-from pneumonia.bands import bands
-from pneumonia.calibration import Calibration
+from pneumonia.metrics import scores as metrics
+from pneumonia.metrics.bands import bands
+from pneumonia.metrics.calibration import Calibration
+from pneumonia.reports import plots
 
 rng = np.random.default_rng(0)
 Y = np.repeat([0, 1], [40, 120])
@@ -67,11 +68,11 @@ def test_seeds_show_every_seed_and_what_they_say_together() -> None:
     for axes, values in zip(figure.axes, SEEDS.values(), strict=True):
         there = [value for value in values if np.isfinite(value)]
         assert axes.lines[0].get_xdata().tolist() == there
-        assert plots.mean_and_spread(float(np.mean(there)), float(np.std(there, ddof=1))) in texts(figure)
+        assert metrics.mean_and_spread(float(np.mean(there)), float(np.std(there, ddof=1))) in texts(figure)
     assert "0.9600 ± 0.0100" in texts(figure)
     assert "the first 4 of 5 recipes" in texts(plots.seeds({f"{at}": SEEDS for at in range(5)}))
-    assert plots.mean_and_spread(0.5, np.nan) == "0.5000"
-    assert plots.mean_and_spread(np.nan, np.nan) == "none"
+    assert metrics.mean_and_spread(0.5, np.nan) == "0.5000"
+    assert metrics.mean_and_spread(np.nan, np.nan) == "none"
 
 
 def test_names_are_drawn_as_they_are() -> None:

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from pneumonia.search import study as studies
-from pneumonia.tracking import Tracker
+from pneumonia.tracking.store import Tracker
 from tests.command import Lab, until
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]

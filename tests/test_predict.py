@@ -12,8 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from pneumonia import package, predict, served
-from pneumonia.calibration import Calibration
+from pneumonia import served
+from pneumonia.metrics.calibration import Calibration
+from pneumonia.serving import export as package
+from pneumonia.serving import predict
 from tests.test_served import deep, dicom
 
 

@@ -18,12 +18,12 @@ import pytest
 from optuna.trial import TrialState
 
 from experiments.search_study import replay
-from pneumonia import cache
+from pneumonia.data import cache
+from pneumonia.runtime.stop import Stop
 from pneumonia.search import report, worker
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task
-from pneumonia.stop import Stop
-from pneumonia.tracking import Tracker
+from pneumonia.tracking.store import Tracker
 
 
 def ends(pruner: optuna.pruners.BasePruner, curves: Sequence[Sequence[float]]) -> list[int]:

@@ -11,18 +11,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pneumonia import predict
-from pneumonia.artifacts import write_predictions
-from pneumonia.calibration import sigmoid
-from pneumonia.compare import compare_and_record
-from pneumonia.comparison import SCORES
-from pneumonia.context import RunContext, data_tags
-from pneumonia.data import Index
-from pneumonia.recipes import Recipe, Recipes, assess
-from pneumonia.record import Record
-from pneumonia.report.recipes import html
-from pneumonia.sending import sent
-from pneumonia.tracking import Tracker
+from pneumonia.data.index import Index
+from pneumonia.metrics.calibration import sigmoid
+from pneumonia.reports.recipes_page import html
+from pneumonia.results.comparison import SCORES
+from pneumonia.results.recipes import Recipe, Recipes, assess
+from pneumonia.runs.artifacts import write_predictions
+from pneumonia.runs.compare import compare_and_record
+from pneumonia.runs.context import RunContext, data_tags
+from pneumonia.serving import predict
+from pneumonia.tracking.record import Record
+from pneumonia.tracking.store import Tracker
+from pneumonia.tracking.sync import sent
 
 
 def compared(*gains: float, seeds: tuple[int, ...] = (0, 1, 2, 3), films: int = 300) -> Recipes:

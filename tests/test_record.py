@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from pneumonia.record import Record, Run, close_dead, records, write_json
-from pneumonia.stop import identity, is_gone
+from pneumonia.runtime.stop import identity, is_gone
+from pneumonia.tracking.record import Record, Run, close_dead, records, write_json
 
 NewRecord = Callable[..., Record]
 
 CHILD = """
 import sys, time
 from pathlib import Path
-from pneumonia.record import Record, Run
+from pneumonia.tracking.record import Record, Run
 for role in ("trial", "search"):
     folder = Path(sys.argv[1]) / "records" / "study" / f"{sys.argv[2]}-{role}"
     record = Record.create(folder, Run(name=sys.argv[2], role=role, experiment="pneumonia"))

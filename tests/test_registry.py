@@ -15,12 +15,15 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from pneumonia import gate, served, stress
-from pneumonia.gate import CHALLENGER, CHAMPION, Validation, Verdict
-from pneumonia.record import Record
-from pneumonia.registry import RegistryError, catch_up, enter, promote
-from pneumonia.sending import sent
-from pneumonia.tracking import Tracker, TrackingError
+from pneumonia import served
+from pneumonia.augmentation import stress_tests as stress
+from pneumonia.registry import gate
+from pneumonia.registry.gate import CHALLENGER, CHAMPION, Validation, Verdict
+from pneumonia.registry.versions import RegistryError, catch_up, enter, promote
+from pneumonia.tracking.connection import TrackingError
+from pneumonia.tracking.record import Record
+from pneumonia.tracking.store import Tracker
+from pneumonia.tracking.sync import sent
 from tests.conftest import NO_SERVER, TrackingServer
 
 NAME = "pneumonia"

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 
-from pneumonia.calibration import sigmoid
-from pneumonia.reliability import calibration_line
+from pneumonia.metrics.calibration import sigmoid
+from pneumonia.metrics.reliability import calibration_line
 
 
 def drawn(slope: float, intercept: float, *, patients: int = 400, seed: int = 0) -> tuple[np.ndarray, ...]:

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pneumonia.model import Network, build
-from pneumonia.replicas import Replicas, team
+from pneumonia.training.data_parallel import Replicas, team
+from pneumonia.training.network import Network, build
 
 
 def gradients(network: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:

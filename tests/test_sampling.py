@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import WeightedRandomSampler
 
 from pneumonia.config import Sampler
-from pneumonia.sampling import batches, sampler, steps
+from pneumonia.training.sampling import batches, sampler, steps
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -10,16 +10,17 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial
 
-from pneumonia import cache, data
 from pneumonia.config import SearchConfig
-from pneumonia.context import RunContext
-from pneumonia.listener import SILENT
-from pneumonia.record import Record
-from pneumonia.registry import enter
+from pneumonia.data import cache
+from pneumonia.data import index as data
+from pneumonia.registry.versions import enter
+from pneumonia.runs.context import RunContext
+from pneumonia.runs.listener import SILENT
 from pneumonia.search import final, lease, run
 from pneumonia.search.worker import Task
-from pneumonia.sending import sent
-from pneumonia.tracking import Tracker
+from pneumonia.tracking.record import Record
+from pneumonia.tracking.store import Tracker
+from pneumonia.tracking.sync import sent
 from tests.conftest import TINY
 
 

@@ -13,17 +13,19 @@ from click.testing import CliRunner
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from pneumonia import cache, seeds, trial
 from pneumonia.cli import cli
 from pneumonia.config import TrainConfig
-from pneumonia.context import RunContext
-from pneumonia.data import Index
-from pneumonia.record import Record
-from pneumonia.seeds import Seeds, SeedsError, seeds_from
-from pneumonia.sending import sent, unsent
-from pneumonia.stop import Interrupted
-from pneumonia.tracking import Tracker
-from pneumonia.train import Diverged
+from pneumonia.data import cache
+from pneumonia.data.index import Index
+from pneumonia.runs import seeds
+from pneumonia.runs import train as trial
+from pneumonia.runs.context import RunContext
+from pneumonia.runs.seeds import Seeds, SeedsError, seeds_from
+from pneumonia.runtime.stop import Interrupted
+from pneumonia.tracking.record import Record
+from pneumonia.tracking.store import Tracker
+from pneumonia.tracking.sync import sent, unsent
+from pneumonia.training.loop import Diverged
 from tests.command import Lab
 from tests.conftest import TINY, Told
 

@@ -27,8 +27,9 @@ import requests
 from pydicom.encaps import get_frame
 from pydicom.uid import JPEGLosslessSV1
 
-from pneumonia import package, served
+from pneumonia import served
 from pneumonia.served import model as serving
+from pneumonia.serving import export as package
 from tests.test_package import CLASSES, write
 from tests.test_served import deep, dicom, film, lossless, png_bomb
 

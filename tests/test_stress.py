@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pneumonia.stress import CHANGES, SHAPES, VERSION, change, painted, painted_of
+from pneumonia.augmentation.stress_tests import CHANGES, SHAPES, VERSION, change, painted, painted_of
 
 ALL = {**SHAPES, **CHANGES}
 

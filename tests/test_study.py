@@ -22,11 +22,12 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, dis
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
-from pneumonia import config, stress
+from pneumonia import config
+from pneumonia.augmentation import stress_tests as stress
 from pneumonia.config import TrainConfig, search_space
+from pneumonia.runtime.stop import identity
 from pneumonia.search import lease, report, storage
 from pneumonia.search import study as studies
-from pneumonia.stop import identity
 
 BASE = TrainConfig(size=32, epochs=3)
 SPACE = search_space(long=True)

@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 from scipy.optimize import brentq
 
-from pneumonia.intervals import wilson
-from pneumonia.subgroups import Rate, by_subtype, predictive_values, ratio_limits
+from pneumonia.metrics.intervals import wilson
+from pneumonia.metrics.subgroups import Rate, by_subtype, predictive_values, ratio_limits
 
 
 def test_each_subtype_by_itself() -> None:

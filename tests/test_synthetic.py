@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from pneumonia import synthetic
-from pneumonia.drawing import Subtype, draw
-from pneumonia.synthetic import write
+from pneumonia.synthetic import dataset as synthetic
+from pneumonia.synthetic.dataset import write
+from pneumonia.synthetic.film import Subtype, draw
 
 NORMAL = re.compile(r"(?:NORMAL2-)?(IM-\d{4})-\d{4}\.jpeg")
 PNEUMONIA = re.compile(r"(person\d+)_(bacteria|virus)_\d+\.jpeg")

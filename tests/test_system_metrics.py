@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from pneumonia.record import Record
-from pneumonia.sending import sent
-from pneumonia.tracking import Tracker, finished
+from pneumonia.tracking.record import Record
+from pneumonia.tracking.store import Tracker, finished
+from pneumonia.tracking.sync import sent
 from tests.command import until
 from tests.conftest import TrackingServer
 

@@ -20,16 +20,17 @@ from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 from mlflow.models import Model
 
-from pneumonia import sending
-from pneumonia.cache import Decoded
-from pneumonia.context import RunContext, data_tags, dataset_of
-from pneumonia.data import Index
-from pneumonia.record import Record
-from pneumonia.sending import STATUS, sent, unsent
-from pneumonia.stop import Interrupted
-from pneumonia.tracking import Tracker, TrackingError, finished
-from pneumonia.train import Diverged, Epoch
-from pneumonia.trial import run_training
+from pneumonia.data.cache import Decoded
+from pneumonia.data.index import Index
+from pneumonia.runs.context import RunContext, data_tags, dataset_of
+from pneumonia.runs.train import run_training
+from pneumonia.runtime.stop import Interrupted
+from pneumonia.tracking import sync as sending
+from pneumonia.tracking.connection import TrackingError
+from pneumonia.tracking.record import Record
+from pneumonia.tracking.store import Tracker, finished
+from pneumonia.tracking.sync import STATUS, sent, unsent
+from pneumonia.training.loop import Diverged, Epoch
 from tests.conftest import NO_SERVER, TINY, Told, TrackingServer
 
 NewRecord = Callable[..., Record]
@@ -566,7 +567,7 @@ def test_a_silent_store_is_asked_again_only_after_a_while(
         asked.append(uri)
         raise TrackingError("no answer")
 
-    monkeypatch.setattr("pneumonia.tracking.reach", reach)
+    monkeypatch.setattr("pneumonia.tracking.store.reach", reach)
     tracker, record = Tracker(NO_SERVER), new_record()
     for _ in range(5):
         assert not tracker.try_send(record)

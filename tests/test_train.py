@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pneumonia import calibration, stress, train
+from pneumonia.augmentation import stress_tests as stress
 from pneumonia.config import Device, TrainConfig
-from pneumonia.device import half_precision, pick_device
-from pneumonia.model import Network, build
-from pneumonia.train import Diverged, Epoch, FitData, Step, fit, fit_data, predict
-from pneumonia.trial import suited
+from pneumonia.metrics import calibration
+from pneumonia.runs.train import suited
+from pneumonia.training import loop as train
+from pneumonia.training.device import half_precision, pick_device
+from pneumonia.training.loop import Diverged, Epoch, FitData, Step, fit, fit_data, predict
+from pneumonia.training.network import Network, build
 from tests.conftest import Told
 
 TINY = TrainConfig(size=32, width=4, epochs=3, batch_size=16, lr=5e-3, dropout=0.1, ema_decay=0.9, device="cpu")

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from experiments.browser import CHROMIUM, DRIVER, Browser
-from pneumonia.record import Record
-from pneumonia.sending import sent
-from pneumonia.tracking import Tracker
-from pneumonia.ui import compare_link
+from pneumonia.tracking.record import Record
+from pneumonia.tracking.store import Tracker
+from pneumonia.tracking.sync import sent
+from pneumonia.tracking.ui import compare_link
 from tests.command import Lab, until
 from tests.conftest import TrackingServer
 

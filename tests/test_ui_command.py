@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pneumonia import ui
+from pneumonia.tracking import ui
 from tests.command import Command, Lab, until
 from tests.conftest import NO_SERVER, TrackingServer
 

@@ -7,11 +7,12 @@ from typing import Any
 import pandas as pd
 from mlflow import MlflowClient
 
-from pneumonia import gallery, views
-from pneumonia.record import Record
-from pneumonia.sending import experiment_there, sent
-from pneumonia.tracking import Tracker
-from pneumonia.views import KIND, SAVED_VIEW, TRAINING
+from pneumonia.reports import gallery
+from pneumonia.tracking import views
+from pneumonia.tracking.record import Record
+from pneumonia.tracking.store import Tracker
+from pneumonia.tracking.sync import experiment_there, sent
+from pneumonia.tracking.views import KIND, SAVED_VIEW, TRAINING
 
 
 def state(value: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-from pneumonia import words
+from pneumonia.runtime import names as words
 
 THERE = {"a.jpeg", "b.jpeg", "my films", "my films/c.jpeg", "x,y.png", "it's.png", "*.jpeg", "back\\slash.png"}
 

@@ -4,9 +4,9 @@ import gc
 
 import click
 
-from pneumonia.boundary import mlflow_defaults, quiet
 from pneumonia.cli import films, models, runs, ui
-from pneumonia.stop import leave_quickly
+from pneumonia.cli.boundary import mlflow_defaults, quiet
+from pneumonia.runtime.stop import leave_quickly
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

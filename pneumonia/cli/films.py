@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from pneumonia.boundary import boundary, context, films, report_run, say
-from pneumonia.options import Command, any_dicom_option, as_json, data_option
+from pneumonia.cli.boundary import boundary, context, films, report_run, say
+from pneumonia.cli.options import Command, any_dicom_option, as_json, data_option
 
 
 @click.command(cls=Command)
@@ -15,7 +15,7 @@ from pneumonia.options import Command, any_dicom_option, as_json, data_option
 def eda(data: str | None, positive: str | None, any_dicom: bool | None, as_json: bool) -> None:
     """Describe the films before any model: classes, patients, sizes, grey levels, copies, shortcuts, batches."""
     with boundary():
-        from pneumonia import eda as exploring
+        from pneumonia.runs import explore as exploring
 
         run = context()
         index = films("synthetic" if data is None else data, positive=positive, any_dicom=any_dicom)
@@ -34,7 +34,7 @@ def eda(data: str | None, positive: str | None, any_dicom: bool | None, as_json:
 def download(dest: Path) -> None:
     """Fetch the public dataset (Kermany 2018, CC BY 4.0, 1.2 GB); goes on where it was broken off."""
     with boundary(resumes=True):
-        from pneumonia.download import download as fetch
+        from pneumonia.data.download import download as fetch
 
         folder = fetch(dest)
         say(f"the films stand in {folder}; next: uv run pneumonia search --data {folder}")

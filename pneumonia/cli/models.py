@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from pneumonia.boundary import FAILED, boundary, context, films, report_run, say, say_link, store
-from pneumonia.options import Command, Open, Shares, any_dicom_option, as_json, data_option, given
+from pneumonia.cli.boundary import FAILED, boundary, context, films, report_run, say, say_link, store
+from pneumonia.cli.options import Command, Open, Shares, any_dicom_option, as_json, data_option, given
 
 
 @click.command(cls=Command)
@@ -33,9 +33,9 @@ def evaluate(
 ) -> None:
     """Score the test films for a model: metrics with 95% intervals, a report, predictions. Opens the test split."""
     with boundary():
-        from pneumonia import evaluate as evaluating
-        from pneumonia import predict as predicting
-        from pneumonia.caller import located
+        from pneumonia.runs import evaluate as evaluating
+        from pneumonia.runtime.working_folder import located
+        from pneumonia.serving import predict as predicting
 
         run, demo = context(), data in (None, "synthetic")
         champion = f"models:/{'pneumonia-demo' if demo else 'pneumonia'}@champion"
@@ -66,8 +66,8 @@ def compare(
     opened.
     """
     with boundary():
-        from pneumonia import compare as comparing
-        from pneumonia.caller import located
+        from pneumonia.runs import compare as comparing
+        from pneumonia.runtime.working_folder import located
 
         names = [located(name) for name in comparing.named(models)]  # before any film is read
         run = context()
@@ -88,10 +88,10 @@ def predict(inputs: tuple[str, ...], model: str, output: Path | None, any_dicom:
     One INPUT may hold several, with spaces or commas between them, as an MLflow parameter has to.
     """
     with boundary():
-        from pneumonia import predict as predicting
-        from pneumonia import words
-        from pneumonia.caller import located
-        from pneumonia.inventory import tally
+        from pneumonia.data.inventory import tally
+        from pneumonia.runtime import names as words
+        from pneumonia.runtime.working_folder import located
+        from pneumonia.serving import predict as predicting
 
         store()
         if output is not None:
@@ -117,8 +117,8 @@ def predict(inputs: tuple[str, ...], model: str, output: Path | None, any_dicom:
 def promote(version: str, name: str) -> None:
     """Make VERSION the champion by hand, whatever the gate said."""
     with boundary():
-        from pneumonia.registry import promote as promoting
-        from pneumonia.ui import address, version_link
+        from pneumonia.registry.versions import promote as promoting
+        from pneumonia.tracking.ui import address, version_link
 
         tracker = store()
         say(promoting(tracker, name, version))

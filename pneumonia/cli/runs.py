@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pneumonia.boundary import (
+from pneumonia.cli.boundary import (
     FAILED,
     boundary,
     check_files,
@@ -22,13 +22,13 @@ from pneumonia.boundary import (
     say_link,
     store,
 )
+from pneumonia.cli.options import Command, Open, any_dicom_option, as_json, data_option, gallery_option, given, settings
 from pneumonia.config import SearchConfig, TrainConfig
-from pneumonia.options import Command, Open, any_dicom_option, as_json, data_option, gallery_option, given, settings
-from pneumonia.ui import is_served
+from pneumonia.tracking.ui import is_served
 
 if TYPE_CHECKING:
-    from pneumonia.data import Index
-    from pneumonia.tracking import Tracker
+    from pneumonia.data.index import Index
+    from pneumonia.tracking.store import Tracker
 
 
 @click.command(cls=Command)
@@ -40,7 +40,7 @@ def search(as_json: bool, **values: Any) -> None:
         config = SearchConfig(**given(**values))
         demo = config.data == "synthetic"
         if (storage := config.storage) is not None:
-            from pneumonia.caller import located
+            from pneumonia.runtime.working_folder import located
             from pneumonia.search import check  # seconds, so not for those who need none
 
             driver, slashes, path = storage.partition(":///")
@@ -52,10 +52,10 @@ def search(as_json: bool, **values: Any) -> None:
         run = context()
         tracker, model_name = run.tracker, "pneumonia-demo" if demo else "pneumonia"
 
-        from pneumonia import registry
         from pneumonia import search as searching
-        from pneumonia.progress import Bars
-        from pneumonia.ui import address, view_link
+        from pneumonia.cli.progress_bars import Bars
+        from pneumonia.registry import versions as registry
+        from pneumonia.tracking.ui import address, view_link
 
         if (said := registry.champion_gone(tracker, model_name)) is not None:
             say(said)
@@ -121,12 +121,12 @@ def train(
     With --seeds N it is one for each of N seeds, under a run that holds the mean and the spread of their scores.
     """
     with boundary():
-        from pneumonia import seeds as seeding
-        from pneumonia.progress import Bars
-        from pneumonia.record import close_dead
-        from pneumonia.sending import sent
-        from pneumonia.trial import suited, train_and_record
-        from pneumonia.ui import address, view_link
+        from pneumonia.cli.progress_bars import Bars
+        from pneumonia.runs import seeds as seeding
+        from pneumonia.runs.train import suited, train_and_record
+        from pneumonia.tracking.record import close_dead
+        from pneumonia.tracking.sync import sent
+        from pneumonia.tracking.ui import address, view_link
 
         data = "synthetic" if data is None else data
         config = TrainConfig(**given(**values))
@@ -165,8 +165,8 @@ def train(
 def sync() -> None:
     """Send to MLflow what could not be sent, and register what was to be registered."""
     with boundary(resumes=True):
-        from pneumonia import registry
-        from pneumonia.record import close_dead
+        from pneumonia.registry import versions as registry
+        from pneumonia.tracking.record import close_dead
 
         tracker = store()
         close_dead(home())
@@ -188,8 +188,8 @@ def len_val(index: "Index") -> int:
 
 
 def next_commands(name: str, tracker: "Tracker", demo: bool) -> None:
-    from pneumonia.caller import typed_in
-    from pneumonia.tracking import has_old_runs
+    from pneumonia.runtime.working_folder import typed_in
+    from pneumonia.tracking.store import has_old_runs
 
     say("\nNext:")
     if typed_in() is not None:  # `uv run` would know nothing of the project there

@@ -2,8 +2,8 @@
 
 import click
 
-from pneumonia.boundary import boundary, home, say, tracking
-from pneumonia.ui import HOST, PORT, view_link
+from pneumonia.cli.boundary import boundary, home, say, tracking
+from pneumonia.tracking.ui import HOST, PORT, view_link
 
 
 @click.command()
@@ -15,8 +15,8 @@ def ui(host: str, port: int) -> None:
     Where MLFLOW_TRACKING_URI names a server, that one has the UI, and its address is all that is printed.
     """
     with boundary():
-        from pneumonia import places
-        from pneumonia import ui as serving
+        from pneumonia.tracking import places
+        from pneumonia.tracking import ui as serving
 
         tracker, experiment, _ = tracking(files=False)
         if not (served := serving.is_served(tracker.uri)):

@@ -9,19 +9,22 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from pneumonia import cache, ensemble, package, registry
 from pneumonia.config import TrainConfig
-from pneumonia.context import dataset_of
-from pneumonia.gate import Verdict
-from pneumonia.listener import Listener
-from pneumonia.model import Network
-from pneumonia.record import Record, Run, records
+from pneumonia.data import cache
+from pneumonia.registry import versions as registry
+from pneumonia.registry.gate import Verdict
+from pneumonia.runs.context import dataset_of
+from pneumonia.runs.listener import Listener
+from pneumonia.runs.train import conclude, run_training
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task, describe
-from pneumonia.sending import sent
-from pneumonia.tracking import finished
-from pneumonia.train import fit_data
-from pneumonia.trial import conclude, run_training
+from pneumonia.serving import export as package
+from pneumonia.tracking.record import Record, Run, records
+from pneumonia.tracking.store import finished
+from pneumonia.tracking.sync import sent
+from pneumonia.training import ensemble
+from pneumonia.training.loop import fit_data
+from pneumonia.training.network import Network
 
 
 class SearchError(RuntimeError):

@@ -8,9 +8,9 @@ from typing import Any
 
 import optuna
 
+from pneumonia.runtime.stop import identity, is_gone
 from pneumonia.search import study as studies
 from pneumonia.search.storage import StudyError
-from pneumonia.stop import identity, is_gone
 
 BEAT_SECONDS = 5.0
 CLAIM_SECONDS = 1.0  # longer than a write to the database takes

@@ -11,10 +11,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from optuna.trial import FrozenTrial, TrialState
 
-from pneumonia import plots
+from pneumonia.reports import plots
+from pneumonia.runs.train import OBJECTIVE
 from pneumonia.search import space
 from pneumonia.search import study as studies
-from pneumonia.trial import OBJECTIVE
 
 SCORES = ("val/auc", "val/sensitivity", "val/specificity", "val/log_loss")
 

@@ -6,12 +6,13 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from pneumonia.listener import Listener
-from pneumonia.record import State, records
+from pneumonia.runs.listener import Listener
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task, reap
-from pneumonia.sending import close_run
-from pneumonia.tracking import TrackingError, tracker_errors
+from pneumonia.tracking.connection import TrackingError
+from pneumonia.tracking.record import State, records
+from pneumonia.tracking.store import tracker_errors
+from pneumonia.tracking.sync import close_run
 
 
 def settle(study: optuna.Study, home: Path) -> None:

@@ -8,34 +8,24 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from pneumonia import cache, views
 from pneumonia.config import SearchConfig
-from pneumonia.context import RunContext
-from pneumonia.data import Index
-from pneumonia.gate import Verdict
-from pneumonia.listener import SILENT, Listener
-from pneumonia.record import Record, Run, close_dead
+from pneumonia.data import cache
+from pneumonia.data.index import Index
+from pneumonia.registry.gate import Verdict
+from pneumonia.runs.context import RunContext
+from pneumonia.runs.listener import SILENT, Listener, Progress
+from pneumonia.runs.train import decode_for, suited
+from pneumonia.runtime.stop import Interrupted
 from pneumonia.search import final, lease, pool, report, resume
 from pneumonia.search import study as studies
 from pneumonia.search.final import SearchError
 from pneumonia.search.worker import Task, open_storage, reap
-from pneumonia.sending import sent
-from pneumonia.stop import Interrupted
-from pneumonia.tracking import finished, tracker_errors
-from pneumonia.trial import decode_for, suited
+from pneumonia.tracking import views
+from pneumonia.tracking.record import Record, Run, close_dead
+from pneumonia.tracking.store import finished, tracker_errors
+from pneumonia.tracking.sync import sent
 
 TIDY_SECONDS = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a search is; `running` says for each running trial how many epochs it has done."""
-
-    done: int
-    goal: int
-    failed: int
-    running: dict[int, int]
-    best: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,14 +24,15 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from pneumonia import config, stress
+from pneumonia import config
+from pneumonia.augmentation import stress_tests as stress
 from pneumonia.config import Pruner, Range, TrainConfig
+from pneumonia.runs.train import OBJECTIVE
+from pneumonia.runtime.sentence import first_line
+from pneumonia.runtime.stop import held, is_gone
 from pneumonia.search import space
 from pneumonia.search.sampler import Sampler
 from pneumonia.search.storage import StudyError, holds_a_study, unusable
-from pneumonia.sentence import first_line
-from pneumonia.stop import held, is_gone
-from pneumonia.trial import OBJECTIVE
 
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60  # silence after which a worker on another machine counts as dead

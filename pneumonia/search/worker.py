@@ -15,18 +15,19 @@ import torch
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from pneumonia import cache
 from pneumonia.config import Pruner, TrainConfig
-from pneumonia.context import RunContext
-from pneumonia.data import Index
-from pneumonia.listener import Listener
-from pneumonia.record import Record, Run, State
+from pneumonia.data import cache
+from pneumonia.data.index import Index
+from pneumonia.runs.context import RunContext
+from pneumonia.runs.listener import Listener
+from pneumonia.runs.train import OBJECTIVE, run_training, warm_up
+from pneumonia.runtime.stop import Interrupted, Stop, identity, leave_quickly
 from pneumonia.search import study as studies
-from pneumonia.sending import close_run, sent
-from pneumonia.stop import Interrupted, Stop, identity, leave_quickly
-from pneumonia.tracking import TrackingError, reason_of, tracker_errors
-from pneumonia.train import Epoch, Step
-from pneumonia.trial import OBJECTIVE, run_training, warm_up
+from pneumonia.tracking.connection import TrackingError
+from pneumonia.tracking.record import Record, Run, State
+from pneumonia.tracking.store import reason_of, tracker_errors
+from pneumonia.tracking.sync import close_run, sent
+from pneumonia.training.loop import Epoch, Step
 
 
 @dataclass(frozen=True, kw_only=True)

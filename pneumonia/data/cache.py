@@ -1,0 +1,215 @@
+"""Films as arrays: each is decoded once to a square of grey bytes and kept on disk, memory-mapped."""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pneumonia.data.decoding import decode_films, write
+from pneumonia.data.index import DataError, Index
+
+MIN_GOOD_SHARE = 0.9
+EXAMPLES = 5  # of unread films
+STALE_SECONDS = 3600.0  # a half-written cache that nobody has written to for so long has lost its process
+
+
+class DiskFullError(OSError):
+    """No room for what must be written; one sentence with the path and the bytes needed."""
+
+    def __init__(self, path: Path, needed: int) -> None:
+        super().__init__(errno.ENOSPC, f"the disk is full: {needed:,} bytes are needed at {path}")
+        self.path = path
+        self.needed = needed
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Decoded:
+    """`films` is uint8 [N, S, S], memory-mapped and read-only; row i is row i of `index.table`. `failures` are the
+    films that could not be decoded (path, reason); `index` is without them. `seconds` is what opening or building
+    took."""
+
+    films: np.ndarray
+    index: Index
+    failures: list[tuple[str, str]]
+    seconds: float
+
+    def unread(self) -> list[str]:
+        """Lines about the films that could not be decoded; none when all could."""
+        lines = [f"{len(self.failures)} films could not be read and are left out"] if self.failures else []
+        lines += [f"  {path}: {reason}" for path, reason in self.failures[:EXAMPLES]]
+        return lines + (["  ... all of them stand in data_report.json"] if len(self.failures) > EXAMPLES else [])
+
+
+def decode(index: Index, *, size: int, home: Path, workers: int | None = None, progress: bool = False) -> Decoded:
+    """Decodes every film of an index to `size` x `size` pixels, or opens what an earlier call decoded.
+
+    The cache stands in `home`/cache under a key of the films' contents in their order, the size, and the versions of
+    the decoding code and of OpenCV. Paths, labels and splits are not in it: a moved folder finds its cache again. It
+    is written beside its place and renamed into it whole; its checksum is verified at every opening. Two processes
+    that build at once do the work twice, and both end with the one that came first.
+
+    Films are decoded in `workers` processes. By default that is one a core for large sets, and for less than
+    `decoding.HERE_BYTES` this process itself.
+
+    Raises:
+        DataError: fewer than `MIN_GOOD_SHARE` of the films could be read, or none of some class in some split, or a
+            file changed since it was indexed.
+        DiskFullError: there is no room for the cache.
+    """
+    start = time.perf_counter()
+    key = _key(index, size)
+    place = home / "cache" / key
+    n = len(index.table)
+    opened = _open(place, key, n, size)
+    for _ in range(3):  # another process that found a torn cache may just be replacing ours
+        if opened is None:
+            with room(place, n * size * size + (1 << 20)):
+                _build(place, index, key, size, workers, progress)
+            opened = _open(place, key, n, size)
+    if opened is None:
+        raise RuntimeError(f"the cache {place} is damaged again and again as soon as it is written")
+    films, reasons = opened
+    paths = index.table["path"]
+    failures = [(str(paths.iloc[row]), reason) for row, reason in sorted(reasons.items())]
+    good = index.without(failures)
+    _check_enough(index, good, place)
+    return Decoded(films=films, index=good, failures=failures, seconds=time.perf_counter() - start)
+
+
+@contextmanager
+def room(path: Path, needed: int) -> Iterator[None]:
+    """For a block that writes `needed` bytes at `path`, which need not exist yet.
+
+    Raises:
+        DiskFullError: so much is not free at the start, or the disk fills up meanwhile.
+    """
+    there = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    if shutil.disk_usage(there).free < needed:
+        raise DiskFullError(path, needed)
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or isinstance(error, DiskFullError):
+            raise
+        raise DiskFullError(path, needed) from error
+
+
+def _key(index: Index, size: int) -> str:
+    import cv2
+
+    from pneumonia.served import DECODE_VERSION  # imports MLflow, which takes seconds
+
+    how = f"decode {DECODE_VERSION}, OpenCV {cv2.__version__}, {size} px{', any DICOM' if index.any_dicom else ''}"
+    parts = [how, *index.table["sha256"]]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _open(place: Path, key: str, n: int, size: int) -> tuple[np.ndarray, dict[int, str]] | None:
+    """The films and the reasons by row of those that failed, or None if there is no whole cache of this key."""
+    try:
+        mark = json.loads((place / "done.json").read_text(encoding="utf-8"))
+        with (place / "films.npy").open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()  # 27 ms for 5,216 films of 96 px
+        if not isinstance(mark, dict) or (mark.get("key"), mark.get("sha256")) != (key, digest):
+            return None
+        reasons = {int(row): str(reason) for row, reason in mark["failures"]}
+        films = np.load(place / "films.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    whole = films.shape == (n - len(reasons), size, size) and films.dtype == np.uint8
+    return (films, reasons) if whole else None
+
+
+def _check_enough(index: Index, good: Index, place: Path) -> None:
+    corrupt = good.report.corrupt
+    total = len(good.table) + len(corrupt)
+    before, after = (set(zip(i.table["split"], i.table["label"], strict=True)) for i in (index, good))
+    if len(good.table) >= MIN_GOOD_SHARE * total and before == after:
+        return
+    listed = place / "failures.tsv"
+    listed.write_text("".join(f"{path}\t{reason}\n" for path, reason in corrupt), encoding="utf-8")
+    reason, times = Counter(reason for _, reason in corrupt).most_common(1)[0]
+    if before != after:
+        split, label = min(before - after)
+        short = f"no {split} film of the class {index.classes[label]} could be read"
+    else:
+        short = f"only {len(good.table):,} of {total:,} films could be read, and {MIN_GOOD_SHARE:.0%} must be"
+    raise DataError(f"{short}; the commonest reason, {times:,} times: {reason}; all are listed in {listed}")
+
+
+# --- building
+
+
+def _header(n: int, size: int) -> bytes:
+    """How a .npy file of uint8 [n, size, size] begins. NumPy leaves room for n to grow, so its length is constant."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (n, size, size)})
+    return file.getvalue()
+
+
+def _build(place: Path, index: Index, key: str, size: int, workers: int | None, progress: bool) -> None:
+    """Writes the cache in a folder of its own and renames that to `place`, unless another process was faster."""
+    n = len(index.table)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(place.parent)
+    building = Path(tempfile.mkdtemp(prefix=".building-", dir=place.parent))
+    try:
+        films = building / "films.npy"
+        films.write_bytes(_header(n, size))
+        reasons = decode_films(films, len(_header(n, size)), index, size, workers, progress)
+        _close_gaps(films, n, size, set(reasons))
+        with films.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        # Not synced to the disk, which takes seconds for a large set: what a power cut tears has another checksum.
+        mark = {"key": key, "size": size, "sha256": digest, "failures": sorted(reasons.items())}
+        (building / "done.json").write_text(json.dumps(mark), encoding="utf-8")
+        while _open(place, key, n, size) is None:
+            try:
+                building.rename(place)
+                break
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise
+            if _open(place, key, n, size) is None:
+                # Away in one step: deleting in place could take files from what another process has just put there.
+                torn = Path(tempfile.mkdtemp(prefix=".building-", dir=place.parent))
+                with suppress(FileNotFoundError):
+                    place.rename(torn / "torn")
+                shutil.rmtree(torn)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what killed processes left half-written."""
+    for left in folder.glob(".building-*"):
+        with suppress(OSError):
+            touched = max(entry.stat().st_mtime for entry in (left, *left.iterdir()))
+            if time.time() - touched > STALE_SECONDS:
+                shutil.rmtree(left)
+
+
+def _close_gaps(path: Path, n: int, size: int, failed: set[int]) -> None:
+    """Moves the films that follow a failed one up, so that row i is the i-th good film."""
+    head, film_bytes = len(_header(n, size)), size * size
+    with path.open("r+b") as file:
+        if failed:
+            for good, row in enumerate(row for row in range(n) if row not in failed):
+                film = os.pread(file.fileno(), film_bytes, head + row * film_bytes)
+                write(file.fileno(), film, head + good * film_bytes)
+            file.write(_header(n - len(failed), size))
+        file.truncate(head + (n - len(failed)) * film_bytes)

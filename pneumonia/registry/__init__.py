@@ -1,0 +1,1 @@
+"""The registered model: its versions, and which of them is the champion."""

@@ -1,0 +1,336 @@
+"""The gate: which of the versions of a registered model is the champion.
+
+Champion and candidate are scored on the same validation films, as they are, changed as another hospital might make them
+and, where opacities tell the classes apart, the normal ones with an opacity painted, which count as ill (see `stress`),
+with the mean log loss of the probabilities that each serves, by film and then over films: a proper score (Good 1952)
+that does not saturate where AUC does. The score stands as a tag on the version, `gate.log_loss.<films>`, where <films>
+identifies the films.
+
+The rule: of the versions scored on these films, the one with the lowest log loss is the champion, and of equal ones the
+earliest. Versions that tell other classes apart do not compete. A version promoted by hand is outdone only by later
+versions. A champion whose files cannot be read keeps its place until one is promoted by hand: a disk may be away.
+"""
+
+import base64
+import errno
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from pneumonia.augmentation import stress_tests as stress
+from pneumonia.data.classes import told_by_opacities
+from pneumonia.metrics.intervals import mean_error
+from pneumonia.runtime.sentence import first_line, shortened
+from pneumonia.served import CANONICAL, FilmError, decode, read_film
+from pneumonia.tracking import places
+from pneumonia.tracking.connection import reach
+from pneumonia.tracking.record import Record
+from pneumonia.tracking.store import Tracker
+from pneumonia.tracking.sync import if_there, masked
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+BY_HAND = "gate.by_hand"  # tag of a version promoted by hand: the highest version that was there
+CLASSES = "data.classes"
+UNUSABLE = "gate.unusable"  # tag of a version that could not be scored when a candidate came
+TIE = 1e-9  # log losses nearer than this are the same
+BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Which alias a version got, and why, in one line."""
+
+    name: str
+    version: str
+    alias: str
+    reason: str
+
+    def line(self) -> str:
+        return f"{self.name} version {self.version} is {self.alias}: {self.reason}"
+
+
+class Image(NamedTuple):
+    """What a model is asked about: a film, or a changed copy of it."""
+
+    film: int  # number of the film
+    label: int  # 0 or 1
+    data: str  # base64
+
+
+class Unreadable(OSError):
+    """A version's files are gone, or cannot be loaded; the sentence says which or why."""
+
+
+class FilmGone(ValueError):
+    """A validation film that the gate needs is no longer there as it was; the sentence names it."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The films that the gate scores on, in the order of their content, which decides how each is changed. `key`
+    identifies them, whatever their order or place.
+    """
+
+    films: list[tuple[Path, str]]  # and the SHA-256 of each
+    labels: np.ndarray  # [N], 0 and 1
+    patients: list[str]
+    opacities: bool  # tell the classes apart
+    key: str
+    any_dicom: bool = False  # they are read also where a DICOM says that it is no chest radiograph
+
+    def images(self) -> Iterator[Image]:
+        """Three of each film: as it is, in another shape, otherwise changed (as it is, where a change leaves nothing
+        that a model would take); of a normal one perhaps a fourth, with an opacity. They are read for each model anew,
+        since all those of a large set would not fit into memory.
+
+        Raises:
+            FilmGone: a film is no longer there, or another one.
+        """
+        for number, (path, sha256) in enumerate(self.films):
+            film = _read(path)
+            if hashlib.sha256(film).hexdigest() != sha256:
+                raise FilmGone(f"the validation film {path} has just become another one")
+            # At 224 px, since models of all sizes are to see the same copies; training makes them at its own size.
+            read, label = read_film(film, CANONICAL, any_dicom=self.any_dicom), int(self.labels[number])
+            copies = [_png(copy) or film for copy in stress.copies_of(read, number)]
+            for image in (film, *copies):
+                yield Image(number, label, base64.b64encode(image).decode())
+            if self.opacities and label == 0:
+                painted = stress.painted_of(read, number)
+                shown = _png(painted) if (painted != read).any() else None
+                if shown is not None:
+                    yield Image(number, 1, base64.b64encode(shown).decode())
+
+
+def validation(record: Record) -> Validation:
+    """The validation films that the record's model was chosen on. Each is read, so that one that cannot be is named
+    before anything is registered.
+
+    Raises:
+        FilmGone: a film is no longer there, or can no longer be read.
+    """
+    root = Path(record.run.dataset["source"])
+    classes = tuple(record.run.dataset["classes"])
+    rows = pd.read_csv(record.artifacts / "predictions" / "val.csv", dtype=str, keep_default_na=False)
+    any_dicom = record.run.dataset.get("any_dicom", False)
+    found = []
+    for name, label, patient in zip(rows["path"], rows["label"], rows["patient"], strict=True):
+        film = _read(path := root / name)
+        try:
+            read_film(film, CANONICAL, any_dicom=any_dicom)
+        except FilmError as error:
+            raise FilmGone(f"the validation film {path} can no longer be read: {error}") from error
+        found.append((hashlib.sha256(film).hexdigest(), int(label == classes[1]), name, patient))
+    found.sort()
+    lines = [f"{sha256} {label}" for sha256, label, *_ in found]
+    opacities = told_by_opacities(classes)
+    lines.append(f"changes {stress.VERSION}{', painted' if opacities else ''}")
+    return Validation(
+        films=[(root / name, sha256) for sha256, _, name, _ in found],
+        labels=np.array([label for _, label, *_ in found]),
+        patients=[patient for *_, patient in found],
+        opacities=opacities,
+        any_dicom=any_dicom,
+        key=hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12],
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        what = "is no longer there" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        raise FilmGone(f"the validation film {path} {what}") from error
+
+
+def _png(copy: np.ndarray) -> bytes | None:
+    """A copy as PNG; None if a model would not take it."""
+    png = cv2.imencode(".png", copy)[1].tobytes()
+    try:
+        decode(png)
+    except FilmError:
+        return None
+    return png
+
+
+def losses(uri: str, films: Validation) -> np.ndarray:
+    """Log loss of each film, the mean of its images', by the model's own code. Float64 [N].
+
+    Raises:
+        FilmGone: a film is no longer there, or another one.
+        Unreadable: the model cannot be loaded.
+    """
+    with tempfile.TemporaryDirectory(prefix="pneumonia-gate-") as scratch:
+        try:
+            folder = mlflow.artifacts.download_artifacts(uri, dst_path=scratch)
+            model = mlflow.pyfunc.load_model(folder)
+        except Exception as error:  # a foreign flavour may raise anything
+            if _says_nothing(error):
+                raise
+            raise Unreadable(shortened(masked(first_line(error).replace(scratch, uri)), 200)) from error
+        images, asked, answers = films.images(), [], []
+        params = {"any_dicom": True} if films.any_dicom else None
+        while batch := list(islice(images, BATCH)):
+            table = pd.DataFrame({"image": [image.data for image in batch]})
+            answers.append(model.predict(table, params=params)["probability"])
+            asked += [(image.film, image.label) for image in batch]
+    film, label = np.array(asked).T
+    positive = np.clip(np.concatenate(answers), 1e-7, 1 - 1e-7)
+    loss = -np.log(np.where(label == 1, positive, 1 - positive))
+    return np.asarray(np.bincount(film, loss) / np.bincount(film))
+
+
+def decide(tracker: Tracker, name: str, version: str, films: Validation) -> Verdict:
+    """Gives `version` an alias. MLflow has no compare-and-set, so {best by tag, set alias, read again} is repeated
+    until it is stable: of two searches that finish at once, the later reader sees both scores.
+    """
+    client, tag = tracker.client, f"gate.log_loss.{films.key}"
+    own = _score(client, name, version, films)
+    notes = []
+    champion = champion_of(client, name)
+    rival: np.ndarray | None = None
+    if champion is not None and champion != version:
+        other = client.get_model_version(name, champion).tags.get(CLASSES)
+        mine = client.get_model_version(name, version).tags.get(CLASSES)
+        if other is not None and mine is not None and other != mine:
+            _again(client.set_registered_model_alias, name, CHALLENGER, version)
+            reason = (
+                f"it tells {mine} apart, the champion, version {champion}, {other}; promote it by hand if you mean it"
+            )
+            return Verdict(name=name, version=version, alias=CHALLENGER, reason=reason)
+        try:
+            rival = _score(client, name, champion, films)
+        except Unreadable as error:
+            reach(tracker.uri)  # a store that is away says nothing about the version
+            _again(client.set_registered_model_alias, name, CHALLENGER, version)
+            reason = (
+                f"the champion, version {champion}, cannot be read ({gone(tracker, name, champion) or error}), and is "
+                f"not replaced without being asked for: `{by_hand(name, version)}` does it"
+            )
+            return Verdict(name=name, version=version, alias=CHALLENGER, reason=reason)
+        except Exception as error:  # it is a model of another kind with errors of its own
+            reach(tracker.uri)
+            if _says_nothing(error):
+                raise
+            notes.append(f"the champion of before, version {champion}, cannot be scored ({type(error).__name__})")
+            _again(client.set_model_version_tag, name, champion, UNUSABLE, "true")
+    best = version
+    for _ in range(20):
+        best = _best(client, name, tag) or version
+        if best not in (version, champion) and (said := gone(tracker, name, best)) is not None:
+            notes.append(f"version {best}, which was better, cannot be read ({said})")
+            _again(client.set_model_version_tag, name, best, UNUSABLE, "true")
+            continue
+        if champion_of(client, name) != best:
+            _again(client.set_registered_model_alias, name, CHAMPION, best)
+            continue
+        if best == (_best(client, name, tag) or version):
+            break
+    reason = "; ".join([_reason(own, rival, films, champion, version, best), *notes])
+    if best == version:
+        drop_challenger(client, name, version)
+        return Verdict(name=name, version=version, alias=CHAMPION, reason=reason)
+    _again(client.set_registered_model_alias, name, CHALLENGER, version)
+    return Verdict(name=name, version=version, alias=CHALLENGER, reason=reason)
+
+
+def _says_nothing(error: Exception) -> bool:
+    """Whether an error is this machine's, or a film's, and says nothing about the version that was being scored."""
+    ours = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+    return isinstance(error, MemoryError | FilmGone) or getattr(error, "errno", None) in ours
+
+
+def gone(tracker: Tracker, name: str, version: str) -> str | None:
+    """What is missing of a version's files, and how to mend it; None where nothing is, or where the store, and so
+    perhaps the files, is not on this machine.
+    """
+    location = if_there(lambda: tracker.client.get_model_version_download_uri(name, version))
+    if location is None:
+        return "the store no longer knows where its files are"
+    said = places.missing(location, tracker.uri) if places.on_this_machine(tracker.uri) else None
+    return said if said is None or location in said else f"its files were put in {location}, and {said}"
+
+
+def by_hand(name: str, version: str) -> str:
+    """The command that makes a version the champion."""
+    return f"pneumonia promote {version}" + ("" if name == "pneumonia" else f" --name {name}")
+
+
+def drop_challenger(client: MlflowClient, name: str, version: str) -> None:
+    """A champion is no challenger."""
+    challenger = client.get_registered_model(name).aliases.get(CHALLENGER)
+    if challenger is not None and str(challenger) == version:
+        client.delete_registered_model_alias(name, CHALLENGER)
+
+
+def _reason(
+    own: np.ndarray, rival: np.ndarray | None, films: Validation, champion: str | None, version: str, best: str
+) -> str:
+    painted = ", and normal ones painted" if films.opacities else ""
+    score = f"log loss {own.mean():.4f} on {len(films.patients)} validation films, as they are and changed{painted}"
+    if rival is None or champion is None:
+        other = "" if best == version else f"; version {best} is better"
+        return f"{score}, no champion to beat{other}" if best == version else f"{score}{other}"
+    difference = own - rival
+    spread = mean_error(difference, films.patients)
+    return (
+        f"{score} against {rival.mean():.4f} of version {champion} (difference {difference.mean():+.4f} ± {spread:.4f})"
+    )
+
+
+def _score(client: MlflowClient, name: str, version: str, films: Validation) -> np.ndarray:
+    values = losses(f"models:/{name}/{version}", films)
+    _again(client.set_model_version_tag, name, version, f"gate.log_loss.{films.key}", repr(float(values.mean())))
+    return values
+
+
+def _again(call: Callable[..., None], *arguments: str) -> None:
+    """MLflow looks whether a tag or an alias is there, then inserts it: of two gates at once the database refuses one,
+    whose second call finds it.
+    """
+    try:
+        call(*arguments)
+    except MlflowException:
+        call(*arguments)
+
+
+def champion_of(client: MlflowClient, name: str) -> str | None:
+    try:
+        return str(
+            client.get_model_version_by_alias(name, CHAMPION).version
+        )  # a number from sqlite, text from a server
+    except MlflowException as error:  # no such alias, or it names a version that was deleted
+        if error.error_code not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
+            raise
+        return None
+
+
+def _best(client: MlflowClient, name: str, tag: str) -> str | None:
+    """The version that should be champion, by the tags alone, so that every reader comes to the same one."""
+    versions = client.search_model_versions(f"name = '{name}'", max_results=10_000)
+    by_hand = [v for v in versions if BY_HAND in v.tags]
+    floor, chosen = 0, None
+    if by_hand:
+        latest = max(by_hand, key=lambda v: float(v.tags[BY_HAND].split()[1]))
+        floor, chosen = int(latest.tags[BY_HAND].split()[0]), str(latest.version)
+    scored = [
+        v
+        for v in versions
+        if tag in v.tags and UNUSABLE not in v.tags and (int(v.version) > floor or str(v.version) == chosen)
+    ]
+    if not scored:
+        return None
+    lowest = min(float(v.tags[tag]) for v in scored)
+    tied = [v for v in scored if float(v.tags[tag]) <= lowest + TIE]
+    return str(min(tied, key=lambda v: int(v.version)).version)

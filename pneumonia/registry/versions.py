@@ -1,0 +1,195 @@
+"""The registered model: its versions, promotion by hand, and how often each has seen the test films."""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
+
+from pneumonia.registry import gate
+from pneumonia.registry.gate import (
+    BY_HAND,
+    CHAMPION,
+    UNUSABLE,
+    FilmGone,
+    Verdict,
+    by_hand,
+    champion_of,
+    drop_challenger,
+    gone,
+)
+from pneumonia.reports import model_card as card
+from pneumonia.tracking.record import Record, records, write_json
+from pneumonia.tracking.store import Tracker, tracker_errors
+from pneumonia.tracking.sync import if_there, sent, unsent
+
+VERSION = "model.version"  # tag of an evaluation: name/number of the version that it was of
+
+
+class RegistryError(RuntimeError):
+    """A version cannot be found or promoted; the sentence says why."""
+
+
+def enter(tracker: Tracker, record: Record) -> Verdict:
+    """Registers the record's model, unless an earlier call did, and takes it through the gate.
+
+    Raises:
+        TrackingError: the store did not answer; the same call goes on from where this one stopped.
+        FilmGone: a validation film is no longer there or cannot be read; nothing was registered, or, where it went
+            while models were scored, a version whose alias the same call decides later.
+    """
+    name, have = record.run.register, sent(record)
+    assert name is not None
+    films = gate.validation(record)
+    with tracker_errors(tracker.uri):
+        version = have.get("version") or _register(tracker.client, name, record)
+        link = json.dumps([{"name": name, "version": version}])  # on the model's page in the UI
+        tracker.client.set_logged_model_tags(have["model_id"], {MLFLOW_MODEL_VERSIONS: link})
+        write_json(record.folder / "sent.json", {**sent(record), "version": version})
+        verdict = gate.decide(tracker, name, version, films)
+        write_json(record.folder / "sent.json", {**sent(record), "verdict": asdict(verdict)})
+    return verdict
+
+
+def catch_up(tracker: Tracker, home: Path) -> tuple[list[Verdict], list[str]]:
+    """Registers the models under `home` that were to be registered when the tracker was away, and puts the test figures
+    into the descriptions that lack them.
+
+    Returns what became of the models, and a line for each that cannot be registered.
+    """
+    here = [r for r in records(home / "records") if tracker.has(r)]
+    waiting = [r for r in here if is_waiting(r)]
+    verdicts, missed = [], []
+    for record in waiting:
+        try:
+            verdicts.append(enter(tracker, record))
+        except FilmGone as error:  # the others can still be registered
+            missed.append(f"{record.folder}: {error}")
+    ended = [r for r in here if r.run.role == "evaluate" and not unsent(r)]
+    newest = {record.run.tags.get(VERSION): record for record in ended}  # of each version
+    for record in newest.values():
+        if "described" not in sent(record):
+            describe(tracker, record)
+    return verdicts, missed
+
+
+def is_waiting(record: Record) -> bool:
+    """Whether the record's model is to be registered, can be, and has not been."""
+    have, status = sent(record), record.status
+    complete = status is not None and status["state"] == "COMPLETE"
+    return complete and record.run.register is not None and "model_id" in have and "verdict" not in have
+
+
+def _register(client: MlflowClient, name: str, record: Record) -> str:
+    have, tags = sent(record), record.run.tags
+    try:
+        client.create_registered_model(name, description="Pneumonia on chest X-rays. Research, not a medical device.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    for old in client.search_model_versions(f"name = '{name}'"):
+        if old.tags.get("record") == record.run.key:
+            return str(old.version)
+    made = client.create_model_version(
+        name,
+        source=f"models:/{have['model_id']}",
+        run_id=have["run_id"],
+        model_id=have["model_id"],
+        description=_describe(record),
+        tags={**tags, "record": record.run.key, "role": record.run.role},
+    )
+    return str(made.version)
+
+
+def _describe(record: Record) -> str:
+    whole = record.artifacts / "model_card.md"
+    if not whole.exists():
+        return record.run.description[: card.DESCRIPTION_LENGTH]
+    more = f"model_card.md among the artifacts of run {sent(record)['run_id']}"
+    return card.summary(whole.read_text(encoding="utf-8"), more=more)
+
+
+def describe(tracker: Tracker, record: Record) -> None:
+    """Gives the version that an evaluation was of, if it was of one, the description with the test figures in it."""
+    version = record.run.tags.get(VERSION)
+    if version is None or not (record.artifacts / "model_card.md").exists():
+        return
+    name, _, number = version.rpartition("/")
+    with tracker_errors(tracker.uri):
+        if_there(lambda: tracker.client.update_model_version(name, number, _describe(record)))  # it may be deleted
+    write_json(record.folder / "sent.json", {**sent(record), "described": True})
+
+
+def count_opening(tracker: Tracker, version: ModelVersion | None, model_id: str | None) -> int:
+    """Counts that the test split is opened for a model, on its version (`test.openings`), or on the logged model.
+
+    Returns the count, this opening included; 1 for a model that the store does not know.
+    """
+    client, tag = tracker.client, "test.openings"
+    with tracker_errors(tracker.uri):
+        if version is not None:
+            count = int(version.tags.get(tag, 0)) + 1
+            client.set_model_version_tag(version.name, version.version, tag, str(count))
+            return count
+        if (known := tracker.known_model(model_id)) is not None:
+            count = int(client.get_logged_model(known).tags.get(tag, 0)) + 1
+            client.set_logged_model_tags(known, {tag: str(count)})
+            return count
+    return 1
+
+
+def version_of(tracker: Tracker, uri: str, model_id: str | None) -> ModelVersion | None:
+    """The registered version that a model is; None where it is none."""
+    client, (name, _, alias) = tracker.client, uri.removeprefix("models:/").partition("@")
+    with tracker_errors(tracker.uri):
+        if uri.startswith("models:/") and alias:
+            return client.get_model_version_by_alias(name, alias)
+        name, _, number = name.partition("/")
+        if uri.startswith("models:/") and number.isdigit():
+            return client.get_model_version(name, number)
+        versions = client.search_model_versions(max_results=10_000) if model_id else []
+        return next((v for v in versions if v.source == f"models:/{model_id}"), None)  # v.model_id is None from sqlite
+
+
+def champion_gone(tracker: Tracker, name: str) -> str | None:
+    """A sentence on a champion whose files are gone, and on what follows; None where all is well."""
+    with tracker_errors(tracker.uri):
+        champion = champion_of(tracker.client, name)
+        said = None if champion is None else gone(tracker, name, champion)
+    if said is None:
+        return None
+    return (
+        f"the champion, {name} version {champion}, cannot be read: {said}. A model that is registered meanwhile "
+        f"becomes challenger, not champion, unless you promote it (`{by_hand(name, 'VERSION')}`)"
+    )
+
+
+def promote(tracker: Tracker, name: str, version: str) -> str:
+    """Makes `version` the champion whatever its score; only later versions can outdo it. Returns what was done.
+
+    Raises:
+        RegistryError: there is no such model or version, or its files are gone.
+    """
+    client = tracker.client
+    with tracker_errors(tracker.uri):
+        try:
+            tags = client.get_model_version(name, version).tags
+        except MlflowException as error:
+            there = [str(v.version) for v in client.search_model_versions(f"name = '{name}'")]
+            listed = ", ".join(sorted(there, key=int)) or "none"
+            raise RegistryError(f"{name} has no version {version}; versions there: {listed}") from error
+        if (said := gone(tracker, name, version)) is not None:
+            raise RegistryError(f"{name} version {version} cannot be promoted: {said}")
+        before = champion_of(client, name)
+        newest = max(int(v.version) for v in client.search_model_versions(f"name = '{name}'"))
+        client.set_model_version_tag(name, version, BY_HAND, f"{newest} {time.time():.3f}")
+        if UNUSABLE in tags:
+            client.delete_model_version_tag(name, version, UNUSABLE)
+        client.set_registered_model_alias(name, CHAMPION, version)
+        drop_challenger(client, name, version)
+    was = "there was none" if before is None else f"it was version {before}"
+    return f"{name} version {version} is champion by hand ({was})"

@@ -1,1 +1,0 @@
-"""Reports for people: self-contained HTML pages, and the model card."""

@@ -1,0 +1,1 @@
+"""What each command does and logs: one run of MLflow, or several under one."""

@@ -1,0 +1,250 @@
+"""One training run and its record: fit, calibrate, choose the threshold, draw, package."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import mlflow.pyfunc
+import numpy as np
+import pandas as pd
+
+from pneumonia.config import TrainConfig
+from pneumonia.data.cache import Decoded, decode, room
+from pneumonia.data.classes import told_by_opacities
+from pneumonia.data.index import Index
+from pneumonia.metrics import scores as metrics
+from pneumonia.metrics.calibration import Calibration, operating_point
+from pneumonia.reports import gallery, plots
+from pneumonia.reports.model_card import Made, card
+from pneumonia.results.evaluation import assess
+from pneumonia.runs.artifacts import write_predictions, write_scores
+from pneumonia.runs.context import RunContext
+from pneumonia.runs.listener import SILENT, Listener
+from pneumonia.served import Predictor
+from pneumonia.serving import export as package
+from pneumonia.tracking.record import Record, Run
+from pneumonia.tracking.store import finished
+from pneumonia.tracking.sync import DROPPED
+from pneumonia.training.loop import Epoch, Fitted, fit, fit_data
+from pneumonia.training.network import build
+
+MODEL_BYTES = 100 << 20  # more than two copies of the widest network take
+OBJECTIVE = "val/objective"  # lower is better; val AUC saturates above .99 and cannot tell good trials apart
+
+
+def run_training(
+    config: TrainConfig,
+    data: Decoded,
+    record: Record,
+    context: RunContext,
+    *,
+    listener: Listener = SILENT,
+    keep_model: Callable[[float], bool] = lambda value: True,
+    changed: bool | None = None,
+) -> float:
+    """Trains, and writes all that a COMPLETE or PRUNED record holds but its status.
+
+    Args:
+        context: its tracker sees the curves while they grow.
+        listener: what it raises leaves the record as it is.
+        keep_model: told the objective, says whether the record keeps the model.
+        changed: whether changed validation films judge, see `FitData`.
+
+    Returns:
+        The objective: the best epoch's class-balanced log loss on the validation films, as they are and, if training
+        disturbs, changed and, if opacities tell the classes, painted.
+
+    Raises:
+        Diverged: loss or gradient was no number.
+        ValueError: as `fit`, or the validation films lack a class.
+        PackageError: the ONNX model does not predict what the trained network does.
+    """
+    record.add_params(asdict(config))
+    looks: dict[int, gallery.Look] = {}
+
+    def log_epoch(epoch: Epoch) -> bool | None:
+        record.add_metrics(epoch.metrics, step=epoch.number)
+        if context.pictures and epoch.number in gallery.epochs(epoch.epochs):
+            looks[epoch.number] = gallery.look(epoch.network, gallery_films(data)[1])
+        context.tracker.try_send(record)
+        return listener.on_epoch(epoch)
+
+    fitted = fit(config, fit_data(data, changed=changed), on_epoch=log_epoch, on_step=listener.on_step)
+    kept = keep_model(fitted.objective)
+    conclude(record, fitted, data, keep_model=kept, looks=looks if context.pictures else None)
+    return fitted.objective
+
+
+def train_and_record(
+    config: TrainConfig, index: Index, context: RunContext, *, data: str, listener: Listener = SILENT
+) -> Record:
+    """One training as a run of its own; nothing is registered.
+
+    Args:
+        data: what the films are called where the user named them.
+
+    Raises:
+        TrackingError: the tracking store cannot be reached before the training; later it may be away.
+        Exception: what `decode_for` and `run_training` raises; the run has ended as FAIL then.
+    """
+    record = begin(config, index, context, data=data)
+    context.tracker.send(record)
+    with finished(record, context.tracker):
+        decoded = decode_for(record, index, context, size=config.size, listener=listener)
+        run_training(config, decoded, record, context, listener=listener)
+    return record
+
+
+def begin(config: TrainConfig, index: Index, context: RunContext, *, data: str, folder: Path | None = None) -> Record:
+    """The record of one training, before it starts."""
+    drawn = "" if config.sampler == "weighted" else f" sampler {config.sampler}"
+    record = context.begin(
+        Run(
+            name=f"train {index.root.name} {config.size}px w{config.width}{drawn} seed {config.seed}",
+            role="train",
+            description=f"One training of {config.epochs} epochs at {config.size} px, width {config.width}.",
+        ),
+        index,
+        folder,
+    )
+    record.add_params({"data": data, **asdict(config)})
+    return record
+
+
+def decode_for(record: Record, index: Index, context: RunContext, *, size: int, listener: Listener = SILENT) -> Decoded:
+    """The decoded training and validation films; the record's `data_report.json` lists those that are left out.
+
+    Raises:
+        DataError, DiskFullError: as `cache.decode`.
+    """
+    decoded = decode(index.keep("train", "val"), size=size, home=context.home, progress=context.progress)
+    record.add_json("data_report.json", index.without(decoded.failures).report.as_dict())
+    for line in decoded.unread():
+        listener.say(line)
+    return decoded
+
+
+def warm_up() -> None:
+    """Does once what makes the first record of a process slow: importing scikit-learn, seaborn and the ONNX exporter,
+    and MLflow's look at all packages that are installed.
+    """
+    metrics.score([0, 1], [0.0, 1.0], 0.5)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, classes = Path(scratch), ("negative", "positive")
+        plots.save(plots.confusion_matrix(np.eye(2, dtype=int), classes), folder / "figure.png")
+        network = build(4, 0.0, seed=0)
+        plain = Calibration(slope=1.0, intercept=0.0)
+        package.write(folder / "package", network, size=32, classes=classes, threshold=0.5, calibration=plain)
+        mlflow.pyfunc.save_model(folder / "model", **package.pyfunc_arguments(folder / "package"))
+
+
+def suited(config: TrainConfig, index: Index, *, listener: Listener = SILENT) -> TrainConfig:
+    """`config`, without painted opacities where the classes are not told by them."""
+    if config.opacity == 0 or told_by_opacities(index.classes):
+        return config
+    listener.say(
+        f"no opacities are painted: they tell pneumonia and its like from normal, not {' from '.join(index.classes)}; "
+        "if they do, name the classes so"
+    )
+    return replace(config, opacity=0.0)
+
+
+def conclude(
+    record: Record, fitted: Fitted, data: Decoded, *, keep_model: bool, looks: dict[int, gallery.Look] | None
+) -> None:
+    """Calibration and threshold from the validation films, as they are and changed, then metrics, figures, predictions
+    and the model, of the films as they are; the gallery, unless `looks` is None, which has by epoch what the network
+    made of its films then.
+    """
+    began = time.monotonic()
+    val = data.index.only("val")
+    labels, classes = val["label"].to_numpy(), data.index.classes
+    calibration, threshold = operating_point(*fitted.judged(labels))
+    probabilities = calibration.apply(fitted.val_logits)
+    scores = metrics.score(labels, probabilities, threshold)
+    write_scores(record, labels, probabilities, threshold, scores, classes)
+    write_predictions(record.artifacts / "predictions" / "val.csv", val, probabilities, classes)
+    if fitted.history:
+        plots.save(plots.learning_curves(fitted.history), record.artifacts / "figures" / "learning_curves.png")
+    if record.run.register is not None:
+        scored = pd.DataFrame({"probability": probabilities, "error": ""})
+        text = card(
+            record.run.register,
+            index=data.index,
+            made=Made(fitted.config, fitted.best_epoch, fitted.members, changed=fitted.changed_logits.size > 0),
+            validation=assess(val, scored, split="val", classes=classes, threshold=threshold),
+            tags=record.run.tags,
+        )
+        (record.artifacts / "model_card.md").write_text(text, encoding="utf-8")
+    with room(record.folder, MODEL_BYTES), tempfile.TemporaryDirectory(dir=record.folder) as scratch:
+        folder, model = Path(scratch) / "package", Path(scratch) / "model"
+        package.write(
+            folder,
+            fitted.network,
+            size=fitted.config.size,
+            classes=classes,
+            threshold=threshold,
+            calibration=calibration,
+        )
+        if looks is not None:
+            write_gallery(record, Predictor(folder), data, looks, fitted)
+        if keep_model:
+            mlflow.pyfunc.save_model(str(model), **package.pyfunc_arguments(folder))
+            model.rename(record.model)  # a record has a whole model or none
+    record.summarise(
+        {
+            **{f"val/{name}": value for name, value in scores.items()},
+            OBJECTIVE: fitted.objective,
+            "val/loss": fitted.loss,
+            "val/threshold": threshold,
+            # a training's epochs have logged it already: a second point at the last step would be one too many
+            **{name: value for name, value in fitted.training.items() if not fitted.history or name != "train/loss"},
+            "train/seconds": fitted.seconds,
+            **({"train/best_epoch": fitted.best_epoch} if fitted.history else {}),
+            "data/seconds": data.seconds,
+            "record/seconds": time.monotonic() - began,
+        },
+        step=len(fitted.history),
+    )
+    epochs, of = len(fitted.history), fitted.config.epochs
+    tags, how = {}, f"the mean of {fitted.members} networks."
+    if fitted.history:
+        tags = {"trial.epochs": f"{epochs} of {of}"}
+        early = "" if epochs == of else f" It ended after {epochs} of {of} epochs."
+        how = f"epoch {fitted.best_epoch} of {epochs} was the best.{early}"
+    record.update(
+        tags={**record.run.tags, **tags, **({} if keep_model else {DROPPED: "not sent"})},
+        description=f"{record.run.description}\n\nOn {len(labels)} validation films: "
+        f"log loss {scores['log_loss']:.4f}, AUC {scores['auc']:.4f}, "
+        f"sensitivity {scores['sensitivity']:.3f} and specificity {scores['specificity']:.3f} "
+        f"at the threshold {threshold:.3f}; {how}",
+    )
+
+
+def gallery_films(data: Decoded) -> tuple[pd.DataFrame, np.ndarray]:
+    """The gallery's validation films: their rows of the index, and their pixels uint8 [N, S, S]."""
+    val = data.index.only("val")
+    rows = val.iloc[gallery.chosen(val)]
+    return rows, np.asarray(data.films[rows.index.to_numpy()])
+
+
+def write_gallery(
+    record: Record, predictor: Predictor, data: Decoded, looks: dict[int, gallery.Look], fitted: Fitted
+) -> None:
+    """The gallery as pictures for MLflow's image grid: of the finished model, and of the network as it learned, all by
+    the calibration and threshold of the finished one.
+    """
+    rows, films = gallery_films(data)
+    last = len(fitted.history)
+    made = f"epoch {fitted.best_epoch} of {last}" if fitted.history else f"{fitted.members} of the trials' networks"
+    steps = {0: (f"the model: {made}", gallery.look_of(predictor, films))}
+    steps |= {epoch: (f"epoch {epoch} of {last}", look) for epoch, look in looks.items()}
+    for number, (_, row) in enumerate(rows.iterrows(), start=1):
+        truth = f"is {data.index.classes[row['label']]} {row['subtype']}".strip()
+        name = row["path"].rsplit("/", 1)[-1]
+        for step, (when, look) in steps.items():
+            logit, map_hw = look.logits[number - 1], look.maps[number - 1]
+            picture = gallery.draw(predictor, films[number - 1], logit, map_hw, when, f"{truth}: {name}")
+            record.add_image(gallery.key(number, row), picture, step=step)

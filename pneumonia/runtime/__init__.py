@@ -1,0 +1,1 @@
+"""The process, its folders and its words to the terminal."""

@@ -1,0 +1,1 @@
+"""Runs as folders, and MLflow, which is made to say the same."""

@@ -1,0 +1,174 @@
+"""Whether a tracking store answers. A server is asked as MLflow's own client asks it, with the same settings."""
+
+import configparser
+import json
+import os
+
+import requests
+import sqlalchemy
+from mlflow.exceptions import MlflowException
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import MlflowHostCreds, http_request
+from sqlalchemy.exc import SQLAlchemyError
+
+from pneumonia.runtime.sentence import first_line, shortened
+from pneumonia.tracking.sync import masked
+
+QUESTION = "/api/2.0/mlflow/experiments/search"  # which any user of a server may ask
+SAID_LETTERS = 200
+NAME, PASSWORD, TOKEN = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"
+WANTS_CERTIFICATE = (
+    "asks for a certificate of yours, or does not take it: MLFLOW_TRACKING_CLIENT_CERT_PATH names the file that holds "
+    "it with its key"
+)
+
+
+class TrackingError(RuntimeError):
+    """The tracking store cannot be reached or refuses what it was sent."""
+
+
+def reach(uri: str, *, seconds: float = 5.0) -> None:
+    """Asks the tracking store whether it is there; of a store in a file nothing is asked.
+
+    Raises:
+        TrackingError: no answer within `seconds`, or one that says that nothing can be sent; the sentence says what to
+            set.
+    """
+    if uri.startswith(("postgresql", "mysql")):
+        _reach_database(uri, seconds)
+    if uri.startswith(("http://", "https://")):
+        _reach_server(uri, seconds)
+
+
+def _reach_database(uri: str, seconds: float) -> None:
+    try:
+        engine = sqlalchemy.create_engine(uri, connect_args={"connect_timeout": int(seconds)})
+        engine.connect().close()
+    except SQLAlchemyError as error:
+        said = masked(first_line(error.__cause__ or error))
+        raise TrackingError(f"the tracking database {masked(uri)} does not answer: {said}") from error
+
+
+def _reach_server(uri: str, seconds: float) -> None:
+    where = masked(uri)
+    try:
+        who = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
+        answer = _ask(who, seconds)
+    except configparser.Error as error:
+        raise TrackingError(f"~/.mlflow/credentials cannot be read: {first_line(error)}") from error
+    except ImportError as error:
+        raise TrackingError(f"the package {error.name} is missing, for requests as {where} wants them") from error
+    except MlflowException as error:
+        cause = error.__cause__ or error.__context__ or error  # MLflow raises most of its own without `from`
+        raise TrackingError(_silence(where, cause, seconds)) from error
+    if not answer.ok or not _is_json_object(answer.text):
+        raise TrackingError(_refusal(where, answer, who))
+
+
+def _ask(who: MlflowHostCreds, seconds: float, *, again: bool = True) -> requests.Response:
+    try:
+        answer: requests.Response = http_request(  # type: ignore[no-untyped-call]
+            who,
+            QUESTION,
+            "POST",
+            json={"max_results": 1},
+            timeout=seconds,
+            max_retries=0,
+            raise_on_status=False,
+        )
+    except MlflowException as error:
+        if again and "Connection aborted" in str(error):  # one that was open since the last time, and is not any more
+            return _ask(who, seconds, again=False)
+        raise
+    return answer
+
+
+def _silence(where: str, cause: BaseException, seconds: float) -> str:
+    """Why nothing came back."""
+    said, kind = masked(str(cause)), type(cause).__name__
+    if isinstance(cause, requests.exceptions.SSLError) or "[SSL" in said:
+        return _no_trust(where, said)
+    if isinstance(cause, requests.ConnectionError | requests.Timeout):
+        slow = f" within {seconds:g} s" if "timed out" in said else ""
+        return f"no MLflow server answers at {where}{slow} ({kind}): start it, or set MLFLOW_TRACKING_URI"
+    # a certificate's file that is not there, an address that is none, a plug-in's own error
+    return f"the MLflow server at {where} cannot be asked: {shortened(first_line(cause), SAID_LETTERS)}"
+
+
+def _no_trust(where: str, said: str) -> str:
+    if "WRONG_VERSION_NUMBER" in said or "RECORD_LAYER_FAILURE" in said or "HTTP_REQUEST" in said:
+        return f"{where} does not speak TLS: is it http:// in MLFLOW_TRACKING_URI?"
+    if "ALERT" in said:
+        return f"the MLflow server at {where} {WANTS_CERTIFICATE}"
+    if "EOF" in said:
+        return (
+            f"the MLflow server at {where} breaks the connection off: perhaps it wants a certificate of yours "
+            "(MLFLOW_TRACKING_CLIENT_CERT_PATH), or does not speak TLS (http://)"
+        )
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        reason = (
+            said.partition("certificate verify failed: ")[2].partition(" (_ssl.c")[0] or "not signed by a known one"
+        )
+        return (
+            f"the certificate of the MLflow server at {where} is not trusted ({reason}): "
+            "MLFLOW_TRACKING_SERVER_CERT_PATH names the file of the authority that signed it, "
+            "MLFLOW_TRACKING_INSECURE_TLS=true does without"
+        )
+    return f"no safe connection to the MLflow server at {where}: {shortened(said, SAID_LETTERS)}"
+
+
+def _refusal(where: str, answer: requests.Response, who: MlflowHostCreds) -> str:
+    """What an answer that is not MLflow's to the question means."""
+    code = answer.status_code
+    if code == 401:
+        return f"the MLflow server at {where} {_unknown(who)}"
+    if code == 400 and "certificate" in answer.text.lower():  # nginx says it so
+        return f"the MLflow server at {where} {WANTS_CERTIFICATE}"
+    if code == 400 and "https" in answer.text.lower():
+        return f"{where} speaks TLS: write https:// in MLFLOW_TRACKING_URI"
+    said = _said(answer, who)
+    if code == 403:
+        return (
+            f"the MLflow server at {where} forbids it (403{said}): set {NAME} and {PASSWORD}, or {TOKEN}, of somebody "
+            "who may"
+        )
+    if code in (408, 429) or code >= 500:
+        return f"the MLflow server at {where} is there but does not work ({code}{said}): try again, or see its log"
+    shown = "a web page" if "html" in answer.headers.get("Content-Type", "") else "something else"
+    what = shown if answer.ok else f"{code}{said}"
+    return (
+        f"what answers at {where} is no MLflow server, or wants another path or a login before it ({what}): "
+        "set MLFLOW_TRACKING_URI"
+    )
+
+
+def _unknown(who: MlflowHostCreds) -> str:
+    """Of a server that answers 401: what was said of who asks, never the secret itself, and what to set."""
+    if who.auth:
+        return f"does not know who asks (401): MLFLOW_TRACKING_AUTH names {who.auth}, which is missing or not enough"
+    if who.username and who.password:
+        there = "which" if os.environ.get(PASSWORD) else "or ~/.mlflow/credentials, which"
+        return f"does not take the name and password (401) of {NAME} and {PASSWORD}, {there} are set"
+    if who.token:
+        return f"does not take the token (401) of {TOKEN}, which is set"
+    missing = PASSWORD if who.username else NAME if who.password else f"{NAME} and {PASSWORD}, or {TOKEN}"
+    return f"asks who you are (401): set {missing}"
+
+
+def _said(answer: requests.Response, who: MlflowHostCreds) -> str:
+    """The server's own words, where they are a sentence and not a page, without the password or token."""
+    try:
+        text = str(json.loads(answer.text).get("message", ""))
+    except (ValueError, AttributeError):
+        text = answer.text if "text/plain" in answer.headers.get("Content-Type", "") else ""
+    for secret in (who.password, who.token):
+        text = text.replace(secret, "***") if secret else text
+    line = " ".join(masked(text).split())
+    return f": {shortened(line, SAID_LETTERS)}" if line else ""
+
+
+def _is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False

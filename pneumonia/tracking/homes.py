@@ -1,0 +1,111 @@
+"""Where the program keeps what resumes and syncs: a folder for each tracking store among the user's data.
+
+Not where the command is typed: `mlflow run` of a git address runs in a temporary folder. And not one for all stores: a
+study that goes on must find its runs.
+"""
+
+import hashlib
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import platformdirs
+from filelock import FileLock
+
+from pneumonia.runtime import working_folder as caller
+from pneumonia.tracking import places
+from pneumonia.tracking.record import read_json, records, write_json
+from pneumonia.tracking.sync import sent_to
+
+OLD = ".pneumonia"  # in the folder of the command, until 0.2
+NOTE = "store.json"  # says whose home a folder is
+
+
+def of(uri: str) -> Path:
+    """The home for a tracking store, made when it is not there; one that an earlier version made in this folder stays.
+
+    Raises:
+        RuntimeError: it cannot be made.
+    """
+    if (old := _old(uri)) is not None:
+        return old
+    mine = {"store": places.address(uri), "born": _born(uri)}
+    folder = platformdirs.user_data_path("pneumonia", appauthor=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "homes.lock"):
+            return _found(folder, mine) or _made(folder, mine)
+    except OSError as error:
+        raise RuntimeError(
+            f"{folder}, for what the program keeps, cannot be used ({error.strerror or error}): "
+            "set PNEUMONIA_HOME to a folder that can"
+        ) from error
+
+
+def _found(folder: Path, mine: dict[str, Any]) -> Path | None:
+    for note in sorted(folder.glob(f"*/{NOTE}")):
+        if _is_of(theirs := read_json(note), mine):
+            if theirs != mine:
+                write_json(note, mine)
+            return note.parent
+    return None
+
+
+def _is_of(theirs: dict[str, Any], mine: dict[str, Any]) -> bool:
+    """Whether a home is that of my store: of the same address, unless another database was there before, or of the
+    same database, which was moved.
+    """
+    if theirs["store"] == mine["store"]:
+        return theirs["born"] in (None, mine["born"]) or mine["born"] is None
+    then = Path(theirs["store"])
+    moved = not then.exists() or then.resolve() == Path(mine["store"])  # else it was copied
+    return mine["born"] is not None and theirs["born"] == mine["born"] and moved
+
+
+def _made(folder: Path, mine: dict[str, Any]) -> Path:
+    store = mine["store"]
+    shown = urlsplit(store).netloc or Path(store).parent.name
+    shown = re.sub(r"[^A-Za-z0-9._-]+", "-", shown).strip(".-")[:40] or "store"
+    name = f"{shown}-{hashlib.sha256(store.encode()).hexdigest()[:8]}"
+    number = 1
+    while (home := folder / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    home.mkdir()
+    write_json(home / NOTE, mine)
+    return home
+
+
+def _born(uri: str) -> int | None:
+    """When a database of this machine was made, milliseconds since 1970, as it says itself: a database that was moved
+    is known by it, and one that took another's place.
+    """
+    database = places.database(uri)
+    if database is None or not database.exists():
+        return None
+    try:
+        with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as open_one:
+            first = open_one.execute("SELECT creation_time FROM experiments ORDER BY experiment_id LIMIT 1").fetchone()
+    except sqlite3.DatabaseError:  # MLflow has not made its tables
+        return None
+    return None if first is None else first[0]
+
+
+def _old(uri: str) -> Path | None:
+    """A home that a version before 0.2 made in the folder of the command, or in the project's for runs of this store.
+    Caches alone are no reason to stay.
+    """
+    here = Path(OLD).absolute()
+    if _is_home(here):
+        return here
+    project = caller.PROJECT / OLD
+    if caller.typed_in() is not None and _is_home(project):
+        stores = {store for record in records(project / "records") if (store := sent_to(record)) is not None}
+        return project if places.address(uri) in map(places.address, stores) else None
+    return None
+
+
+def _is_home(folder: Path) -> bool:
+    return (folder / "study.db").exists() or (folder / "records").is_dir()

@@ -1,0 +1,196 @@
+"""A run as a folder: parameters, metrics, figures, predictions and the model, on the local disk.
+
+The folder is the truth; `sending.send` makes an MLflow run say the same, as often as it is called. So a tracking
+server that is away, a process that is killed and `pneumonia sync` are one case.
+
+    run.json         what the run is: name, role, parent, tags, description, dataset
+    params.json      {name: value}
+    metrics.jsonl    a line a step: {"step": 3, "time": 1730000000000, "metrics": {"val/auc": 0.98}}
+    summary.json     the metrics of the finished model, as such a line
+    artifacts/       figures, predictions, tables, as MLflow shows them
+    images/          {key}.png of the finished model and {key}@{epoch}.png of one in training, pictures that MLflow
+                     lays side by side across runs
+    model/           an MLflow model
+    status.json      {"state": "COMPLETE", "reason": "", "time": 1730000000000}, once the run has ended
+"""
+
+import json
+import math
+import os
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pneumonia.runtime.stop import identity, is_gone
+
+State = Literal["COMPLETE", "PRUNED", "FAIL", "INTERRUPTED"]
+Role = Literal["search", "trial", "final", "train", "seeds", "evaluate", "compare", "eda", "worker"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a run is, known when it starts.
+
+    `run_id` is an MLflow run to adopt instead of a new one; `register` is the registered model that the run's model
+    becomes a version of; `model_id` a logged model of another run that the summary's metrics belong to; `dataset` has
+    name, digest, source, profile and context (see `sending`).
+    """
+
+    name: str
+    role: Role
+    experiment: str = "pneumonia"
+    parent: str | None = None
+    run_id: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    description: str = ""
+    dataset: dict[str, Any] = field(default_factory=dict)
+    register: str | None = None
+    model_id: str | None = None
+    began: int | None = field(default_factory=lambda: milliseconds())  # since 1970; None in records before 0.2
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    owner: dict[str, Any] = field(default_factory=identity)  # the process that writes the record
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run's folder. Writers are atomic: a reader sees the old or the new content, never half of it."""
+
+    folder: Path
+
+    @classmethod
+    def create(cls, folder: Path, run: Run) -> "Record":
+        """Starts a record in `folder`, which must not hold one.
+
+        Raises:
+            FileExistsError: `folder` holds a record.
+        """
+        if (folder / "run.json").exists():
+            raise FileExistsError(f"{folder} holds a record already")
+        (folder / "artifacts").mkdir(parents=True, exist_ok=True)
+        write_json(folder / "run.json", asdict(run))
+        return cls(folder)
+
+    @property
+    def run(self) -> Run:
+        return Run(**{"began": None, **read_json(self.folder / "run.json")})
+
+    def update(self, **changes: Any) -> None:
+        """Replaces fields of `run`."""
+        write_json(self.folder / "run.json", {**read_json(self.folder / "run.json"), **changes})
+
+    @property
+    def artifacts(self) -> Path:
+        return self.folder / "artifacts"
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return read_json(self.folder / "params.json") if (self.folder / "params.json").exists() else {}
+
+    def add_params(self, params: Mapping[str, Any]) -> None:
+        write_json(self.folder / "params.json", {**self.params, **params})
+
+    def add_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Appends the finite ones of `metrics`; a metric without a meaning (NaN) is no point on a curve."""
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(_line(metrics, step)) + "\n")
+
+    def summarise(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Writes the metrics that the run is compared by: those of the model that it keeps."""
+        write_json(self.folder / "summary.json", _line(metrics, step))
+
+    @property
+    def summary(self) -> dict[str, float]:
+        path = self.folder / "summary.json"
+        return read_json(path)["metrics"] if path.exists() else {}
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last line that a kill cut short is left out."""
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return []
+        text = path.read_text(encoding="utf-8")
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+    def add_json(self, name: str, value: Any) -> None:
+        path = self.artifacts / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, value)
+
+    def add_image(self, key: str, png: bytes, *, step: int = 0) -> None:
+        """Writes a picture that MLflow's image grid shows as `key`, at the epoch `step`; 0 is the finished model."""
+        path = self.images / (f"{key}@{step}.png" if step else f"{key}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png)
+
+    @property
+    def images(self) -> Path:
+        return self.folder / "images"
+
+    def add_traceback(self) -> None:
+        """Keeps where the exception that is being handled came from, if the disk is not what failed."""
+        with suppress(OSError):
+            (self.artifacts / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+
+    def finish(self, state: State, reason: str = "") -> None:
+        """Says how the run ended. The first word stands: a run that has ended is not ended again."""
+        status = {"state": state, "reason": reason, "time": milliseconds()}
+        if self.status is None:
+            write_json(self.folder / "status.json", status, replace=False)
+
+    @property
+    def status(self) -> dict[str, Any] | None:
+        path = self.folder / "status.json"
+        return read_json(path) if path.exists() else None
+
+
+def records(folder: Path) -> list[Record]:
+    """Every record under `folder`, oldest first."""
+    found = folder.glob("**/run.json")
+    return [Record(path.parent) for path in sorted(found, key=lambda path: path.stat().st_mtime_ns)]
+
+
+def close_dead(home: Path) -> list[Record]:
+    """Ends the records whose process is gone without having said how they ended."""
+    dead = [r for r in records(home / "records") if r.status is None and is_gone(r.run.owner)]
+    for record in dead:
+        record.finish("INTERRUPTED" if record.run.role == "search" else "FAIL", "the process was killed")
+    return dead
+
+
+def milliseconds() -> int:
+    """Now, in milliseconds since 1970, as MLflow counts."""
+    return time.time_ns() // 1_000_000
+
+
+def _line(metrics: Mapping[str, float], step: int) -> dict[str, Any]:
+    finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+    return {"step": step, "time": milliseconds(), "metrics": finite}
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any, *, replace: bool = True) -> None:
+    """Writes a file whole or not at all; without `replace` a file that another process wrote meanwhile stays."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        partial.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        if not replace:
+            with suppress(OSError):
+                os.link(partial, path)
+        if replace or not path.exists():  # there are file systems without hard links
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

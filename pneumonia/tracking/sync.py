@@ -1,0 +1,301 @@
+"""What of a record stands in MLflow, and the sending of what does not: one record, one store, step by step."""
+
+import getpass
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, TypeVar
+
+from mlflow import MlflowClient
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    Experiment,
+    InputTag,
+    LifecycleStage,
+    LoggedModel,
+    LoggedModelOutput,
+    LoggedModelStatus,
+    Metric,
+    Param,
+    RunTag,
+)
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_DATASET_CONTEXT,
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NAME,
+    MLFLOW_RUN_NOTE,
+    MLFLOW_SOURCE_NAME,
+    MLFLOW_USER,
+)
+from PIL import Image
+
+from pneumonia.runtime.sentence import shortened
+from pneumonia.tracking import views
+from pneumonia.tracking.record import Record, Run, read_json, write_json
+
+OPEN = ("auto", "none", "")  # words for "decide it yourself" in an MLproject parameter
+DROPPED = "model.dropped"  # tag of a run whose model was given up for better ones (see `keep_models`)
+STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "INTERRUPTED": "KILLED"}
+REASON_LETTERS = 500
+DIGEST_LENGTH = 36  # MLflow's bound on a dataset's digest
+
+T = TypeVar("T")
+
+
+def if_there(call: Callable[[], T]) -> T | None:
+    """What `call` returns; None where the store has no such run, model, version or file."""
+    try:
+        return call()
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+
+
+def _raced(call: Callable[[], T]) -> T:
+    """What `call` returns, at its second try where another process added the row between its look and its write."""
+    try:
+        return call()
+    except MlflowException as error:
+        # MLflow has no code of its own for a row that a database's unique constraint refused
+        if error.error_code not in ("BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"):
+            raise
+        return call()
+
+
+def experiment_there(client: MlflowClient, name: str) -> Experiment:
+    """The experiment called `name`, made when it is not there; it may be a deleted one.
+
+    It gets the tags by which MLflow's UI shows it as it should (see `views`), but for those that are there.
+    """
+
+    def look_or_make() -> Experiment:
+        found = client.get_experiment_by_name(name)
+        return found or client.get_experiment(client.create_experiment(name))
+
+    found = _raced(look_or_make)
+    if found.lifecycle_stage == LifecycleStage.ACTIVE:
+        for key, value in views.experiment_tags().items():
+            if key not in found.tags:
+                _raced(partial(client.set_experiment_tag, found.experiment_id, key, value))
+    return found
+
+
+def masked(text: str) -> str:
+    """A text without the passwords of the URLs in it."""
+    return re.sub(r"(://[^/\s:@]*:)[^@\s]+@", r"\1***@", text)
+
+
+def sent(record: Record) -> dict[str, Any]:
+    """What the store has of the record: run_id, experiment_id, model_id, counts; empty before the first sending."""
+    path = record.folder / "sent.json"
+    return read_json(path) if path.exists() else {}
+
+
+def sent_to(record: Record) -> str | None:
+    """The tracking store that has the record, or None when none has."""
+    uri: str | None = sent(record).get("uri")
+    return uri
+
+
+def unsent(record: Record) -> bool:
+    """Whether an ended record has something that the store has not, and would take."""
+    have = sent(record)
+    return record.status is not None and not have.get("closed", False) and not have.get("deleted", False)
+
+
+def send(record: Record, client: MlflowClient, uri: str) -> str:
+    """Makes the MLflow run say what the record says, and returns the run's id.
+
+    Each step is remembered when the store has taken it, so that the next call goes on from there. A run that somebody
+    deleted is left alone.
+    """
+    try:
+        return _send(record, client, uri)
+    except MlflowException:
+        have = sent(record)
+        if "run_id" not in have:
+            raise
+        there = if_there(lambda: client.get_run(have["run_id"]))
+        if there is not None and there.info.lifecycle_stage == "active":
+            raise
+        write_json(record.folder / "sent.json", {**have, "deleted": True})
+        return str(have["run_id"])
+
+
+def _send(record: Record, client: MlflowClient, uri: str) -> str:
+    run = record.run
+    have = sent(record)
+
+    def remember(**news: Any) -> None:
+        have.update(news)
+        write_json(record.folder / "sent.json", have)
+
+    if "run_id" not in have:
+        experiment_id = experiment_there(client, run.experiment).experiment_id
+        remember(run_id=_open(run, experiment_id, client), experiment_id=experiment_id, uri=masked(uri))
+    run_id: str = have["run_id"]
+
+    params = record.params
+    if missing := sorted(params.keys() - set(have.get("params", []))):
+        # MLflow refuses a parameter that is there already in other words, as `mlflow run` leaves it (1e-3 for 0.001).
+        there = client.get_run(run_id).data.params
+        fresh = [Param(name, str(params[name])) for name in missing if name not in there]
+        # ... and as it leaves the ones that this program decides
+        fresh += [Param(f"used/{name}", str(params[name])) for name in missing if there.get(name) in OPEN]
+        if fresh:
+            client.log_batch(run_id, params=fresh)
+        remember(params=sorted(params))
+
+    lines = record.metrics
+    if fresh_lines := lines[have.get("metrics", 0) :]:
+        client.log_batch(run_id, metrics=[m for line in fresh_lines for m in _metrics(line)])
+        remember(metrics=len(lines))
+
+    files = have.get("artifacts", {})
+    for path in sorted(p for p in record.artifacts.rglob("*") if p.is_file() and not p.name.endswith(".part")):
+        name = path.relative_to(record.artifacts).as_posix()
+        stamp = [path.stat().st_size, path.stat().st_mtime_ns]
+        if files.get(name) != stamp:
+            client.log_artifact(run_id, str(path), os.path.dirname(name) or None)
+            files[name] = stamp
+            remember(artifacts=files)
+
+    shown = have.get("images", [])
+    for path in sorted(record.images.rglob("*.png")):
+        name = path.relative_to(record.images).with_suffix("").as_posix()
+        if name not in shown:
+            key, _, step = name.partition("@")
+            with Image.open(path) as picture:
+                client.log_image(run_id, picture, key=key, step=int(step or 0), synchronous=True)
+            shown.append(name)
+            remember(images=shown)
+
+    status = record.status
+    if status is not None and not have.get("closed", False):
+        if status["state"] in ("COMPLETE", "PRUNED") and record.model.exists() and "model_id" not in have:
+            remember(model_id=_send_model(record, run, run_id, client, uri), dropped=False)
+        if (record.folder / "summary.json").exists():
+            summary = read_json(record.folder / "summary.json")
+            client.log_batch(run_id, metrics=list(_metrics(summary, have.get("model_id") or run.model_id, run)))
+        _close(run, status, run_id, client)
+        remember(closed=True)
+        shutil.rmtree(record.model, ignore_errors=True)  # MLflow has it now; a folder of models fills a disk
+    return run_id
+
+
+def _open(run: Run, experiment_id: str, client: MlflowClient) -> str:
+    """Adopts the run it is told to, or finds the one that a broken-off sending made, or creates it."""
+    tags = {
+        "role": run.role,
+        "record": run.key,
+        MLFLOW_RUN_NAME: run.name,
+        MLFLOW_USER: _user(),
+        **({MLFLOW_RUN_NOTE: run.description} if run.description else {}),
+        **({MLFLOW_PARENT_RUN_ID: run.parent} if run.parent else {}),
+        **run.tags,
+    }
+    run_id = run.run_id
+    if run_id is None:
+        found = client.search_runs([experiment_id], f"tags.record = '{run.key}'", max_results=1)
+        run_id = found[0].info.run_id if found else None
+    if run_id is None:
+        source = {MLFLOW_SOURCE_NAME: f"pneumonia {run.role}"}
+        run_id = client.create_run(experiment_id, start_time=run.began, tags={**tags, **source}).info.run_id
+    else:
+        client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+        client.update_run(run_id, status="RUNNING", name=run.name)
+    if run.dataset:
+        data = run.dataset
+        dataset = Dataset(
+            name=data["name"],
+            digest=data["digest"][:DIGEST_LENGTH],
+            source_type="local",
+            source=json.dumps({"uri": data["source"]}),
+            profile=json.dumps(data.get("profile", {})),
+        )
+        context = InputTag(MLFLOW_DATASET_CONTEXT, data.get("context", "training"))
+        _raced(lambda: client.log_inputs(run_id, [DatasetInput(dataset, [context])]))
+    return str(run_id)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user id without a name
+        return "unknown"
+
+
+def _metrics(line: dict[str, Any], model_id: str | None = None, run: Run | None = None) -> Iterator[Metric]:
+    tied = {}
+    if model_id is not None:
+        tied["model_id"] = model_id
+        if run is not None and run.dataset:
+            tied |= {"dataset_name": run.dataset["name"], "dataset_digest": run.dataset["digest"][:DIGEST_LENGTH]}
+    for name, value in line["metrics"].items():
+        yield Metric(name, value, line["time"], line["step"], **tied)
+
+
+def _send_model(record: Record, run: Run, run_id: str, client: MlflowClient, uri: str) -> str:
+    """Uploads record.model as a logged model of the run, unless it is there; a half-sent one is deleted."""
+    there = client.get_run(run_id)
+    experiment_id = there.info.experiment_id
+    model_id: str | None = None
+    for old in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"):
+        if old.status == LoggedModelStatus.READY:
+            model_id = str(old.model_id)
+        else:
+            delete_model(old, client, uri)
+    if model_id is None:
+        params = {name: str(value) for name, value in record.params.items()}
+        tags = {"role": run.role, "record": run.key, **run.tags}
+        made = client.create_logged_model(experiment_id, "model", run_id, tags, params, "classifier")
+        model_id = str(made.model_id)
+        model = Model.load(str(record.model))
+        model.run_id, model.model_id, model.model_uuid = run_id, model_id, model_id
+        model.artifact_path = made.artifact_location
+        model.save(str(record.model / "MLmodel"))
+        client.log_model_artifacts(model_id, str(record.model))
+        client.finalize_logged_model(model_id, LoggedModelStatus.READY)
+    outputs = there.outputs.model_outputs if there.outputs else []
+    if model_id not in [output.model_id for output in outputs]:  # MLflow refuses to be told twice
+        last_step = record.metrics[-1]["step"] if record.metrics else 0
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=last_step)])
+    return model_id
+
+
+def delete_model(model: LoggedModel, client: MlflowClient, uri: str) -> None:
+    """Files first: of a deleted model MLflow no longer says where they are."""
+    get_artifact_repository(model.artifact_location, tracking_uri=uri).delete_artifacts()  # type: ignore[no-untyped-call]
+    client.delete_logged_model(model.model_id)
+
+
+def _close(run: Run, status: dict[str, Any], run_id: str, client: MlflowClient) -> None:
+    # they say by now what came of the run
+    said = {**run.tags, **({MLFLOW_RUN_NOTE: run.description} if run.description else {})}
+    if said:
+        client.log_batch(run_id, tags=[RunTag(name, value) for name, value in said.items()])
+    trial = run.role in ("trial", "final", "train")
+    close_run(client, run_id, status["state"], status["reason"], trial=trial, time=status.get("time"))
+
+
+def close_run(
+    client: MlflowClient, run_id: str, state: str, reason: str, *, trial: bool = True, time: int | None = None
+) -> None:
+    """Ends an MLflow run as a record's state says, at the `time` (milliseconds since 1970) or now; also for a run whose
+    record stands on another machine.
+    """
+    tags = {
+        **({"trial.state": state} if trial else {}),
+        **({"reason": shortened(reason, REASON_LETTERS)} if reason else {}),
+    }
+    if tags:
+        client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+    client.set_terminated(run_id, STATUS[state], time)

@@ -1,0 +1,354 @@
+"""Training: films in memory in, the best network out. Knows neither MLflow nor Optuna."""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pneumonia.augmentation import clahe, opacity
+from pneumonia.augmentation import stress_tests as stress
+from pneumonia.augmentation.augment import augment, halve, standardise
+from pneumonia.config import TrainConfig
+from pneumonia.data.cache import Decoded
+from pneumonia.data.classes import told_by_opacities
+from pneumonia.metrics import calibration
+from pneumonia.training import allocator as memory
+from pneumonia.training import sampling
+from pneumonia.training.data_parallel import PART, Replicas, team
+from pneumonia.training.device import half_precision, pick_device
+from pneumonia.training.network import Ensemble, Network, build
+from pneumonia.training.optimizer import AdamW
+
+CLIP_NORM = 5.0  # of the gradient; far above a healthy step's, so it only tames outliers
+VAL_BATCH = 128
+SMALLEST_SCALE = 1.0  # of the loss, in float16; a healthy training's lies in the thousands
+CUDA_LOOK = 10  # on CUDA the loss is read every so many steps, since reading waits for the device
+
+
+class Diverged(ArithmeticError):
+    """The loss or the gradient stopped being a number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitData:
+    """Films uint8 [N, S, S] and labels [N] of 0 and 1; the validation films are of other patients.
+
+    `opacities` says that opacities of the lungs tell the class 1 from normal, so that they may be painted. `changed`
+    says whether changed copies of the validation films (see `stress`) judge beside them; None: if training disturbs.
+    Trials that are compared need the same, whatever each has for `disturb`.
+    """
+
+    train_films: np.ndarray
+    train_labels: np.ndarray
+    val_films: np.ndarray
+    val_labels: np.ndarray
+    opacities: bool = False
+    changed: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """Where a training is: step of steps, the loss, training films a second."""
+
+    step: int
+    steps: int
+    loss: float
+    images_per_second: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """An epoch's end: its number from 1, its metrics, whether it is the best so far, and the network of averaged
+    weights that was judged (in eval mode, on the training's device), which the next epoch changes.
+    """
+
+    number: int
+    epochs: int
+    metrics: dict[str, float]
+    best: bool
+    network: Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """The best epoch's network (averaged weights, on the CPU, in eval mode) and how it came about.
+
+    `history` has an epoch's metrics an entry, fewer than `config.epochs` where the training ended early; `best_epoch`
+    counts from 1; `objective` and `loss` are that epoch's. Networks that were joined (see `ensemble`) have no history
+    of their own; `members` says how many there are. `training` has the last epoch's `train/loss` and
+    `train/images_per_second`. `val_logits` is float64 [N], of the film
+    and its mirror image averaged; `changed_logits` those of the films as `stress` changes them, [2 N], empty where they
+    do not judge.
+    """
+
+    network: Network | Ensemble
+    config: TrainConfig
+    history: list[dict[str, float]]
+    best_epoch: int
+    objective: float
+    loss: float
+    val_logits: np.ndarray
+    changed_logits: np.ndarray
+    seconds: float
+    device: str
+    training: dict[str, float]
+    members: int = 1
+
+    def judged(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Labels and logits that calibration and threshold are fitted to: of the validation films as they are and,
+        where such judge, changed; `labels` are theirs, [N].
+        """
+        logits = np.concatenate([self.val_logits, self.changed_logits])
+        return np.resize(labels, len(logits)), logits
+
+
+def fit_data(data: Decoded, *, changed: bool | None = None) -> FitData:
+    """The training and validation films; no test film passes through here. `changed`: see `FitData`."""
+    split = data.index.table["split"].to_numpy()
+    label = data.index.table["label"].to_numpy()
+    return FitData(
+        train_films=data.films[split == "train"],
+        train_labels=label[split == "train"],
+        val_films=data.films[split == "val"],
+        val_labels=label[split == "val"],
+        opacities=told_by_opacities(data.index.classes),
+        changed=changed,
+    )
+
+
+def fit(
+    config: TrainConfig,
+    data: FitData,
+    *,
+    on_epoch: Callable[[Epoch], bool | None] = lambda epoch: None,
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> Fitted:
+    """Trains by the recipe: AdamW, one-cycle learning rate, label smoothing, averaged weights, and, if asked for, small
+    films first (progressive resizing: Howard 2018, Tan and Le 2021).
+
+    Epochs are judged in the training's number format and by the film alone, which takes a quarter of the time; the
+    result in float32, by film and mirror image.
+    The best epoch is the one with the lowest `val/objective`, or the lowest `val/loss` where the validation films lack
+    a class. The objective is `calibration.objective` of the validation films as they are, and, where changed ones judge
+    (see `FitData`), of these and, if opacities tell, of normal ones painted, which count as ill (see `stress`). On one
+    machine the same configuration and films give the same network, bit for bit, on the CPU; with one thread as with
+    two, which halve the time (see `replicas`).
+
+    Args:
+        on_epoch: told after each epoch; where it returns True the training ends there, with the best epoch so far.
+        on_step: told after each step, on CUDA after every tenth. What either raises ends the training without a result.
+
+    Raises:
+        Diverged: the loss or the gradient is not a finite number; names the step and the learning rate.
+        ValueError: a class has no training film, there is no validation film, or the device is not there.
+    """
+    if len(data.val_films) == 0:
+        raise ValueError("there are no validation films: the training films need at least two patients a class")
+    device = pick_device(config.device)
+    parts = max(1, round(config.batch_size / PART)) if device.type == "cpu" else 1
+    with memory.kept(), clahe.one_thread(), team(parts) as each:
+        training = _Training(config, data, device, parts, each)
+        for number in range(1, config.epochs + 1):
+            epoch = training.judge(number, training.epoch(number, on_step))
+            if on_epoch(epoch) or number - training.best_epoch >= config.patience:
+                break
+        return training.fitted()
+
+
+class _Training:
+    """What a training holds while it goes on."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: FitData,
+        device: torch.device,
+        parts: int,
+        each: Callable[..., list[Any]],
+    ) -> None:
+        self.began = time.monotonic()
+        self.config, self.data, self.device, self.each = config, data, device, each
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.films = torch.from_numpy(np.ascontiguousarray(data.train_films)).to(device)
+        self.halves = halve(self.films) if config.half_size else self.films
+        labels = torch.from_numpy(data.train_labels.astype(np.float32)).to(device)
+        self.targets = labels * (1 - config.label_smoothing) + 0.5 * config.label_smoothing
+        judging, self.real = judges(config, data)
+        self.judging = torch.from_numpy(judging).to(device)
+        self.draws = sampling.sampler(data.train_labels, config.sampler, self.generator)
+
+        network = build(config.width, config.dropout, seed=config.seed)
+        self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.replicas = Replicas(self.network, parts)
+        self.average = copy.deepcopy(self.network).eval()
+        self.followers, self.followed = _floats(self.average), _floats(self.network)
+        self.steps = sampling.steps(len(self.films), config.batch_size) * config.epochs
+        self.optimizer = AdamW(self.network, lr=config.lr, weight_decay=config.weight_decay, steps=self.steps)
+        self.cuda, self.half = device.type == "cuda", half_precision(device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.cuda)
+
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+        self.best_epoch, self.best_value = 0, math.inf
+        self.best_state = self.average.state_dict()
+
+    def epoch(self, number: int, on_step: Callable[[Step], None]) -> dict[str, float]:
+        """Trains on one epoch of batches; its metrics."""
+        self.replicas.train()
+        shown = self.halves if number <= self.config.half_size * self.config.epochs else self.films
+        total, seen, started = (
+            torch.zeros((), device=self.device),
+            0,
+            time.perf_counter(),
+        )  # monotonic() may stand still
+        for batch in sampling.batches(self.draws, self.config.batch_size):
+            loss = self._step(batch, shown)
+            total += loss * len(batch)
+            seen += len(batch)
+            if self._looks() or self.step == self.steps:
+                pace = seen / (time.perf_counter() - started)
+                on_step(Step(step=self.step, steps=self.steps, loss=float(loss), images_per_second=pace))
+        return {
+            "train/loss": float(total) / seen,
+            "train/images_per_second": seen / (time.perf_counter() - started),
+            "train/lr": self.optimizer.lr,
+        }
+
+    def _looks(self) -> bool:
+        """Whether this step's loss is looked at, which on CUDA waits for the device."""
+        return not self.cuda or self.step % CUDA_LOOK == 0
+
+    def _step(self, batch: Tensor, films: Tensor) -> Tensor:
+        """One step of the optimizer and of the averaged weights; the batch's mean loss."""
+        parts = self.replicas.split(batch.to(self.device))
+        seeds = torch.randint(2**62, (len(parts),), generator=self.generator).tolist()
+        self.replicas.zero_grad()
+        compute = partial(self._gradient, films=films, batch=len(batch))
+        loss = torch.stack(self.each(compute, parts, seeds)).sum()
+        self.replicas.gather(len(parts))
+        self.scaler.unscale_(self.optimizer)  # type: ignore[arg-type]
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
+        self.step += 1
+        if self._looks():
+            _check(loss, norm, self.scaler, self.step, self.optimizer.lr)
+        self.scaler.step(self.optimizer)  # type: ignore[arg-type]
+        self.scaler.update()
+        self.optimizer.at(self.step)
+        # a short memory at first, or the average would hang on the random start (as in Polyak averaging with bias)
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self.followers, self.followed, 1 - decay)
+        return loss
+
+    def _gradient(self, part: tuple[nn.Module, Tensor], seed: int, *, films: Tensor, batch: int) -> Tensor:
+        """The gradient of a part of a batch, and its share of the batch's loss."""
+        config, (replica, picked) = self.config, part
+        draws = torch.Generator().manual_seed(seed)
+        shown, target = films[picked], self.targets[picked]
+        if config.opacity and self.data.opacities:
+            shown, target = opacity.give(shown, target, share=config.opacity, generator=draws)
+        x = augment(shown, strength=config.augment, disturbance=config.disturb, generator=draws)
+        x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
+            logits = replica(x, draws).float()
+        loss = functional.binary_cross_entropy_with_logits(logits, target, reduction="sum") / batch
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def judge(self, number: int, trained: dict[str, float]) -> Epoch:
+        """The epoch's scores on the validation films, by the averaged weights, which are kept if they are the best."""
+        logits = predict(self.average, self.judging, mirror=False, half=self.half, each=self.each)
+        scores = calibration.epoch_scores(self.data.val_labels, logits[: self.real], logits[self.real :])
+        self.history.append({**trained, **scores})
+        value = scores["val/objective"] if math.isfinite(scores["val/objective"]) else scores["val/loss"]
+        if not math.isfinite(value):
+            raise Diverged(
+                f"the validation loss is not finite after epoch {number}, step {self.step}; "
+                f"the peak learning rate was {self.config.lr:g}: lower it"
+            )
+        better = value < self.best_value
+        if better:
+            self.best_epoch, self.best_value = number, value
+            self.best_state = copy.deepcopy(self.average.state_dict())
+        epochs, metrics = self.config.epochs, self.history[-1]
+        return Epoch(number=number, epochs=epochs, metrics=metrics, best=better, network=self.average)
+
+    def fitted(self) -> Fitted:
+        """The best epoch's network and what is known of it."""
+        self.average.load_state_dict(self.best_state)
+        logits = predict(self.average, self.judging[: self.real], each=self.each)
+        best, last, films = self.history[self.best_epoch - 1], self.history[-1], len(self.data.val_films)
+        return Fitted(
+            network=self.average.to("cpu"),
+            config=self.config,
+            history=self.history,
+            best_epoch=self.best_epoch,
+            objective=best["val/objective"],
+            loss=best["val/loss"],
+            training={name: last[name] for name in ("train/loss", "train/images_per_second")},
+            val_logits=logits[:films],
+            changed_logits=logits[films:],
+            seconds=time.monotonic() - self.began,
+            device=self.device.type,
+        )
+
+
+def judges(config: TrainConfig, data: FitData) -> tuple[np.ndarray, int]:
+    """The films that judge, uint8 [N, S, S]: the validation films as they are, perhaps changed, and perhaps painted;
+    and how many stand before the painted ones.
+    """
+    parts = [data.val_films]
+    if config.disturb > 0 if data.changed is None else data.changed:
+        parts.append(stress.change(data.val_films))
+        if data.opacities:
+            parts.append(stress.painted(data.val_films, data.val_labels))
+    return np.concatenate(parts), sum(len(part) for part in parts[:2])
+
+
+def _check(loss: Tensor, norm: Tensor, scaler: torch.amp.GradScaler, step: int, lr: float) -> None:
+    """With float16 on CUDA an infinite gradient is a step that the scaler skips, halving its scale, and the end if that
+    does not help; elsewhere it is the end at once.
+    """
+    what = None if math.isfinite(float(loss)) else "loss"
+    stuck = scaler.get_scale() < SMALLEST_SCALE if scaler.is_enabled() else not math.isfinite(float(norm))
+    if what is None and stuck:
+        what = "gradient"
+    if what is not None:
+        raise Diverged(f"the {what} is not finite at step {step}, learning rate {lr:.3g}: lower the peak learning rate")
+
+
+def _floats(network: nn.Module) -> list[Tensor]:
+    """Weights and batch-norm statistics, as the tensors that the network itself uses."""
+    return [t for t in network.state_dict().values() if t.is_floating_point()]
+
+
+def predict(
+    network: nn.Module,
+    films: Tensor,
+    *,
+    mirror: bool = True,
+    half: torch.dtype | None = None,
+    each: Callable[..., list[Any]] | None = None,
+) -> np.ndarray:
+    """Logits float64 [N] of uint8 films [N, S, S]; with `mirror` the mean of the film's and its mirror image's.
+
+    `half` is the format of the convolutions, float32 if None. `each` maps over the batches, as `replicas.team` does.
+    """
+
+    @torch.inference_mode()
+    def logits(chunk: Tensor) -> Tensor:
+        x = standardise(chunk).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(chunk.device.type, half, enabled=half is not None):
+            plain: Tensor = network(x)
+            return ((plain + network(x.flip(3))) / 2 if mirror else plain).float()  # MPS has no float64
+
+    chunks = torch.split(films, VAL_BATCH)
+    parts = each(logits, chunks) if each else [logits(chunk) for chunk in chunks]
+    return np.asarray(torch.cat(parts).cpu().double().numpy())
