@@ -37,7 +37,7 @@ from pneumonia.config import TrainConfig
 from pneumonia.data import cache
 from pneumonia.data import index as data
 from pneumonia.metrics import scores as metrics
-from pneumonia.metrics.calibration import objective
+from pneumonia.metrics.objective import objective
 from pneumonia.serving import predict
 from pneumonia.synthetic import dataset as synthetic
 from pneumonia.training.loop import FitData, fit, fit_data

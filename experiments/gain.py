@@ -38,6 +38,7 @@ from pneumonia.cli.boundary import mlflow_defaults
 from pneumonia.config import SearchConfig, TrainConfig
 from pneumonia.data import cache
 from pneumonia.data import index as data
+from pneumonia.data.split import assign_val
 from pneumonia.metrics.scores import auc
 from pneumonia.registry import gate
 from pneumonia.runs.context import RunContext
@@ -82,14 +83,14 @@ def task(name: str, folder: Path, *, seed: int, home: Path) -> Task:
     config = SearchConfig(data="synthetic" if name == "drawn" else str(folder), seed=seed)
     return Task(
         name,
-        _index(index, data.assign_val(seen), classes),
+        _index(index, assign_val(seen), classes),
         _index(index, table[table["patient"].isin(held)], classes),
         config,
     )
 
 
 def _patients(table: pd.DataFrame, share: float, salt: str) -> set[str]:
-    chosen = data.assign_val(table.assign(split="train"), share=share, salt=salt)
+    chosen = assign_val(table.assign(split="train"), share=share, salt=salt)
     return set(chosen["patient"][chosen["split"] == "val"])
 
 

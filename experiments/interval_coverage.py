@@ -27,8 +27,8 @@ from scipy.stats import norm
 
 from experiments import bench
 from pneumonia.metrics import scores as metrics
-from pneumonia.metrics.calibration import sigmoid
 from pneumonia.metrics.intervals import intervals
+from pneumonia.metrics.logistic import sigmoid
 from pneumonia.metrics.subgroups import predictive_values
 
 FILMS = (234, 390)  # negative, positive

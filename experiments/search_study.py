@@ -37,6 +37,7 @@ from pneumonia.data import cache
 from pneumonia.data import index as data
 from pneumonia.runs.context import RunContext
 from pneumonia.search import pool
+from pneumonia.search import pruning as pruners
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task
 from pneumonia.tracking.record import Run
@@ -47,7 +48,7 @@ PRUNERS: dict[str, BasePruner] = {
     "quarter": PercentilePruner(25.0, n_startup_trials=2),
     "halving by 2": SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
     "halving by 3": SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
-    "halving by 3, as the search does it": studies.pruner("halving", 4, long=False),
+    "halving by 3, as the search does it": pruners.pruner("halving", 4, long=False),
 }
 
 

@@ -8,8 +8,8 @@ from scipy import stats
 
 from pneumonia.metrics import crossed
 from pneumonia.metrics import scores as metrics
-from pneumonia.metrics.calibration import sigmoid
 from pneumonia.metrics.crossed import Scores, mean_difference
+from pneumonia.metrics.logistic import sigmoid
 
 NAMES = ("accuracy", "auc")
 

@@ -17,6 +17,7 @@ from pneumonia.data import index as data
 from pneumonia.data.classes import choose, told_by_opacities
 from pneumonia.data.index import DataError, Index, require, scan
 from pneumonia.data.layouts import split_of
+from pneumonia.data.split import VAL_SHARE, assign_val
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 
@@ -698,14 +699,14 @@ def frame(films: list[tuple[int, int, str]]) -> pd.DataFrame:
     st.lists(st.tuples(st.integers(0, 14), st.integers(0, 1), st.sampled_from(["", "a", "b"])), min_size=1, max_size=60)
 )
 def test_no_patient_is_on_both_sides_and_no_class_is_missing(films: list[tuple[int, int, str]]) -> None:
-    table = data.assign_val(frame(films))
+    table = assign_val(frame(films))
     sides = table.groupby("patient")["split"].nunique()
     assert (sides == 1).all()
     for _, rows in table.groupby("label"):
         want = {"train", "val"} if rows["patient"].nunique() > 1 else {"train"}
         assert set(rows["split"]) == want
     # the order of the rows decides nothing
-    shuffled = data.assign_val(frame(films).sample(frac=1, random_state=0)).sort_index()
+    shuffled = assign_val(frame(films).sample(frac=1, random_state=0)).sort_index()
     assert shuffled["split"].tolist() == table["split"].tolist()
 
 
@@ -716,21 +717,21 @@ def test_val_is_stratified() -> None:
         for k, ((label, subtype), n) in enumerate(sizes.items())
         for hash_free in range(k * 10_000, k * 10_000 + n)
     ]
-    table = data.assign_val(frame(films))
+    table = assign_val(frame(films))
     for (label, subtype), n in sizes.items():
         chosen = table[(table["label"] == label) & (table["subtype"] == subtype)]["split"].eq("val").sum()
-        assert abs(chosen - data.VAL_SHARE * n) <= 1
+        assert abs(chosen - VAL_SHARE * n) <= 1
 
 
 def test_adding_films_moves_few_patients() -> None:
     films = [(n, n % 2, "") for n in range(1000)]
-    before = data.assign_val(frame(films)).set_index("patient")["split"]
-    after = data.assign_val(frame(films + [(n, n % 2, "") for n in range(1000, 1100)])).set_index("patient")["split"]
+    before = assign_val(frame(films)).set_index("patient")["split"]
+    after = assign_val(frame(films + [(n, n % 2, "") for n in range(1000, 1100)])).set_index("patient")["split"]
     assert (before != after[before.index]).sum() <= 20  # another salt would move about 255
 
 
 def test_the_split_is_the_same_for_ever() -> None:
-    table = data.assign_val(frame([(n, n % 2, "") for n in range(40)]))
+    table = assign_val(frame([(n, n % 2, "") for n in range(40)]))
     chosen = sorted(table[table["split"] == "val"]["patient"])
     assert chosen == ["p11", "p13", "p21", "p22", "p30", "p6"], "val films have changed: old and new runs differ"
 

@@ -9,7 +9,8 @@ import pytest
 from sklearn.metrics import log_loss
 
 from pneumonia.data.index import Index
-from pneumonia.registry.versions import catch_up, count_opening, enter, version_of
+from pneumonia.registry.test_openings import count_opening
+from pneumonia.registry.versions import catch_up, enter, version_of
 from pneumonia.runs.context import RunContext
 from pneumonia.runs.evaluate import evaluate_and_record
 from pneumonia.serving import predict

@@ -4,7 +4,7 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from pneumonia.metrics.calibration import sigmoid
+from pneumonia.metrics.logistic import sigmoid
 from pneumonia.metrics.paired import auc_difference, holm, score_differences, sign_test
 
 

@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from experiments.search_study import replay
 from pneumonia.data import cache
 from pneumonia.runtime.stop import Stop
-from pneumonia.search import report, worker
+from pneumonia.search import pruning, report, worker
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task
 from pneumonia.tracking.store import Tracker
@@ -44,19 +44,19 @@ def test_of_those_that_come_only_the_best_third_goes_on() -> None:
     first, second, third = [0.5, 0.4, 0.3, 0.2], [0.4, 0.1, 0.1, 0.1], [0.45, 0.1, 0.1, 0.1]
     fourth, fifth = [0.3, 0.2, 0.9, 0.9], [0.2, 0.1, 0.05, 0.01]
     curves = [first, second, third, fourth, fifth]
-    assert ends(studies.pruner("halving", 4, long=False), curves) == [1, 3, 1, 3, 4]
+    assert ends(pruning.pruner("halving", 4, long=False), curves) == [1, 3, 1, 3, 4]
 
 
 @pytest.mark.parametrize(("epochs", "first_look"), [(1, 1), (2, 1), (4, 1), (7, 1), (8, 2), (24, 6)])
 def test_the_first_look_comes_after_a_quarter(epochs: int, first_look: int) -> None:
-    assert ends(studies.pruner("halving", epochs, long=False), [[0.1] * epochs, [0.9] * epochs]) == [
+    assert ends(pruning.pruner("halving", epochs, long=False), [[0.1] * epochs, [0.9] * epochs]) == [
         first_look,
         first_look,
     ]
 
 
 def test_long_trials_are_judged_from_half_on_by_the_median_of_those_that_ended() -> None:
-    study = optuna.create_study(pruner=studies.pruner("halving", 8, long=True))
+    study = optuna.create_study(pruner=pruning.pruner("halving", 8, long=True))
     lengths = []
     for level in (0.5, 0.6, 0.7, 0.8, 0.9, 0.4):
         trial = study.ask()
@@ -73,7 +73,7 @@ def test_long_trials_are_judged_from_half_on_by_the_median_of_those_that_ended()
 
 def test_none_ends_no_trial() -> None:
     curves = [[value / 10] * 4 for value in range(1, 10)]
-    assert ends(studies.pruner("none", 4, long=False), curves) == [4] * 9
+    assert ends(pruning.pruner("none", 4, long=False), curves) == [4] * 9
 
 
 class Always(optuna.pruners.BasePruner):
@@ -93,7 +93,7 @@ def test_a_trial_but_the_recipe_is_pruned_before_its_last_epoch_or_not_at_all(
     task: Task, tracker: Tracker, monkeypatch: pytest.MonkeyPatch, after: int, state: TrialState
 ) -> None:
     pruner = Always(after)
-    monkeypatch.setattr(studies, "pruner", lambda kind, epochs, long: pruner)
+    monkeypatch.setattr(pruning, "pruner", lambda kind, epochs, long: pruner)
     worker.work(replace(task, goal=2), Stop())
     recipe, trial = studies.trials(studies.load(studies.connect(task.storage), task.study, seed=0, pruner=pruner))
     assert recipe.state == TrialState.COMPLETE
@@ -115,7 +115,7 @@ def test_a_pruned_trial_holds_what_a_complete_one_does(
     task: Task, tracker: Tracker, decoded: cache.Decoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pruner = Always(1)
-    monkeypatch.setattr(studies, "pruner", lambda kind, epochs, long: pruner)
+    monkeypatch.setattr(pruning, "pruner", lambda kind, epochs, long: pruner)
     worker.work(replace(task, goal=3), Stop())
     study = studies.load(studies.connect(task.storage), task.study, seed=0, pruner=pruner)
     complete, *pruned = (tracker.client.get_run(trial.user_attrs["run_id"]) for trial in studies.trials(study))
@@ -154,7 +154,7 @@ def test_pruned_trials_count_among_the_models_that_are_kept(
     task: Task, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pruner = Always(1)
-    monkeypatch.setattr(studies, "pruner", lambda kind, epochs, long: pruner)
+    monkeypatch.setattr(pruning, "pruner", lambda kind, epochs, long: pruner)
     worker.work(replace(task, goal=3, keep_models=1), Stop())
     trials = studies.trials(studies.load(studies.connect(task.storage), task.study, seed=0, pruner=pruner))
     best = min(trials, key=studies.value)
@@ -196,7 +196,7 @@ def test_where_the_recipe_fails_another_trial_comes_to_its_end(task: Task, monke
             raise MemoryError(faults.pop())
         return training(*args, **more)
 
-    monkeypatch.setattr(studies, "pruner", lambda kind, epochs, long: pruner)
+    monkeypatch.setattr(pruning, "pruner", lambda kind, epochs, long: pruner)
     monkeypatch.setattr(worker, "run_training", faulty)
     worker.work(replace(task, goal=2), Stop())
     study = studies.load(studies.connect(task.storage), task.study, seed=0, pruner=pruner)
@@ -207,5 +207,5 @@ def test_a_replay_counts_epochs_and_keeps_the_best_that_was_left() -> None:
     curves = [[0.5, 0.4], [0.6, 0.1], [0.3, 0.35]]
     assert replay(curves, optuna.pruners.NopPruner()) == (6, 0.1)
     assert replay(curves, optuna.pruners.MedianPruner(n_startup_trials=1, n_warmup_steps=0)) == (5, 0.3)
-    with_recipe = replay(curves, studies.pruner("halving", 2, long=False), recipe=True)
+    with_recipe = replay(curves, pruning.pruner("halving", 2, long=False), recipe=True)
     assert with_recipe == (5, 0.3)

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from pneumonia.data.index import Index
-from pneumonia.metrics.calibration import sigmoid
+from pneumonia.metrics.logistic import sigmoid
 from pneumonia.reports.recipes_page import html
 from pneumonia.results.comparison import SCORES
 from pneumonia.results.recipes import Recipe, Recipes, assess

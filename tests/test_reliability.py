@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 
-from pneumonia.metrics.calibration import sigmoid
+from pneumonia.metrics.logistic import sigmoid
 from pneumonia.metrics.reliability import calibration_line
 
 

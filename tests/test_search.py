@@ -16,7 +16,7 @@ from pneumonia.data import index as data
 from pneumonia.registry.versions import enter
 from pneumonia.runs.context import RunContext
 from pneumonia.runs.listener import SILENT
-from pneumonia.search import final, lease, run
+from pneumonia.search import final, leader, run
 from pneumonia.search.worker import Task
 from pneumonia.tracking.record import Record
 from pneumonia.tracking.store import Tracker
@@ -112,8 +112,8 @@ def test_of_those_who_joined_only_who_claims_the_lead_has_it(
         return run.Outcome(study=study.study_name, run_id=leader, table=study.trials_dataframe(), best_params={})
 
     monkeypatch.setattr(run, "_join", join)
-    monkeypatch.setattr(lease, "holder", lambda study: next(leaders))
-    monkeypatch.setattr(lease, "claim", lambda study: False)
+    monkeypatch.setattr(leader, "holder", lambda study: next(leaders))
+    monkeypatch.setattr(leader, "claim", lambda study: False)
     config = SearchConfig(data="films", disturb=0.7, opacity=0.3).for_data(cores=1, films=4400)
     outcome = run.search(config, index, RunContext(home=home, tracker=tracker))
     assert joined == [("first", 0.7, 0.3), ("second", 0.7, 0.3)]

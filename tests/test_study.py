@@ -26,12 +26,12 @@ from pneumonia import config
 from pneumonia.augmentation import stress_tests as stress
 from pneumonia.config import TrainConfig, search_space
 from pneumonia.runtime.stop import identity
-from pneumonia.search import lease, report, storage
+from pneumonia.search import leader, pruning, report, storage
 from pneumonia.search import study as studies
 
 BASE = TrainConfig(size=32, epochs=3)
 SPACE = search_space(long=True)
-PRUNER = studies.pruner("none", 3, long=False)
+PRUNER = pruning.pruner("none", 3, long=False)
 
 
 @pytest.fixture
@@ -603,20 +603,20 @@ def test_the_default_name_says_what_is_searched(monkeypatch: pytest.MonkeyPatch)
 class TestLease:
     @pytest.fixture(autouse=True)
     def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(lease, "BEAT_SECONDS", 0.3)
+        monkeypatch.setattr(leader, "BEAT_SECONDS", 0.3)
 
     def test_held_while_the_block_runs(self, study: optuna.Study) -> None:
-        assert lease.holder(study) is None
-        with lease.held(study, "run"):
-            leader = lease.holder(study)
-            assert leader is not None
-            assert leader["run_id"] == "run"
-        assert lease.holder(study) is None
+        assert leader.holder(study) is None
+        with leader.held(study, "run"):
+            holder = leader.holder(study)
+            assert holder is not None
+            assert holder["run_id"] == "run"
+        assert leader.holder(study) is None
 
     def test_given_back_after_an_error(self, study: optuna.Study) -> None:
-        with pytest.raises(ZeroDivisionError), lease.held(study, "run"):
+        with pytest.raises(ZeroDivisionError), leader.held(study, "run"):
             raise ZeroDivisionError
-        assert lease.holder(study) is None
+        assert leader.holder(study) is None
 
     def test_a_dead_leader_on_this_machine_is_known_without_waiting(
         self, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
@@ -625,33 +625,33 @@ class TestLease:
             raise AssertionError("nothing to wait for")
 
         study.set_user_attr("leader", {**gone(), "run_id": "run", "beat": 3})
-        monkeypatch.setattr(lease.time, "sleep", no_wait)
-        assert lease.holder(study) is None
+        monkeypatch.setattr(leader.time, "sleep", no_wait)
+        assert leader.holder(study) is None
 
     @pytest.mark.slow
     def test_a_dead_leader_on_this_machine_is_known_at_once(self, study: optuna.Study) -> None:
         study.set_user_attr("leader", {**gone(), "run_id": "run", "beat": 3})
         started = time.monotonic()
-        assert lease.holder(study) is None
+        assert leader.holder(study) is None
         assert time.monotonic() - started < 0.5
 
     @pytest.mark.slow
     def test_a_silent_leader_elsewhere_is_dead(self, study: optuna.Study) -> None:
         study.set_user_attr("leader", {**identity(), "host": "another-machine", "run_id": "run", "beat": 3})
-        assert lease.holder(study) is None
+        assert leader.holder(study) is None
 
     @pytest.mark.slow
     def test_a_counting_leader_elsewhere_lives(
         self, study: optuna.Study, url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with monkeypatch.context() as elsewhere:
-            elsewhere.setattr(lease, "identity", lambda: {**identity(), "host": "another-machine"})
-            leading = lease.held(study, "run")
+            elsewhere.setattr(leader, "identity", lambda: {**identity(), "host": "another-machine"})
+            leading = leader.held(study, "run")
             leading.__enter__()
         try:
-            leader = lease.holder(studies.load(studies.connect(url), "films", seed=0, pruner=PRUNER))
-            assert leader is not None
-            assert leader["host"] == "another-machine"
+            holder = leader.holder(studies.load(studies.connect(url), "films", seed=0, pruner=PRUNER))
+            assert holder is not None
+            assert holder["host"] == "another-machine"
         finally:
             leading.__exit__(None, None, None)
 
@@ -667,7 +667,7 @@ def test_a_study_of_an_earlier_version_keeps_its_space(study: optuna.Study, url:
     resumed = studies.create_or_resume(studies.connect(url), name, BASE, SPACE, changed=True)
     assert resumed.study_name == name
     assert claim(resumed).params.keys() == old.keys()
-    assert studies.one_remains(resumed, BASE)
+    assert pruning.one_remains(resumed, BASE)
     assert list(report.table(resumed).columns[-5:]) == ["lr", "width", "epochs", "seconds", "reason"]
     assert studies.left_behind(studies.connect(url), "f" * 64) == {name: studies.judge(changed=True)}
     assert studies.left_behind(studies.connect(url), "e" * 64) == {}

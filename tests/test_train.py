@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from pneumonia.augmentation import stress_tests as stress
 from pneumonia.config import Device, TrainConfig
-from pneumonia.metrics import calibration
+from pneumonia.metrics import objective as objectives
 from pneumonia.runs.train import suited
 from pneumonia.training import loop as train
 from pneumonia.training.device import half_precision, pick_device
@@ -124,7 +124,7 @@ def test_the_best_epochs_weights_come_out(data: FitData) -> None:
 
 def test_training_stops_when_it_gets_no_better(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([0.5, 0.4, 0.6, 0.6, 0.6, 0.6])
-    monkeypatch.setattr(calibration, "epoch_scores", lambda *_: {"val/objective": next(losses), "val/loss": 1.0})
+    monkeypatch.setattr(objectives, "epoch_scores", lambda *_: {"val/objective": next(losses), "val/loss": 1.0})
     fitted = fit(replace(TINY, epochs=6, patience=2), data)
     assert (len(fitted.history), fitted.best_epoch) == (4, 2)
 
@@ -233,13 +233,13 @@ def test_validation_films_change_nothing_that_is_learnt(data: FitData) -> None:
 
 def test_an_earlier_best_epoch_comes_out_and_not_the_last(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
     losses, logits, best = iter([0.5, 0.4, 0.6]), [], []
-    real = calibration.epoch_scores
+    real = objectives.epoch_scores
 
     def judge(labels: np.ndarray, values: np.ndarray, painted: np.ndarray) -> dict[str, float]:
         logits.append(np.concatenate([values, painted]))
         return {**real(labels, values, painted), "val/objective": next(losses)}
 
-    monkeypatch.setattr(calibration, "epoch_scores", judge)
+    monkeypatch.setattr(objectives, "epoch_scores", judge)
     fitted = fit(TINY, data, on_epoch=lambda epoch: best.append(epoch.best))
     assert best == [True, True, False]
     assert fitted.best_epoch == 2
@@ -261,8 +261,8 @@ def test_changed_films_judge_where_training_disturbs(data: FitData, monkeypatch:
     for copies in np.split(fitted.changed_logits, 2):
         assert not np.allclose(fitted.val_logits, copies)
     judged: list[tuple[int, ...]] = []
-    real = calibration.epoch_scores
-    monkeypatch.setattr(calibration, "epoch_scores", lambda y, *x: (judged.append(tuple(map(len, x))), real(y, *x))[1])
+    real = objectives.epoch_scores
+    monkeypatch.setattr(objectives, "epoch_scores", lambda y, *x: (judged.append(tuple(map(len, x))), real(y, *x))[1])
     for disturb, opacities in ((1.0, True), (1.0, False), (0.0, True)):
         fit(replace(TINY, epochs=1, disturb=disturb), replace(data, opacities=opacities))
     films, normal = len(data.val_labels), int((data.val_labels == 0).sum())

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pneumonia.metrics.bootstrap import resampled, weighted_scores
-from pneumonia.metrics.calibration import sigmoid
 from pneumonia.metrics.delong import auc_error
+from pneumonia.metrics.logistic import sigmoid
 from pneumonia.metrics.scores import Floats, Ints, checked, score
 
 Interval = tuple[float, float]  # low, high

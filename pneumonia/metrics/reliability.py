@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pneumonia.metrics.calibration import logistic_regression, logit, sigmoid
 from pneumonia.metrics.intervals import Z95, Interval
+from pneumonia.metrics.logistic import logistic_regression, logit, sigmoid
 from pneumonia.metrics.scores import Floats, Ints, checked, score
 
 

@@ -124,24 +124,6 @@ def describe(tracker: Tracker, record: Record) -> None:
     write_json(record.folder / "sent.json", {**sent(record), "described": True})
 
 
-def count_opening(tracker: Tracker, version: ModelVersion | None, model_id: str | None) -> int:
-    """Counts that the test split is opened for a model, on its version (`test.openings`), or on the logged model.
-
-    Returns the count, this opening included; 1 for a model that the store does not know.
-    """
-    client, tag = tracker.client, "test.openings"
-    with tracker_errors(tracker.uri):
-        if version is not None:
-            count = int(version.tags.get(tag, 0)) + 1
-            client.set_model_version_tag(version.name, version.version, tag, str(count))
-            return count
-        if (known := tracker.known_model(model_id)) is not None:
-            count = int(client.get_logged_model(known).tags.get(tag, 0)) + 1
-            client.set_logged_model_tags(known, {tag: str(count)})
-            return count
-    return 1
-
-
 def version_of(tracker: Tracker, uri: str, model_id: str | None) -> ModelVersion | None:
     """The registered version that a model is; None where it is none."""
     client, (name, _, alias) = tracker.client, uri.removeprefix("models:/").partition("@")

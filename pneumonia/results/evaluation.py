@@ -13,8 +13,8 @@ import pandas as pd
 from pneumonia.data.index import Split
 from pneumonia.metrics import scores as metrics
 from pneumonia.metrics.bands import Band, bands
-from pneumonia.metrics.calibration import logit
 from pneumonia.metrics.intervals import Interval, bootstrap, intervals
+from pneumonia.metrics.logistic import logit
 from pneumonia.metrics.reliability import Line, calibration_line
 from pneumonia.metrics.subgroups import Predictive, Subgroup, by_subtype, predictive_values
 

@@ -11,8 +11,9 @@ import pandas as pd
 from pneumonia.data.classes import differ
 from pneumonia.data.index import Index, Split
 from pneumonia.metrics import scores as metrics
-from pneumonia.metrics.calibration import sigmoid
+from pneumonia.metrics.logistic import sigmoid
 from pneumonia.metrics.reliability import Reliability, reliability
+from pneumonia.registry import test_openings
 from pneumonia.registry import versions as registry
 from pneumonia.reports import model_card as card
 from pneumonia.reports import plots
@@ -76,7 +77,7 @@ def evaluate_and_record(
     uri = model.uri
     whole, val = tracker.text_of(model.metadata.run_id, "model_card.md"), chosen_on(tracker, model)
     version = registry.version_of(tracker, uri, model.metadata.model_id)
-    openings = registry.count_opening(tracker, version, model.metadata.model_id)
+    openings = test_openings.count_opening(tracker, version, model.metadata.model_id)
     named = {} if version is None else {registry.VERSION: f"{version.name}/{version.version}"}
     record = context.begin(
         Run(

@@ -8,7 +8,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia.runs.listener import Listener
 from pneumonia.search import study as studies
-from pneumonia.search.worker import Task, reap
+from pneumonia.search.lost_trials import reap
+from pneumonia.search.worker import Task
 from pneumonia.tracking.connection import TrackingError
 from pneumonia.tracking.record import State, records
 from pneumonia.tracking.store import tracker_errors

@@ -16,10 +16,11 @@ from pneumonia.runs.context import RunContext
 from pneumonia.runs.listener import SILENT, Listener, Progress
 from pneumonia.runs.train import decode_for, suited
 from pneumonia.runtime.stop import Interrupted
-from pneumonia.search import final, lease, pool, report, resume
+from pneumonia.search import final, leader, pool, report, resume
 from pneumonia.search import study as studies
 from pneumonia.search.final import SearchError
-from pneumonia.search.worker import Task, open_storage, reap
+from pneumonia.search.lost_trials import reap
+from pneumonia.search.worker import Task, open_storage
 from pneumonia.tracking import views
 from pneumonia.tracking.record import Record, Run, close_dead
 from pneumonia.tracking.store import finished, tracker_errors
@@ -114,11 +115,11 @@ def _open(config: SearchConfig, task: Task, listener: Listener) -> optuna.Study:
 
 def _follow(study: optuna.Study, task: Task, workers: int, listener: Listener) -> Outcome | None:
     """Joins whoever leads the study, until it is finished; None as soon as the lead is ours."""
-    while (holder := lease.holder(study)) is not None or not lease.claim(study):
+    while (holder := leader.holder(study)) is not None or not leader.claim(study):
         if holder is None:
             continue  # another claimed at the same time: it is the next holder
         outcome = _join(study, task, workers, holder["run_id"], listener)
-        if "finished" in studies.patiently(lambda: study.user_attrs) or lease.holder(study) is not None:
+        if "finished" in studies.patiently(lambda: study.user_attrs) or leader.holder(study) is not None:
             tracker, run_id = task.context.tracker, task.context.run_id
             with tracker_errors(tracker.uri):
                 if run_id is not None:
@@ -147,7 +148,7 @@ def _lead(study: optuna.Study, task: Task, config: SearchConfig, model_name: str
     parent_id = tracker.send(parent)
     tracker.save_view(sent(parent)["experiment_id"], *views.under(parent_id, parent.run.name))
     task = replace(task, context=context.under(parent_id))
-    with finished(parent, tracker), lease.held(study, parent_id):
+    with finished(parent, tracker), leader.held(study, parent_id):
         resume.take_over(study, parent_id, task, sent(parent)["experiment_id"], listener)
         data = decode_for(parent, index, context, size=plan.size, listener=listener)
         _run_trials(study, task, plan.workers, listener)

@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 import torch
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from pneumonia.config import Pruner, TrainConfig
 from pneumonia.data import cache
@@ -22,11 +22,13 @@ from pneumonia.runs.context import RunContext
 from pneumonia.runs.listener import Listener
 from pneumonia.runs.train import OBJECTIVE, run_training, warm_up
 from pneumonia.runtime.stop import Interrupted, Stop, identity, leave_quickly
+from pneumonia.search import pruning
 from pneumonia.search import study as studies
+from pneumonia.search.lost_trials import close_lost, reap
 from pneumonia.tracking.connection import TrackingError
 from pneumonia.tracking.record import Record, Run, State
-from pneumonia.tracking.store import reason_of, tracker_errors
-from pneumonia.tracking.sync import close_run, sent
+from pneumonia.tracking.store import reason_of
+from pneumonia.tracking.sync import sent
 from pneumonia.training.loop import Epoch, Step
 
 
@@ -69,7 +71,7 @@ def work(task: Task, stop: Stop) -> None:
         Interrupted: a stop was requested; the trial at hand is recorded as such and queued again.
     """
     storage = open_storage(task)
-    pruner = studies.pruner(task.pruner, task.base.epochs, long=task.long)
+    pruner = pruning.pruner(task.pruner, task.base.epochs, long=task.long)
     study = studies.load(storage, task.study, seed=task.base.seed, pruner=pruner)
     data = cache.decode(task.index.keep("train", "val"), size=task.base.size, home=task.context.home)
     warm_up()
@@ -187,7 +189,7 @@ class _Watch(Listener):
             studies.patiently(lambda: trial.report(epoch.metrics[OBJECTIVE], epoch.number))
             # the pruner is asked about the recipe as well, since it notes there what others are compared with
             behind = epoch.number < epoch.epochs and studies.patiently(trial.should_prune)
-            behind = behind and replace(base, **trial.params) != base and studies.one_remains(self.study, base)
+            behind = behind and replace(base, **trial.params) != base and pruning.one_remains(self.study, base)
         except optuna.exceptions.UpdateFinishedTrialError as error:
             raise studies.LeaseLost(f"trial {trial.number} was given to another worker") from error
         if behind:
@@ -219,27 +221,6 @@ def heartbeat(storage: RDBStorage, trial: optuna.Trial, seconds: int) -> Iterato
     studies.patiently(lambda: storage.record_heartbeat(trial._trial_id))
     with studies.beating(lambda: storage.record_heartbeat(trial._trial_id), seconds):
         yield
-
-
-def reap(study: optuna.Study, context: RunContext) -> None:
-    """Ends the trials whose worker on this machine is dead, and queues them again."""
-    for trial in studies.lost(study):
-        reason = "the worker was killed"
-        if studies.fail(study, trial.number, reason, fault=False):
-            close_lost(trial, context, reason)
-            studies.patiently(partial(studies.retry, study, trial))
-
-
-def close_lost(trial: FrozenTrial, context: RunContext, reason: str) -> None:
-    """Ends the MLflow run of a lost trial: through its record, or directly when that is on another machine."""
-    tracker, folder = context.tracker, Path(trial.user_attrs.get("folder", "/nonexistent"))
-    if folder.is_relative_to(context.home) and folder.exists():
-        record = Record(folder)
-        record.finish("FAIL", reason)
-        tracker.try_send(record)
-    elif "run_id" in trial.user_attrs:
-        with suppress(TrackingError), tracker_errors(tracker.uri):  # its own machine closes it when it starts again
-            close_run(tracker.client, trial.user_attrs["run_id"], "FAIL", reason)
 
 
 def worth_keeping(study: optuna.Study, value: float, keep: int) -> bool:

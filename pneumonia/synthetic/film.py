@@ -12,7 +12,9 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from pneumonia.synthetic.branches import branches
 from pneumonia.synthetic.canvas import Canvas, Image, Points, blur, edges, noise, smooth, tapered
+from pneumonia.synthetic.pneumonia import consolidation, interstitial
 
 VERSION = 1  # another version of the drawing writes another folder, see `synthetic.write`
 SEVERITY = (2.0, 1.3)  # of the beta distribution: from almost invisible to plain
@@ -35,19 +37,6 @@ def _both(points: Any) -> list[Points]:
     """A shape of the patient's left side and its mirror image."""
     p = np.asarray(points, dtype=np.float64)
     return [p, p * [-1, 1]]
-
-
-def _branches(rng: Generator, root: Points, spread: float, length: float, count: int) -> Points:
-    """Lines [2 * count, 9, 2] that wander from `root` [2] to both of its far sides, fanned by `spread` radians."""
-    angle = 0.2 + spread * rng.uniform(-1, 1, (count, 1)) + np.cumsum(rng.normal(0, 0.2, (count, 9)), axis=1)
-    reach = length * rng.uniform(0.4, 1, (count, 1)) / 9
-    step = np.stack([np.cos(angle) * reach * np.sign(root[0]), np.sin(angle) * reach], axis=-1)
-    lines = root + np.cumsum(step, axis=1)
-    start = rng.integers(2, 6, count)
-    twigs = np.take_along_axis(lines, start[:, None, None].repeat(2, 2), axis=1)
-    bent = angle + rng.choice([-1, 1], (count, 1)) * rng.uniform(0.3, 0.7, (count, 1))
-    step = 0.6 * np.stack([np.cos(bent) * reach * np.sign(root[0]), np.sin(bent) * reach], axis=-1)
-    return np.concatenate([lines, twigs + np.cumsum(step, axis=1)])
 
 
 def _skin(c: Canvas, build: Generator, pose: Generator) -> Image:
@@ -185,7 +174,7 @@ def draw(
         shadow = np.maximum(shadow, c.paint(2.2, ([c.place(smooth(sail), 0.8)], build.uniform(0.4, 0.8))))
 
     # heavy vessels and crowded bases look like disease and are not
-    vessels = np.concatenate([_branches(build, np.array([m * 0.2, 0.46]), 1.25, 0.75, 12) for m in (-1, 1)])
+    vessels = np.concatenate([branches(build, np.array([m * 0.2, 0.46]), 1.25, 0.75, 12) for m in (-1, 1)])
     tree = c.trace(1.1, *tapered(c.place(vessels), 3, 0.15))
     hila = [c.place(smooth(p)) for p in _both([(0.13, 0.36), (0.24, 0.42), (0.27, 0.55), (0.13, 0.62)])]
     mottle = 0.009 * noise(build, c.shape, 5 * s) + 0.006 * noise(build, c.shape, 12 * s)
@@ -198,7 +187,7 @@ def draw(
     if subtype != "normal":
         if severity is None:
             severity = float(disease.beta(*SEVERITY))
-        air, marks = (_consolidation if subtype == "bacteria" else _interstitial)(c, disease, air, marks, severity)
+        air, marks = (consolidation if subtype == "bacteria" else interstitial)(c, disease, air, marks, severity)
 
     tissue = _skin(c, build, pose) + belly + heart_depth - 0.46 * air + lung * (0.4 + 0.6 * air) * marks
     tissue += _bones(c, build) * (1 - 2 * belly)
@@ -209,39 +198,6 @@ def draw(
         bubble += pose.normal(0, 0.03, bubble.shape)
         tissue -= c.paint(2, ([c.place(smooth(bubble))], pose.uniform(0.08, 0.25)))
     return _expose(c, pose, tissue)
-
-
-def _consolidation(c: Canvas, rng: Generator, air: Image, marks: Image, severity: float) -> tuple[Image, Image]:
-    """A lobe, or part of one, filled: an irregular soft patch in which some bronchi stay open."""
-    s, side = c.unit / 130, rng.choice([-1, 1])
-    x, y, a, b = [(0.4, 0.2, 0.3, 0.22), (0.5, 0.55, 0.36, 0.22), (0.5, 0.82, 0.42, 0.24)][rng.integers(3)]
-    centre = np.array([side * x, y]) + rng.normal(0, 0.06, 2)
-    turn = np.linspace(0, 2 * np.pi, 12, endpoint=False)
-    radius = rng.uniform(0.8, 1.4) * np.exp(rng.normal(0, 0.16, (12, 1)))
-    patch = np.stack([a * np.cos(turn), b * np.sin(turn)], axis=-1) * radius + centre
-    mask = c.paint(0.07 * c.unit, ([c.place(smooth(patch, 6))], 1))
-    lumps = 0.28 * noise(rng, c.shape, 16 * s) + 0.15 * noise(rng, c.shape, 7 * s)
-    mask = np.clip(mask * (1.25 + lumps), 0, 1)
-    bronchi = c.place(_branches(rng, centre * [0.6, 1], 0.9, 0.5, 4))
-    mask *= 1 - c.trace(0.9, *tapered(bronchi, 3, rng.uniform(0.05, 0.5)))
-    return air * (1 - mask * (0.15 + 0.85 * severity)), marks
-
-
-def _interstitial(c: Canvas, rng: Generator, air: Image, marks: Image, severity: float) -> tuple[Image, Image]:
-    """Both lungs: thickened bronchial walls, a net of fine lines, and a haze that is densest about the hila."""
-    s, amount = c.unit / 130, 0.08 + 0.92 * severity
-    turn = np.linspace(0, 2 * np.pi, 10, endpoint=False)
-    cloud = np.stack([0.34 * np.cos(turn), 0.36 * np.sin(turn)], axis=-1)
-    clouds = [
-        c.place(cloud * np.exp(rng.normal(0, 0.2, (10, 1))) + [m * rng.uniform(0.28, 0.4), rng.uniform(0.45, 0.65)])
-        for m in (-1, 1)
-    ]
-    haze = c.paint(0.15 * c.unit, (clouds, 1))
-    haze = np.clip(haze * (1 + 0.35 * noise(rng, c.shape, 18 * s)), 0, 1)
-    net = np.exp(-((noise(rng, c.shape, 8 * s) / 0.35) ** 2)) - 0.3
-    streaks = np.concatenate([_branches(rng, np.array([m * 0.2, 0.48]), 1.2, 0.7, 12) for m in (-1, 1)])
-    walls = c.trace(1.3, *tapered(c.place(streaks), 4, 0.17))
-    return air * (1 - 0.42 * amount * haze), marks + amount * (walls + 0.11 * net * (0.35 + 0.65 * haze))
 
 
 def _expose(c: Canvas, rng: Generator, tissue: Image) -> NDArray[np.uint8]:

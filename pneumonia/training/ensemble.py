@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pneumonia.config import TrainConfig
-from pneumonia.metrics.calibration import epoch_scores
+from pneumonia.metrics.objective import epoch_scores
 from pneumonia.training.loop import FitData, Fitted, judges, predict
 from pneumonia.training.network import Ensemble, Network
 

@@ -19,7 +19,7 @@ from pneumonia.augmentation.augment import augment, halve, standardise
 from pneumonia.config import TrainConfig
 from pneumonia.data.cache import Decoded
 from pneumonia.data.classes import told_by_opacities
-from pneumonia.metrics import calibration
+from pneumonia.metrics import objective as objectives
 from pneumonia.training import allocator as memory
 from pneumonia.training import sampling
 from pneumonia.training.data_parallel import PART, Replicas, team
@@ -265,7 +265,7 @@ class _Training:
     def judge(self, number: int, trained: dict[str, float]) -> Epoch:
         """The epoch's scores on the validation films, by the averaged weights, which are kept if they are the best."""
         logits = predict(self.average, self.judging, mirror=False, half=self.half, each=self.each)
-        scores = calibration.epoch_scores(self.data.val_labels, logits[: self.real], logits[self.real :])
+        scores = objectives.epoch_scores(self.data.val_labels, logits[: self.real], logits[self.real :])
         self.history.append({**trained, **scores})
         value = scores["val/objective"] if math.isfinite(scores["val/objective"]) else scores["val/loss"]
         if not math.isfinite(value):

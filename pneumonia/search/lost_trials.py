@@ -1,0 +1,36 @@
+"""What becomes of a trial, and of its run, whose worker is dead."""
+
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from pneumonia.runs.context import RunContext
+from pneumonia.search import study as studies
+from pneumonia.tracking.connection import TrackingError
+from pneumonia.tracking.record import Record
+from pneumonia.tracking.store import tracker_errors
+from pneumonia.tracking.sync import close_run
+
+
+def reap(study: optuna.Study, context: RunContext) -> None:
+    """Ends the trials whose worker on this machine is dead, and queues them again."""
+    for trial in studies.lost(study):
+        reason = "the worker was killed"
+        if studies.fail(study, trial.number, reason, fault=False):
+            close_lost(trial, context, reason)
+            studies.patiently(partial(studies.retry, study, trial))
+
+
+def close_lost(trial: FrozenTrial, context: RunContext, reason: str) -> None:
+    """Ends the MLflow run of a lost trial: through its record, or directly when that is on another machine."""
+    tracker, folder = context.tracker, Path(trial.user_attrs.get("folder", "/nonexistent"))
+    if folder.is_relative_to(context.home) and folder.exists():
+        record = Record(folder)
+        record.finish("FAIL", reason)
+        tracker.try_send(record)
+    elif "run_id" in trial.user_attrs:
+        with suppress(TrackingError), tracker_errors(tracker.uri):  # its own machine closes it when it starts again
+            close_run(tracker.client, trial.user_attrs["run_id"], "FAIL", reason)
