@@ -32,12 +32,12 @@ import torch
 
 from experiments import bench
 from pneumonia.augmentation import opacity
-from pneumonia.cli.boundary import mlflow_defaults
 from pneumonia.config import TrainConfig
 from pneumonia.data import cache
 from pneumonia.data import index as data
 from pneumonia.metrics import scores as metrics
 from pneumonia.metrics.objective import objective
+from pneumonia.runtime.environment import mlflow_defaults
 from pneumonia.serving import predict
 from pneumonia.synthetic import dataset as synthetic
 from pneumonia.training.loop import FitData, fit, fit_data

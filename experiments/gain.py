@@ -34,7 +34,6 @@ import pandas as pd
 from scipy.stats import t
 
 from experiments import bench
-from pneumonia.cli.boundary import mlflow_defaults
 from pneumonia.config import SearchConfig, TrainConfig
 from pneumonia.data import cache
 from pneumonia.data import index as data
@@ -43,6 +42,7 @@ from pneumonia.metrics.scores import auc
 from pneumonia.registry import gate
 from pneumonia.runs.context import RunContext
 from pneumonia.runs.train import run_training, suited
+from pneumonia.runtime.environment import mlflow_defaults
 from pneumonia.search import search
 from pneumonia.serving import predict
 from pneumonia.synthetic import dataset as synthetic

@@ -31,11 +31,11 @@ import optuna
 from optuna.pruners import BasePruner, MedianPruner, PercentilePruner, SuccessiveHalvingPruner
 
 from experiments import bench, gain
-from pneumonia.cli.boundary import mlflow_defaults
 from pneumonia.config import Plan, Pruner, SearchConfig, TrainConfig, search_space
 from pneumonia.data import cache
 from pneumonia.data import index as data
 from pneumonia.runs.context import RunContext
+from pneumonia.runtime.environment import mlflow_defaults
 from pneumonia.search import pool
 from pneumonia.search import pruning as pruners
 from pneumonia.search import study as studies

@@ -49,12 +49,12 @@ from experiments import bench
 from experiments.speedrun import RECIPES
 from pneumonia.augmentation.augment import standardise
 from pneumonia.augmentation.stress_tests import CHANGES, SHAPES, painted_of, stretched
-from pneumonia.cli.boundary import mlflow_defaults
 from pneumonia.data import cache
 from pneumonia.data import index as data
 from pneumonia.data.classes import told_by_opacities
 from pneumonia.metrics import scores as metrics
 from pneumonia.metrics.intervals import intervals
+from pneumonia.runtime.environment import mlflow_defaults
 from pneumonia.served import CANONICAL, decode, read_film
 from pneumonia.serving import predict
 from pneumonia.training.loop import FitData, fit, fit_data

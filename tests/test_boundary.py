@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pneumonia.cli import boundary, runs
+from pneumonia.cli import context, runs
 from pneumonia.tracking.connection import TrackingError
 from pneumonia.tracking.store import Tracker
 from tests.command import Lab
@@ -36,11 +36,11 @@ def old_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_old_runs_leave_the_default_store_as_it_is(old_runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And are told of until the store is there."""
-    assert boundary.store().uri == f"sqlite:///{old_runs / 'mlflow.db'}"
+    assert context.store().uri == f"sqlite:///{old_runs / 'mlflow.db'}"
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "migrate-filestore" in said
-    assert boundary.store().uri == f"sqlite:///{old_runs / 'mlflow.db'}"
+    assert context.store().uri == f"sqlite:///{old_runs / 'mlflow.db'}"
     assert capsys.readouterr().err == ""
 
 
@@ -56,7 +56,7 @@ def test_a_store_that_is_named_is_taken(
     name: str, value: str, uri: str | None, old_runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
-    assert boundary.store().uri == (uri or f"file://{old_runs / 'mlruns'}")
+    assert context.store().uri == (uri or f"file://{old_runs / 'mlruns'}")
 
 
 def test_a_folder_of_artifacts_is_none_of_old_runs(old_runs: Path) -> None:
@@ -64,14 +64,14 @@ def test_a_folder_of_artifacts_is_none_of_old_runs(old_runs: Path) -> None:
         file.unlink()
     (old_runs / "mlruns" / "models").mkdir()
     (old_runs / "mlruns" / "models" / "meta.yaml").touch()
-    assert boundary.store().uri == f"sqlite:///{old_runs / 'mlflow.db'}"
-    assert "MLFLOW_TRACKING_URI" not in boundary.os.environ
+    assert context.store().uri == f"sqlite:///{old_runs / 'mlflow.db'}"
+    assert "MLFLOW_TRACKING_URI" not in context.os.environ
 
 
 def test_files_are_refused_in_one_line_where_they_are_named(old_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{old_runs / 'mlruns'}")
     with pytest.raises(TrackingError, match="migrate-filestore") as refused:
-        boundary.store().experiment_id("pneumonia")
+        context.store().experiment_id("pneumonia")
     assert "\n" not in str(refused.value)
 
 
@@ -83,39 +83,39 @@ class TestExperiment:
         self.lab = MlflowClient(store).create_experiment("lab")
 
     def test_none_is_named(self) -> None:
-        assert boundary.tracking()[1:] == ("pneumonia", None)
+        assert context.tracking()[1:] == ("pneumonia", None)
 
     def test_by_number(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", self.lab)
-        assert boundary.tracking()[1] == "lab"
+        assert context.tracking()[1] == "lab"
         monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "lab")
-        assert boundary.tracking()[1] == "lab"
+        assert context.tracking()[1] == "lab"
         monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
         with pytest.raises(ValueError, match="is 1, which is 'lab', but MLFLOW_EXPERIMENT_NAME is 'another'"):
-            boundary.tracking()
+            context.tracking()
 
     def test_by_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
         monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "")
-        assert boundary.tracking()[1] == "another"
+        assert context.tracking()[1] == "another"
 
     def test_of_the_run_that_mlflow_run_made(self, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
         run_id = MlflowClient(store).create_run(self.lab).info.run_id
         monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
         monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "77")
-        assert boundary.tracking()[1:] == ("lab", run_id)
+        assert context.tracking()[1:] == ("lab", run_id)
 
     @pytest.mark.parametrize("number", ["77", "lab", "-1"])
     def test_one_that_is_not_there(self, number: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", number)
         with pytest.raises((ValueError, TrackingError), match=number) as refused:
-            boundary.tracking()
+            context.tracking()
         assert "\n" not in str(refused.value)
 
     def test_one_that_was_deleted(self, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
         MlflowClient(store).delete_experiment(self.lab)
         monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", self.lab)
-        tracker, name, _ = boundary.tracking()
+        tracker, name, _ = context.tracking()
         with pytest.raises(TrackingError, match="'lab' was deleted"):
             tracker.experiment_id(name)
 
@@ -124,7 +124,7 @@ class TestExperiment:
 def test_libraries_warnings_are_shown_to_who_asks_for_them(words: list[str], shown: bool) -> None:
     code = """
 import subprocess, sys, warnings
-from pneumonia.cli.boundary import quiet
+from pneumonia.runtime.environment import quiet
 quiet()
 warn = "import warnings; warnings.warn('old')"
 exec(warn)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pneumonia.cli import boundary
+from pneumonia.cli import context
 from pneumonia.runtime import working_folder as caller
 from pneumonia.tracking import homes
 from pneumonia.tracking.record import Record, write_json
@@ -119,9 +119,9 @@ def test_under_mlflow_run_the_project_s_old_home_stays_for_its_store(
 def test_pneumonia_home_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (Path(".pneumonia") / "records").mkdir(parents=True)
     monkeypatch.setenv("PNEUMONIA_HOME", str(tmp_path / "mine"))
-    assert boundary.home() == tmp_path / "mine"
+    assert context.home() == tmp_path / "mine"
     monkeypatch.setenv("PNEUMONIA_HOME", "mine")
-    assert boundary.home() == Path("mine").absolute()
+    assert context.home() == Path("mine").absolute()
 
 
 def test_where_nothing_can_be_kept_the_way_out_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from pneumonia.cli import cli
-from pneumonia.cli.boundary import FAILED
+from pneumonia.cli.errors import FAILED
 from pneumonia.data.index import Index
 from pneumonia.registry.versions import enter
 from pneumonia.tracking.record import Record

@@ -5,7 +5,7 @@ import gc
 import click
 
 from pneumonia.cli import films, models, runs, ui
-from pneumonia.cli.boundary import mlflow_defaults, quiet
+from pneumonia.runtime.environment import mlflow_defaults, quiet
 from pneumonia.runtime.stop import leave_quickly
 
 

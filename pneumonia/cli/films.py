@@ -4,8 +4,11 @@ from pathlib import Path
 
 import click
 
-from pneumonia.cli.boundary import boundary, context, films, report_run, say
+from pneumonia.cli.context import context
+from pneumonia.cli.data import films
+from pneumonia.cli.errors import exit_codes
 from pneumonia.cli.options import Command, any_dicom_option, as_json, data_option
+from pneumonia.cli.output import report_run, say
 
 
 @click.command(cls=Command)
@@ -14,7 +17,7 @@ from pneumonia.cli.options import Command, any_dicom_option, as_json, data_optio
 @as_json
 def eda(data: str | None, positive: str | None, any_dicom: bool | None, as_json: bool) -> None:
     """Describe the films before any model: classes, patients, sizes, grey levels, copies, shortcuts, batches."""
-    with boundary():
+    with exit_codes():
         from pneumonia.runs import explore as exploring
 
         run = context()
@@ -33,7 +36,7 @@ def eda(data: str | None, positive: str | None, any_dicom: bool | None, as_json:
 @click.option("--dest", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="folder")
 def download(dest: Path) -> None:
     """Fetch the public dataset (Kermany 2018, CC BY 4.0, 1.2 GB); goes on where it was broken off."""
-    with boundary(resumes=True):
+    with exit_codes(resumes=True):
         from pneumonia.data.download import download as fetch
 
         folder = fetch(dest)

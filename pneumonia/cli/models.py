@@ -5,8 +5,11 @@ from pathlib import Path
 
 import click
 
-from pneumonia.cli.boundary import FAILED, boundary, context, films, report_run, say, say_link, store
+from pneumonia.cli.context import context, store
+from pneumonia.cli.data import films
+from pneumonia.cli.errors import FAILED, exit_codes
 from pneumonia.cli.options import Command, Open, Shares, any_dicom_option, as_json, data_option, given
+from pneumonia.cli.output import report_run, say, say_link
 
 
 @click.command(cls=Command)
@@ -32,7 +35,7 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Score the test films for a model: metrics with 95% intervals, a report, predictions. Opens the test split."""
-    with boundary():
+    with exit_codes():
         from pneumonia.runs import evaluate as evaluating
         from pneumonia.runtime.working_folder import located
         from pneumonia.serving import predict as predicting
@@ -65,7 +68,7 @@ def compare(
     recipes: the means of their seeds are compared, with intervals for the chance of seeds and films. No test film is
     opened.
     """
-    with boundary():
+    with exit_codes():
         from pneumonia.runs import compare as comparing
         from pneumonia.runtime.working_folder import located
 
@@ -87,7 +90,7 @@ def predict(inputs: tuple[str, ...], model: str, output: Path | None, any_dicom:
 
     One INPUT may hold several, with spaces or commas between them, as an MLflow parameter has to.
     """
-    with boundary():
+    with exit_codes():
         from pneumonia.data.inventory import tally
         from pneumonia.runtime import names as words
         from pneumonia.runtime.working_folder import located
@@ -116,7 +119,7 @@ def predict(inputs: tuple[str, ...], model: str, output: Path | None, any_dicom:
 @click.option("--name", default="pneumonia", show_default=True, help="registered model")
 def promote(version: str, name: str) -> None:
     """Make VERSION the champion by hand, whatever the gate said."""
-    with boundary():
+    with exit_codes():
         from pneumonia.registry.versions import promote as promoting
         from pneumonia.tracking.ui import address, version_link
 

@@ -8,22 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pneumonia.cli.boundary import (
-    FAILED,
-    boundary,
-    check_files,
-    context,
-    cores,
-    films,
-    home,
-    link,
-    report_run,
-    say,
-    say_link,
-    store,
-)
+from pneumonia.cli.context import check_files, context, home, store
+from pneumonia.cli.data import films
+from pneumonia.cli.errors import FAILED, exit_codes
 from pneumonia.cli.options import Command, Open, any_dicom_option, as_json, data_option, gallery_option, given, settings
+from pneumonia.cli.output import link, report_run, say, say_link
 from pneumonia.config import SearchConfig, TrainConfig
+from pneumonia.runtime.environment import cores
 from pneumonia.tracking.ui import is_served
 
 if TYPE_CHECKING:
@@ -36,7 +27,7 @@ if TYPE_CHECKING:
 @as_json
 def search(as_json: bool, **values: Any) -> None:
     """Search learning rate, width and more; train the best in full; register it. The same command resumes."""
-    with boundary(resumes=True):
+    with exit_codes(resumes=True):
         config = SearchConfig(**given(**values))
         demo = config.data == "synthetic"
         if (storage := config.storage) is not None:
@@ -120,7 +111,7 @@ def train(
 
     With --seeds N it is one for each of N seeds, under a run that holds the mean and the spread of their scores.
     """
-    with boundary():
+    with exit_codes():
         from pneumonia.cli.progress_bars import Bars
         from pneumonia.runs import seeds as seeding
         from pneumonia.runs.train import suited, train_and_record
@@ -164,7 +155,7 @@ def train(
 @click.command()
 def sync() -> None:
     """Send to MLflow what could not be sent, and register what was to be registered."""
-    with boundary(resumes=True):
+    with exit_codes(resumes=True):
         from pneumonia.registry import versions as registry
         from pneumonia.tracking.record import close_dead
 

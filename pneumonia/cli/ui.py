@@ -2,7 +2,9 @@
 
 import click
 
-from pneumonia.cli.boundary import boundary, home, say, tracking
+from pneumonia.cli.context import home, tracking
+from pneumonia.cli.errors import exit_codes
+from pneumonia.cli.output import say
 from pneumonia.tracking.ui import HOST, PORT, view_link
 
 
@@ -14,7 +16,7 @@ def ui(host: str, port: int) -> None:
 
     Where MLFLOW_TRACKING_URI names a server, that one has the UI, and its address is all that is printed.
     """
-    with boundary():
+    with exit_codes():
         from pneumonia.tracking import places
         from pneumonia.tracking import ui as serving
 

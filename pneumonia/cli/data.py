@@ -1,0 +1,45 @@
+"""The films that `--data` names."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pneumonia.cli.context import home
+from pneumonia.cli.output import say
+
+if TYPE_CHECKING:
+    from pneumonia.data.index import Index
+
+
+def films(
+    data: str,
+    *,
+    positive: str | None = None,
+    like: tuple[str, str] | None = None,
+    any_dicom: bool | None = None,
+    need: Literal["train", "test"] = "train",
+) -> "Index":
+    """The index of a folder, a manifest, or the synthetic films, which are drawn when they are not there. What was
+    found is said, before what refuses it; `positive` and `like` as for `scan`.
+    """
+    from pneumonia.data.index import DataError, require, scan
+    from pneumonia.runtime.working_folder import located, looked_in
+    from pneumonia.synthetic import dataset as synthetic
+
+    if not data.strip():
+        raise ValueError("data is empty: give a folder, a manifest, or the word synthetic")
+    folder = synthetic.write(home() / "synthetic", progress=True) if data == "synthetic" else Path(located(data))
+    if not os.path.exists(folder):
+        raise ValueError(f"looked for a folder of films or a manifest, and there is nothing at {looked_in(data)}")
+    try:
+        index = scan(folder, positive=positive, like=like, any_dicom=bool(any_dicom), progress=True)
+    except DataError as error:
+        for line in error.report:
+            say(line)
+        raise
+    for line in index.report.lines():
+        say(line)
+    require(index, need)
+    if need == "train":
+        require(index, "val")
+    return index

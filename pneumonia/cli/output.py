@@ -1,0 +1,59 @@
+"""What a command prints: sentences on stderr, results on stdout."""
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pneumonia.cli.errors import FAILED
+
+if TYPE_CHECKING:
+    from pneumonia.tracking.record import Record
+    from pneumonia.tracking.store import Tracker
+
+
+def say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def link(record: "Record", tracker: "Tracker") -> str | None:
+    """The page of a record's run in MLflow's UI; None while the store has no such run."""
+    from pneumonia.tracking.sync import sent
+    from pneumonia.tracking.ui import address, run_link
+
+    have = sent(record)
+    return run_link(address(tracker.uri), have["experiment_id"], have["run_id"]) if "experiment_id" in have else None
+
+
+def say_link(what: str, link: str | None, tracker: "Tracker") -> None:
+    """Says where the UI shows `what`, and, where the store has no server, which command makes it do so."""
+    from pneumonia.runtime.working_folder import typed_in
+    from pneumonia.tracking.ui import is_served
+
+    if link is not None:
+        ui = "uv run pneumonia ui" if typed_in() is None else "mlflow ui"
+        say(f"{what}: {link}" + ("" if is_served(tracker.uri) else f"    once `{ui}` runs"))
+
+
+def report_run(record: "Record", tracker: "Tracker", result: Mapping[str, Any] | str | None = None) -> None:
+    """Says what came of a command, which run and model hold it, and where they are seen; exit code 1 if they are still
+    to be sent.
+
+    Args:
+        result: a mapping for --json, printed with the run's id and link; a text; or nothing but the run.
+    """
+    from pneumonia.tracking.sync import sent, unsent
+
+    have = sent(record)
+    if isinstance(result, str):
+        click.echo(result)
+    if isinstance(result, Mapping):
+        click.echo(json.dumps({"run_id": have.get("run_id"), "link": link(record, tracker), **result}))
+    else:
+        say(f"run {have.get('run_id')}" + (f", model models:/{have['model_id']}" if "model_id" in have else ""))
+        say_link("see it", link(record, tracker), tracker)
+    if unsent(record):
+        say("the tracking server was away: type `pneumonia sync` when it is back")
+        sys.exit(FAILED)
