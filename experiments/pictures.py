@@ -29,7 +29,7 @@ from nbclient import NotebookClient
 from PIL import Image, ImageChops
 
 from experiments.browser import Browser
-from pneumonia.runtime.stop import leave_quickly
+from pneumonia.runtime.signals import leave_quickly
 from pneumonia.tracking.ui import compare_link, view_link
 
 ROOT = Path(__file__).parent.parent

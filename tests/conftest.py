@@ -146,7 +146,7 @@ def copy_trained(trained: Record, home: Path) -> Callable[..., Record]:
     """Copies of `trained` as runs of their own. `bias` is added to the calibrated logit of the model, so that copies
     predict differently: `copy_trained("worse", bias=3.0, register="pneumonia")`. Without `pictures` the copy lacks the
     gallery, which takes longest to send."""
-    from pneumonia.runtime.stop import identity
+    from pneumonia.runtime.signals import identity
     from pneumonia.tracking.record import Record
 
     def make(name: str = "trained", *, bias: float = 0.0, pictures: bool = False, **changes: Any) -> Record:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pneumonia.metrics import crossed
+from pneumonia.metrics import recipe_differences as crossed
 from pneumonia.metrics import scores as metrics
-from pneumonia.metrics.crossed import Scores, mean_difference
 from pneumonia.metrics.logistic import sigmoid
+from pneumonia.metrics.recipe_differences import Scores, mean_difference
 
 NAMES = ("accuracy", "auc")
 

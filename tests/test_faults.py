@@ -16,8 +16,8 @@ from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia.data import index as data
-from pneumonia.runtime.sentence import shortened
-from pneumonia.runtime.stop import Stop
+from pneumonia.runtime.messages import shortened
+from pneumonia.runtime.signals import Stop
 from pneumonia.search import pruning, worker
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task

@@ -5,7 +5,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from pneumonia.metrics.logistic import sigmoid
-from pneumonia.metrics.paired import auc_difference, holm, score_differences, sign_test
+from pneumonia.metrics.paired_tests import auc_difference, holm, score_differences, sign_test
 
 
 def films(n: int = 200, *, gain: float = 0.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

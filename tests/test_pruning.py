@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 
 from experiments.search_study import replay
 from pneumonia.data import cache
-from pneumonia.runtime.stop import Stop
+from pneumonia.runtime.signals import Stop
 from pneumonia.search import pruning, report, worker
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pneumonia.runtime.stop import identity, is_gone
+from pneumonia.runtime.signals import identity, is_gone
 from pneumonia.tracking.record import Record, Run, close_dead, records, write_json
 
 NewRecord = Callable[..., Record]

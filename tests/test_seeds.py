@@ -21,7 +21,7 @@ from pneumonia.runs import seeds
 from pneumonia.runs import train as trial
 from pneumonia.runs.context import RunContext
 from pneumonia.runs.seeds import Seeds, SeedsError, seeds_from
-from pneumonia.runtime.stop import Interrupted
+from pneumonia.runtime.signals import Interrupted
 from pneumonia.tracking.record import Record
 from pneumonia.tracking.store import Tracker
 from pneumonia.tracking.sync import sent, unsent

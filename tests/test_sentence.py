@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pneumonia.runtime.sentence import first_line, shortened
+from pneumonia.runtime.messages import first_line, shortened
 
 WORDS = st.lists(st.text(st.characters(blacklist_categories=["Z", "C"]), min_size=1, max_size=12), max_size=40)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pneumonia.runtime.stop import SIGNALS, Interrupted, Stop, held
+from pneumonia.runtime.signals import SIGNALS, Interrupted, Stop, held
 
 INT, TERM = signal.SIGINT, signal.SIGTERM
 

@@ -25,7 +25,7 @@ from optuna.trial import TrialState
 from pneumonia import config
 from pneumonia.augmentation import stress_tests as stress
 from pneumonia.config import TrainConfig, search_space
-from pneumonia.runtime.stop import identity
+from pneumonia.runtime.signals import identity
 from pneumonia.search import leader, pruning, report, storage
 from pneumonia.search import study as studies
 

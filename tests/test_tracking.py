@@ -24,7 +24,7 @@ from pneumonia.data.cache import Decoded
 from pneumonia.data.index import Index
 from pneumonia.runs.context import RunContext, data_tags, dataset_of
 from pneumonia.runs.train import run_training
-from pneumonia.runtime.stop import Interrupted
+from pneumonia.runtime.signals import Interrupted
 from pneumonia.tracking import sync as sending
 from pneumonia.tracking.connection import TrackingError
 from pneumonia.tracking.record import Record

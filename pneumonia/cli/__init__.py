@@ -6,7 +6,7 @@ import click
 
 from pneumonia.cli import films, models, runs, ui
 from pneumonia.runtime.environment import mlflow_defaults, quiet
-from pneumonia.runtime.stop import leave_quickly
+from pneumonia.runtime.signals import leave_quickly
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

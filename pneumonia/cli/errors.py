@@ -18,7 +18,7 @@ def exit_codes(*, resumes: bool = False) -> Iterator[None]:
     """Signals are caught, and errors become one sentence and an exit code; `resumes`: the command goes on where it
     was stopped when it is typed again.
     """
-    from pneumonia.runtime.stop import Interrupted, Stop, follow_mlflow_run
+    from pneumonia.runtime.signals import Interrupted, Stop, follow_mlflow_run
     from pneumonia.runtime.working_folder import go_there
 
     stop = Stop()
@@ -47,7 +47,7 @@ def exit_codes(*, resumes: bool = False) -> Iterator[None]:
 
 def close_adopted(run_id: str, reason: str) -> None:
     """Ends the run that `mlflow run` made as KILLED, whether or not a record took it over before the stop."""
-    from pneumonia.runtime.stop import end_mlflow_run
+    from pneumonia.runtime.signals import end_mlflow_run
     from pneumonia.tracking.connection import TrackingError, reach
     from pneumonia.tracking.store import Tracker, default_uri, tracker_errors
     from pneumonia.tracking.sync import close_run

@@ -42,6 +42,7 @@ def search(as_json: bool, **values: Any) -> None:
             check(storage, config.study)
         run = context()
         tracker, model_name = run.tracker, "pneumonia-demo" if demo else "pneumonia"
+        experiment_id = tracker.experiment_id(run.experiment)  # the link needs it, and the server may go away
 
         from pneumonia import search as searching
         from pneumonia.cli.progress_bars import Bars
@@ -54,7 +55,6 @@ def search(as_json: bool, **values: Any) -> None:
         config = config.for_data(cores=cores(), films=len(index.only("train")))
         with Bars(say) as bars:
             outcome = searching.search(config, index, run, model_name=model_name, listener=bars)
-        experiment_id = tracker.experiment_id(run.experiment)
         where = view_link(address(tracker.uri), experiment_id, outcome.run_id)
         if as_json:
             verdict = outcome.verdict

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pneumonia.runtime.sentence import shortened
+from pneumonia.runtime.messages import shortened
 
 EXAMPLES = 5  # of each trouble that are shown
 LONG = 200  # letters of a path that are shown

@@ -10,7 +10,7 @@ from pneumonia.data import file_kinds as files
 from pneumonia.data import manifest
 from pneumonia.data.file_kinds import REFUSED, DataError, aside, entries
 from pneumonia.data.inventory import LONG, some, tally
-from pneumonia.runtime.sentence import shortened
+from pneumonia.runtime.messages import shortened
 
 Split = Literal["train", "val", "test"]
 

@@ -31,7 +31,7 @@ from mlflow.exceptions import MlflowException
 from pneumonia.augmentation import stress_tests as stress
 from pneumonia.data.classes import told_by_opacities
 from pneumonia.metrics.intervals import mean_error
-from pneumonia.runtime.sentence import first_line, shortened
+from pneumonia.runtime.messages import first_line, shortened
 from pneumonia.served import CANONICAL, FilmError, decode, read_film
 from pneumonia.tracking import places
 from pneumonia.tracking.connection import reach

@@ -10,7 +10,7 @@ import pandas as pd
 
 from pneumonia.metrics import scores as metrics
 from pneumonia.metrics.intervals import Interval, intervals
-from pneumonia.metrics.paired import Difference, auc_difference, holm, score_differences, sign_test
+from pneumonia.metrics.paired_tests import Difference, auc_difference, holm, score_differences, sign_test
 
 SCORES = ("auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "log_loss", "brier")
 LEVEL = 0.05

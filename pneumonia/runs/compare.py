@@ -15,7 +15,7 @@ from pneumonia.results import recipes
 from pneumonia.results.comparison import LOGGED, SCORES, STRANGER, Comparison, assess
 from pneumonia.results.recipes import Recipe, Recipes
 from pneumonia.runs.context import RunContext
-from pneumonia.runs.logged import Logged, by_seed, classes_in, is_of_seeds, logged_by
+from pneumonia.runs.logged_predictions import Logged, by_seed, classes_in, is_of_seeds, logged_by
 from pneumonia.runtime import names as words
 from pneumonia.serving import predict
 from pneumonia.tracking.record import Record, Run

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from pneumonia.runtime.stop import is_mlflow_run
+from pneumonia.runtime.signals import is_mlflow_run
 
 PROJECT = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import optuna
 
-from pneumonia.runtime.stop import identity, is_gone
+from pneumonia.runtime.signals import identity, is_gone
 from pneumonia.search import study as studies
 from pneumonia.search.storage import StudyError
 

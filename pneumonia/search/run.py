@@ -15,7 +15,7 @@ from pneumonia.registry.gate import Verdict
 from pneumonia.runs.context import RunContext
 from pneumonia.runs.listener import SILENT, Listener, Progress
 from pneumonia.runs.train import decode_for, suited
-from pneumonia.runtime.stop import Interrupted
+from pneumonia.runtime.signals import Interrupted
 from pneumonia.search import final, leader, pool, report, resume
 from pneumonia.search import study as studies
 from pneumonia.search.final import SearchError

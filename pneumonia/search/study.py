@@ -28,8 +28,8 @@ from pneumonia import config
 from pneumonia.augmentation import stress_tests as stress
 from pneumonia.config import Range, TrainConfig
 from pneumonia.runs.train import OBJECTIVE
-from pneumonia.runtime.sentence import first_line
-from pneumonia.runtime.stop import held, is_gone
+from pneumonia.runtime.messages import first_line
+from pneumonia.runtime.signals import held, is_gone
 from pneumonia.search import space
 from pneumonia.search.sampler import Sampler
 from pneumonia.search.storage import StudyError, holds_a_study, unusable

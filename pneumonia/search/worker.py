@@ -21,7 +21,7 @@ from pneumonia.data.index import Index
 from pneumonia.runs.context import RunContext
 from pneumonia.runs.listener import Listener
 from pneumonia.runs.train import OBJECTIVE, run_training, warm_up
-from pneumonia.runtime.stop import Interrupted, Stop, identity, leave_quickly
+from pneumonia.runtime.signals import Interrupted, Stop, identity, leave_quickly
 from pneumonia.search import pruning
 from pneumonia.search import study as studies
 from pneumonia.search.lost_trials import close_lost, reap

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from pneumonia.data import file_kinds as files
 from pneumonia.data.inventory import tally
 from pneumonia.metrics.calibration import Calibration
-from pneumonia.runtime.sentence import first_line, shortened
+from pneumonia.runtime.messages import first_line, shortened
 from pneumonia.served import MAX_BYTES
 from pneumonia.tracking import places
 from pneumonia.tracking.sync import masked

@@ -11,7 +11,7 @@ from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import MlflowHostCreds, http_request
 from sqlalchemy.exc import SQLAlchemyError
 
-from pneumonia.runtime.sentence import first_line, shortened
+from pneumonia.runtime.messages import first_line, shortened
 from pneumonia.tracking.sync import masked
 
 QUESTION = "/api/2.0/mlflow/experiments/search"  # which any user of a server may ask

@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pneumonia.runtime.stop import identity, is_gone
+from pneumonia.runtime.signals import identity, is_gone
 
 State = Literal["COMPLETE", "PRUNED", "FAIL", "INTERRUPTED"]
 Role = Literal["search", "trial", "final", "train", "seeds", "evaluate", "compare", "eda", "worker"]

@@ -18,8 +18,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
 
-from pneumonia.runtime.sentence import first_line, shortened
-from pneumonia.runtime.stop import held
+from pneumonia.runtime.messages import first_line, shortened
+from pneumonia.runtime.signals import held
 from pneumonia.tracking import sync as sending
 from pneumonia.tracking.connection import (
     TrackingError,  # for those who send, and do not ask

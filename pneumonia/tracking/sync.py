@@ -36,7 +36,7 @@ from mlflow.utils.mlflow_tags import (
 )
 from PIL import Image
 
-from pneumonia.runtime.sentence import shortened
+from pneumonia.runtime.messages import shortened
 from pneumonia.tracking import views
 from pneumonia.tracking.record import Record, Run, read_json, write_json
 

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 import psutil
 
-from pneumonia.runtime.sentence import shortened
+from pneumonia.runtime.messages import shortened
 
 HOST, PORT = "127.0.0.1", 5000
 START_SECONDS = 300.0  # a cold disk and a busy machine

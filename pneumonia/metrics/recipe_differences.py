@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit
 
 from pneumonia.metrics.bootstrap import resampled
-from pneumonia.metrics.paired import Difference, weighted
+from pneumonia.metrics.paired_tests import Difference, weighted
 from pneumonia.metrics.scores import Floats, checked, score
 
 
