@@ -163,6 +163,18 @@ def copy_trained(trained: Record, home: Path) -> Callable[..., Record]:
     return make
 
 
+@pytest.fixture
+def registered(tracker: Tracker, copy_trained: Callable[..., Record]) -> Record:
+    """A copy of `trained` that is the champion of the registered model `pneumonia`."""
+    from pneumonia.registry.versions import enter
+
+    record = copy_trained("champion", register="pneumonia", role="final")
+    record.finish("COMPLETE")
+    tracker.send(record)
+    enter(tracker, record)
+    return record
+
+
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated MLflow database without runs: migrating takes seconds, copying does not."""

@@ -10,7 +10,7 @@ from sklearn.metrics import log_loss
 
 from pneumonia.data.index import Index
 from pneumonia.registry.test_openings import count_opening
-from pneumonia.registry.versions import catch_up, enter, version_of
+from pneumonia.registry.versions import catch_up, version_of
 from pneumonia.runs.context import RunContext
 from pneumonia.runs.evaluate import evaluate_and_record
 from pneumonia.serving import predict
@@ -22,15 +22,6 @@ from pneumonia.tracking.sync import sent, unsent
 from tests.conftest import NO_SERVER
 
 CHAMPION = "models:/pneumonia@champion"
-
-
-@pytest.fixture
-def registered(tracker: Tracker, copy_trained: Callable[..., Record]) -> Record:
-    record = copy_trained("champion", register="pneumonia", role="final")
-    record.finish("COMPLETE")
-    tracker.send(record)
-    enter(tracker, record)
-    return record
 
 
 def openings(tracker: Tracker) -> str | None:

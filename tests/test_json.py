@@ -1,7 +1,6 @@
 """`--json` of every command that logs a run: one object, and a word where the run could not be sent."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,20 +9,10 @@ from click.testing import CliRunner
 from pneumonia.cli import cli
 from pneumonia.cli.errors import FAILED
 from pneumonia.data.index import Index
-from pneumonia.registry.versions import enter
 from pneumonia.tracking.record import Record
 from pneumonia.tracking.store import Tracker
 
 CHAMPION = "models:/pneumonia@champion"
-
-
-@pytest.fixture
-def registered(tracker: Tracker, copy_trained: Callable[..., Record]) -> Record:
-    record = copy_trained("champion", register="pneumonia", role="final")
-    record.finish("COMPLETE")
-    tracker.send(record)
-    enter(tracker, record)
-    return record
 
 
 @pytest.mark.parametrize(

@@ -79,24 +79,30 @@ def roc(
         f"threshold {threshold:.2f}: sensitivity {scores['sensitivity']:.3f},\nspecificity {scores['specificity']:.3f}",
     )
     _unit_axes(axes, "false positive rate (1 - specificity)", "true positive rate (sensitivity)")
-    corner = axes.inset_axes((0.4, 0.36, 0.55, 0.4), xlim=(0, 0.3), ylim=(0.7, 1.005))
+    corner = _corner(axes, (0.4, 0.36, 0.55, 0.4))
     corner.plot(fpr, tpr, color=BLUE, linewidth=2)
     _shade(corner, band)
     corner.plot(
         [1 - scores["specificity"]], [scores["sensitivity"]], "o", color=ORANGE, markersize=8, markeredgecolor="white"
     )
+    axes.legend(loc="lower right")
+    return figure
+
+
+def _corner(axes: Axes, place: tuple[float, float, float, float]) -> Axes:
+    """The upper left corner of a ROC diagram, enlarged at `place` (left, bottom, width, height) of `axes`."""
+    corner: Axes = axes.inset_axes(place, xlim=(0, 0.3), ylim=(0.7, 1.005))
     corner.set_title("the corner, enlarged", fontsize="small")
     corner.tick_params(labelsize="small")
     corner.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    return figure
+    return corner
 
 
 def rocs(labels: ArrayLike, models: Mapping[str, ArrayLike]) -> Figure:
     """The ROC curves of several models, each name to its probabilities [N] of the same films."""
     figure, axes = _figure(f"Sensitivity against false alarms\n{_films(labels)}")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1)
-    corner = axes.inset_axes((0.42, 0.34, 0.53, 0.34), xlim=(0, 0.3), ylim=(0.7, 1.005))
+    corner = _corner(axes, (0.42, 0.34, 0.53, 0.34))
     # Line styles as well as colours: curves lie upon each other, and not all eyes tell all colours.
     styles = zip(itertools.cycle(("-", "--", "-.", ":", (0, (5, 1)))), itertools.cycle((BLUE, ORANGE, GREEN, BLACK)))
     for (name, probabilities), (style, colour) in zip(models.items(), styles, strict=False):
@@ -106,9 +112,6 @@ def rocs(labels: ArrayLike, models: Mapping[str, ArrayLike]) -> Figure:
         for where in (axes, corner):
             where.plot(fpr, tpr, linestyle=style, color=colour, linewidth=1.5, label=label)
     _unit_axes(axes, "false positive rate (1 - specificity)", "true positive rate (sensitivity)")
-    corner.set_title("the corner, enlarged", fontsize="small")
-    corner.tick_params(labelsize="small")
-    corner.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize="small")
     return figure
 
