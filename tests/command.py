@@ -21,8 +21,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia.search import study as studies
 from pneumonia.tracking.record import Record, records
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parent.parent
 PATIENCE = 120.0  # seconds; what takes so long on any machine has gone wrong
 
 T = TypeVar("T")

@@ -44,6 +44,7 @@ ENVIRONMENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
+ROOT = Path(__file__).parent.parent  # of the project
 NO_SERVER = "http://127.0.0.1:9"  # the port of the discard service: nobody listens
 TINY = TrainConfig(size=32, width=4, epochs=3, batch_size=16, lr=3e-3, device="cpu")
 

@@ -24,8 +24,8 @@ from pneumonia.cli import cli
 from pneumonia.registry import versions as registry
 from pneumonia.tracking.record import Record
 from pneumonia.tracking.store import Tracker
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *(path for path in sorted((ROOT / "docs").rglob("*.md")) if ".build" not in path.parts)]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")

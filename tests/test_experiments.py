@@ -26,9 +26,9 @@ from pneumonia.search import study as studies
 from pneumonia.serving import predict
 from pneumonia.tracking.record import Record
 from pneumonia.tracking.store import Tracker
-from tests.conftest import TINY
+from tests.conftest import ROOT, TINY
 
-FOLDER = Path(__file__).parent.parent / "experiments"
+FOLDER = ROOT / "experiments"
 TIMES = {"seconds", "decode_seconds", "train_seconds"}
 ON_TEST_FILMS = {"test_auc", "test_accuracy", "test_balanced_accuracy", "test_best_accuracy"}
 

@@ -14,8 +14,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from pneumonia.cli import cli
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MLPROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
 

@@ -20,6 +20,7 @@ from pneumonia.data import cache, decoding
 from pneumonia.data.cache import DiskFullError, decode
 from pneumonia.data.index import DataError, Index, scan
 from pneumonia.served import read_film
+from tests.conftest import ROOT
 
 SIZE = 32
 
@@ -254,7 +255,7 @@ def start(folder: Path, home: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
     )
 
 

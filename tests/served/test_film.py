@@ -38,13 +38,14 @@ from pydicom.uid import (
 
 from pneumonia import served
 from pneumonia.served import FilmError, decode, read_film, standardise
+from tests.conftest import ROOT
 
 pytestmark = [  # pydicom's, about damaged files
     pytest.mark.filterwarnings("ignore::UserWarning:pydicom.valuerep"),
     pytest.mark.filterwarnings("ignore::UserWarning:pydicom.filereader"),
 ]
 
-REAL = Path(__file__).parents[2] / "shared" / "data"
+REAL = ROOT.parent / "shared" / "data"
 
 
 def film(height: int = 60, width: int = 80) -> np.ndarray:

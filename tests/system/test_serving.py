@@ -30,8 +30,8 @@ from pydicom.uid import JPEGLosslessSV1
 from pneumonia import served
 from pneumonia.served import model as serving
 from pneumonia.serving import export as package
-from tests.test_package import CLASSES, write
-from tests.test_served import deep, dicom, film, lossless, png_bomb
+from tests.served.test_film import deep, dicom, film, lossless, png_bomb
+from tests.serving.test_export import CLASSES, write
 
 pytestmark = pytest.mark.slow
 

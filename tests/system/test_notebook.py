@@ -12,8 +12,10 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-NOTEBOOK = Path(__file__).parent.parent / "experiments" / "pneumonia.ipynb"
-REAL = Path(__file__).parents[2] / "shared" / "data"
+from tests.conftest import ROOT
+
+NOTEBOOK = ROOT / "experiments" / "pneumonia.ipynb"
+REAL = ROOT.parent / "shared" / "data"
 SECTIONS = [
     "Exploratory data analysis",
     "Preprocessing",

@@ -18,8 +18,9 @@ from pneumonia.data.classes import choose, told_by_opacities
 from pneumonia.data.index import DataError, Index, require, scan
 from pneumonia.data.layouts import split_of
 from pneumonia.data.split import VAL_SHARE, assign_val
+from tests.conftest import ROOT
 
-REAL = Path(__file__).parents[2] / "shared" / "data"
+REAL = ROOT.parent / "shared" / "data"
 
 
 def film(path: Path, content: str | None = None) -> Path:

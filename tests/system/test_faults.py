@@ -26,7 +26,7 @@ from pneumonia.tracking.store import Tracker
 from pneumonia.tracking.sync import sent
 from pneumonia.training import loop as train
 from tests.command import Command, Lab, says_how_to_go_on, until
-from tests.conftest import NO_SERVER, TrackingServer
+from tests.conftest import NO_SERVER, ROOT, TrackingServer
 
 pytestmark = pytest.mark.slow
 
@@ -274,7 +274,7 @@ search.search(config, data.scan(films), RunContext(home=Path(home), tracker=trac
 
 def test_a_worker_that_sleeps_past_its_lease(lab: Lab) -> None:
     """It is taken for dead, its trial given to another; when it wakes it drops the trial and goes on with the next."""
-    environment = {**os.environ, "PNEUMONIA_HOME": str(lab.home), "PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = {**os.environ, "PNEUMONIA_HOME": str(lab.home), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", SEARCH_WITH_SHORT_LEASES, str(lab.films), str(lab.home)]
     process = subprocess.Popen(command, cwd=lab.folder, env=environment, start_new_session=True)
     try:

@@ -11,10 +11,11 @@ from pydicom.uid import JPEG2000Lossless
 
 from pneumonia.cli import cli
 from pneumonia.tracking.store import Tracker
-from tests.test_predict import save
-from tests.test_served import deep, dicom, element, film, jpeg_2000, lossless, part, put, textured
+from tests.conftest import ROOT
+from tests.served.test_film import deep, dicom, element, film, jpeg_2000, lossless, part, put, textured
+from tests.serving.test_predict import save
 
-FIELD = Path(__file__).parents[2] / "shared/data/field"
+FIELD = ROOT.parent / "shared" / "data" / "field"
 TINY = ("--size", "32", "--epochs", "1", "--width", "4", "--device", "cpu", "--gallery", "false")
 
 LOST = {

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from pneumonia.runtime import working_folder as caller
-from tests.command import ROOT, Command, until
+from tests.command import Command, until
+from tests.conftest import ROOT
 
 ADDRESS = "https://git.invalid/lab/pneumonia.git"
 TINY = {"trials": 3, "epochs": 2, "final_epochs": 3, "size": 32, "workers": 1, "pruner": "none", "gallery": "false"}
