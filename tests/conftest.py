@@ -30,6 +30,7 @@ from pneumonia.runs.listener import Listener
 if TYPE_CHECKING:
     from pneumonia.data import cache
     from pneumonia.data import index as data
+    from pneumonia.results.exploration import Exploration
     from pneumonia.runs.context import RunContext
     from pneumonia.search.worker import Task
     from pneumonia.tracking.record import Record
@@ -123,6 +124,14 @@ def trained(index: data.Index, decoded: cache.Decoded, tmp_path_factory: pytest.
     record = Record.create(tmp_path_factory.mktemp("trained") / "record", run)
     run_training(TINY, decoded, record, RunContext(home=record.folder, tracker=Tracker(NO_SERVER)))
     return record
+
+
+@pytest.fixture(scope="session")
+def explored(index: data.Index, tmp_path_factory: pytest.TempPathFactory) -> Exploration:
+    """What is found in `films` before a training. Not to be changed."""
+    from pneumonia.runs.explore import explore
+
+    return explore(index, home=tmp_path_factory.mktemp("explored"), batch_size=16)
 
 
 @pytest.fixture

@@ -11,41 +11,16 @@ from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import psutil
 import pytest
 
 from pneumonia.data import cache, decoding
 from pneumonia.data.cache import DiskFullError, decode
-from pneumonia.data.index import DataError, Index, scan
+from pneumonia.data.index import DataError, scan
 from pneumonia.served import read_film
 from tests.conftest import ROOT
-
-SIZE = 32
-
-
-def picture(seed: int) -> np.ndarray:
-    """Something with texture, so that damage to its JPEG shows."""
-    return cv2.GaussianBlur(np.random.default_rng(seed).integers(0, 256, (120, 150), np.uint8), (5, 5), 0)
-
-
-def jpeg(seed: int) -> bytes:
-    return cv2.imencode(".jpeg", picture(seed))[1].tobytes()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """24 films, half of each class."""
-    for n in range(24):
-        path = tmp_path / f"films/train/{('NORMAL', 'PNEUMONIA')[n % 2]}/{n:02d}.jpeg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(jpeg(n))
-    return tmp_path / "films"
-
-
-def expected(index: Index) -> np.ndarray:
-    return np.stack([read_film((index.root / path).read_bytes(), SIZE) for path in index.table["path"]])
+from tests.data.conftest import SIZE, expected, jpeg
 
 
 def only_place(home: Path) -> Path:
@@ -283,50 +258,6 @@ def test_no_child_is_left_and_nothing_torn(folder: Path, tmp_path: Path, how: si
     assert not alive, gone
     index = scan(folder)
     np.testing.assert_array_equal(decode(index, size=SIZE, home=home).films, expected(index))
-
-
-@pytest.mark.slow
-def test_a_decoder_that_dies_when_its_work_is_done_loses_nothing(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    patch = tmp_path / "patch/sitecustomize.py"
-    patch.parent.mkdir()
-    patch.write_text("import atexit, os\natexit.register(os.abort)\n")
-    monkeypatch.setenv("PYTHONPATH", str(patch.parent))
-    index = scan(folder)
-    decoded = decode(index, size=SIZE, home=tmp_path / "home", workers=1)
-    assert decoded.failures == []
-    np.testing.assert_array_equal(decoded.films, expected(index))
-
-
-@pytest.mark.slow
-def test_a_film_that_kills_the_decoder_is_listed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A decoder that dies of one film, as a bug in a C library would make it."""
-    victim = (folder / "train/NORMAL/04.jpeg").read_bytes()
-    patch = tmp_path / "patch/sitecustomize.py"
-    patch.parent.mkdir()
-    patch.write_text(
-        "import os, sys\n"
-        "def hook():\n"
-        "    from pneumonia import served\n"
-        "    real = served.read_film\n"
-        f"    served.read_film = lambda data, size, **how: os.abort() if len(data) == {len(victim)} and hash(data) == "
-        f"hash(open({str(folder / 'train/NORMAL/04.jpeg')!r}, 'rb').read()) else real(data, size, **how)\n"
-        "hook()\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(patch.parent))
-    decoded = decode(scan(folder), size=SIZE, home=tmp_path / "home", workers=1)
-    assert decoded.failures == [("train/NORMAL/04.jpeg", f"the decoder died of it: signal {signal.SIGABRT:d}")]
-    np.testing.assert_array_equal(decoded.films, expected(decoded.index))
-
-
-def test_a_decoder_that_cannot_start_is_no_damage(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "cv2.py").write_text("raise ImportError('libGL is missing')")
-    monkeypatch.setattr(decoding, "__file__", str(tmp_path / "pneumonia/data/decoding.py"))
-    with pytest.raises(RuntimeError, match="did not start: ImportError: libGL is missing"):
-        decode(scan(folder), size=SIZE, home=tmp_path / "home", workers=1)
 
 
 def test_a_full_disk_is_seen_before_writing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

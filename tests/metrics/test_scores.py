@@ -1,5 +1,4 @@
 import math
-import warnings
 
 import numpy as np
 import pytest
@@ -7,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pneumonia.metrics import scores as metrics
-from pneumonia.metrics.bootstrap import weighted_scores
 
 
 def binary(draws: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
@@ -73,24 +71,6 @@ def test_scores_by_hand() -> None:
     assert s["log_loss"] == pytest.approx(-(math.log(0.9 * 0.6 * 0.8) / 3 + math.log(0.3 * 0.8 * 0.9) / 3) / 2)
     sure = metrics.score([0, 0, 1], [0.0, 1.0, 1.0], 0.5)
     assert sure["log_loss"] == pytest.approx(-math.log(1e-7) / 4, abs=1e-12)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 30)), min_size=1, max_size=40), st.integers(0, 30))
-def test_the_bootstrap_s_scores_of_the_films_as_they_are_are_the_scores(
-    pairs: list[tuple[int, int]], step: int
-) -> None:
-    """With one class too, and for 15 bins' edges; nothing is said of what has no meaning."""
-    y, p = np.array([label for label, _ in pairs]), np.array([value / 30 for _, value in pairs])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = metrics.score(y, p, step / 30)
-        metrics.confusion(y, p, step / 30)
-        metrics.roc_curve(y, p)
-        metrics.precision_recall_curve(y, p)
-    weighted = weighted_scores(y, p, step / 30, np.ones((1, y.size)))
-    for name, (value,) in weighted.items():
-        assert found[name] == pytest.approx(value, abs=1e-12, nan_ok=True), name
 
 
 def test_curves_by_hand() -> None:

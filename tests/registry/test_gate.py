@@ -1,5 +1,6 @@
+"""The gate: the better model on the same films is champion, whatever goes away meanwhile."""
+
 import base64
-import json
 import re
 import shutil
 import threading
@@ -18,64 +19,12 @@ from mlflow.exceptions import MlflowException
 from pneumonia import served
 from pneumonia.augmentation import stress_tests as stress
 from pneumonia.registry import gate
-from pneumonia.registry.gate import CHALLENGER, CHAMPION, Validation, Verdict
-from pneumonia.registry.versions import RegistryError, catch_up, enter, promote
+from pneumonia.registry.gate import CHALLENGER, CHAMPION, Validation
+from pneumonia.registry.versions import catch_up, promote
 from pneumonia.tracking.connection import TrackingError
 from pneumonia.tracking.record import Record
 from pneumonia.tracking.store import Tracker
-from pneumonia.tracking.sync import sent
-from tests.conftest import NO_SERVER, TrackingServer
-
-NAME = "pneumonia"
-FILMS = Validation(films=[], labels=np.array([]), patients=list("ab"), opacities=True, key="films")
-
-Register = Callable[..., Verdict]
-
-
-@pytest.fixture
-def register(tracker: Tracker, copy_trained: Callable[..., Record]) -> Register:
-    """Finishes, sends and enters a copy of the trained model whose logits are moved by `bias`: the further from 0, the
-    worse it is, since the calibration was fitted on the very films of the gate."""
-
-    def make(name: str, *, bias: float) -> Verdict:
-        record = copy_trained(name, bias=bias, register=NAME, role="final")
-        record.finish("COMPLETE")
-        tracker.send(record)
-        return enter(tracker, record)
-
-    return make
-
-
-def aliases(tracker: Tracker) -> dict[str, str]:
-    there = tracker.client.get_registered_model(NAME).aliases
-    return {alias: str(version) for alias, version in there.items()}
-
-
-def versions(tracker: Tracker) -> list[int]:
-    return sorted(int(v.version) for v in tracker.client.search_model_versions(f"name = '{NAME}'"))
-
-
-@pytest.fixture
-def stand_ins(tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], str]:
-    """Registers versions without a model, of a given log loss: `stand_ins(0.3)` is the version's number."""
-    scores: dict[str, float] = {}
-
-    def losses(uri: str, films: Validation) -> np.ndarray:
-        if uri not in scores:
-            raise KeyError("probability")  # as of a model that is not this program's
-        return np.full(2, scores[uri])
-
-    monkeypatch.setattr(gate, "losses", losses)
-    tracker.client.create_registered_model(NAME)
-
-    def make(loss: float | None) -> str:
-        version = str(tracker.client.create_model_version(NAME, source=str(tmp_path)).version)
-        if loss is not None:
-            scores[f"models:/{NAME}/{version}"] = loss
-        return version
-
-    return make
-
+from tests.registry.conftest import FILMS, NAME, Register, aliases, versions
 
 # --- real models
 
@@ -94,38 +43,6 @@ def test_the_better_model_is_champion_and_a_worse_one_challenger(tracker: Tracke
     tie = register("tie", bias=0.0)
     assert (tie.version, tie.alias) == ("4", CHALLENGER)
     assert aliases(tracker) == {CHAMPION: "2", CHALLENGER: "4"}
-
-
-def test_a_version_says_what_it_is(tracker: Tracker, copy_trained: Callable[..., Record]) -> None:
-    record = copy_trained("wordy", register=NAME, role="final", description="words " * 2000)
-    (record.artifacts / "model_card.md").unlink()  # as a model of before there were cards
-    record.finish("COMPLETE")
-    tracker.send(record)
-    enter(tracker, record)
-    version = tracker.client.get_model_version(NAME, "1")
-    assert version.source == f"models:/{sent(record)['model_id']}"
-    model = tracker.client.get_logged_model(sent(record)["model_id"])
-    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": NAME, "version": "1"}]
-    assert version.run_id == sent(record)["run_id"]
-    assert 4000 < len(version.description) <= 5000
-    assert version.tags["data.fingerprint"] == record.run.tags["data.fingerprint"]
-    (score,) = [value for name, value in version.tags.items() if name.startswith("gate.log_loss.")]
-    table = gate.validation(record)
-    again = gate.losses(f"models:/{NAME}/1", table)
-    assert float(score) == pytest.approx(again.mean())
-
-
-def test_the_description_is_a_summary_of_the_model_card(tracker: Tracker, register: Register) -> None:
-    register("one", bias=0.0)
-    version = tracker.client.get_model_version(NAME, "1")
-    auc = tracker.client.get_run(version.run_id).data.metrics["val/auc"]
-    assert f"| AUC               |  {auc:.3f}" in version.description
-    for said in ("not a medical device", "Not opened yet", "Known failures", version.run_id):
-        assert said in version.description
-    whole = Path(tracker.client.download_artifacts(version.run_id, "model_card.md")).read_text()
-    sections = version.description.split("## ")[1:]
-    assert len(sections) == whole.count("\n## ")  # this one has room for all of them
-    assert all(section.strip() in whole for section in sections[:-1])
 
 
 def test_the_films_of_the_gate_are_known_by_their_content(copy_trained: Callable[..., Record], tmp_path: Path) -> None:
@@ -225,26 +142,6 @@ def test_a_films_loss_is_the_mean_over_its_images(
     assert np.exp(-as_it_is) == pytest.approx(np.where(films.labels == 1, p, 1 - p), abs=1e-4)
 
 
-def test_a_registration_whose_film_went_midway_is_taken_up_again(
-    tracker: Tracker, copy_trained: Callable[..., Record], home: Path
-) -> None:
-    record = copy_trained("one", register=NAME, role="final")
-    record.finish("COMPLETE")
-    tracker.send(record)
-
-    def gone(uri: str, films: Validation) -> np.ndarray:
-        raise gate.FilmGone("the validation film a.png is no longer there")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gate, "losses", gone)
-        with pytest.raises(gate.FilmGone):
-            enter(tracker, record)
-    assert aliases(tracker) == {}
-    ((verdict,), missed) = catch_up(tracker, home)
-    assert (verdict.version, verdict.alias, missed) == ("1", CHAMPION, [])
-    assert versions(tracker) == [1]
-
-
 def test_a_film_that_goes_while_models_are_scored_is_named(copy_trained: Callable[..., Record]) -> None:
     record = copy_trained("one")
     root = Path(shutil.copytree(record.run.dataset["source"], record.folder / "films"))
@@ -317,74 +214,6 @@ def test_a_champion_that_is_no_model_of_this_program_is_named_and_replaced(
     verdict = register("ours", bias=1.0)
     assert (verdict.version, verdict.alias) == ("2", CHAMPION)
     assert "version 1, cannot be scored" in verdict.reason
-
-
-def test_films_that_are_gone_are_no_fault_of_the_store(tracker: Tracker, copy_trained: Callable[..., Record]) -> None:
-    record = copy_trained("one", register=NAME)
-    record.update(dataset={**record.run.dataset, "source": "/nonexistent"})
-    record.finish("COMPLETE")
-    tracker.send(record)
-    with pytest.raises(gate.FilmGone, match=r"/nonexistent.* is no longer there"):
-        enter(tracker, record)
-
-
-# --- broken off and taken up
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("before", [True, False], ids=["request lost", "answer lost"])
-@pytest.mark.parametrize(
-    "call", ["create_registered_model", "create_model_version", "set_model_version_tag", "set_registered_model_alias"]
-)
-def test_registration_that_broke_off_goes_on_with_the_same_version(
-    tracker: Tracker,
-    copy_trained: Callable[..., Record],
-    home: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    call: str,
-    before: bool,
-) -> None:
-    record = copy_trained("one", register=NAME)
-    record.finish("COMPLETE")
-    tracker.send(record)
-    method = getattr(MlflowClient, call)
-
-    def fail(*args: Any, **kwargs: Any) -> Any:
-        if not before:
-            method(*args, **kwargs)
-        raise ConnectionError("connection reset by peer")
-
-    monkeypatch.setattr(gate, "losses", lambda uri, films: np.full(len(films.labels), 0.5))
-    with monkeypatch.context() as broken:
-        broken.setattr(MlflowClient, call, fail)
-        with pytest.raises(TrackingError, match="connection reset"):
-            enter(tracker, record)
-    assert "verdict" not in sent(record)
-    ((verdict,), _) = catch_up(tracker, home)
-    assert (verdict.version, verdict.alias) == ("1", CHAMPION)
-    assert versions(tracker) == [1]
-    assert aliases(tracker) == {CHAMPION: "1"}
-    assert catch_up(tracker, home) == ([], [])
-    assert enter(tracker, record).version == "1"
-    assert versions(tracker) == [1]
-
-
-def test_catch_up_registers_what_an_outage_kept_back(
-    tracker: Tracker, copy_trained: Callable[..., Record], home: Path
-) -> None:
-    away = Tracker(NO_SERVER)
-    waiting = copy_trained("waiting", register=NAME)
-    failed, plain = copy_trained("failed", register=NAME), copy_trained("plain")
-    failed.finish("FAIL", "too late")
-    for record in (waiting, plain):
-        record.finish("COMPLETE")
-        assert not away.try_send(record)
-    assert catch_up(tracker, home) == ([], [])  # nothing can be registered before it is sent
-    tracker.sync(home)
-    assert [verdict.line().partition(":")[0] for verdict in catch_up(tracker, home)[0]] == [
-        "pneumonia version 1 is champion"
-    ]
-    assert versions(tracker) == [1]
 
 
 # --- the rule, with stand-ins for models
@@ -495,14 +324,6 @@ def test_a_store_that_goes_away_says_nothing_about_the_champion(
     assert aliases(tracker) == {CHAMPION: first}
 
 
-def test_promoting_what_is_not_there_names_what_is(tracker: Tracker, stand_ins: Callable[[float], str]) -> None:
-    stand_ins(0.1), stand_ins(0.2)
-    with pytest.raises(RegistryError, match="no version 7; versions there: 1, 2"):
-        promote(tracker, NAME, "7")
-    with pytest.raises(RegistryError, match="other has no version 1; versions there: none"):
-        promote(tracker, "other", "1")
-
-
 # --- two searches that finish at once
 
 
@@ -595,28 +416,3 @@ def test_a_write_that_the_database_refuses_for_another_s_is_made_again(
     assert gate.decide(tracker, NAME, version, FILMS).alias == CHAMPION
     assert refused
     assert aliases(tracker) == {CHAMPION: version}
-
-
-# --- on a real server
-
-
-@pytest.mark.slow
-def test_registration_on_a_server(server: TrackingServer, copy_trained: Callable[..., Record], home: Path) -> None:
-    tracker = Tracker(server.uri)
-    tracker.experiment_id(NAME)
-    for name, bias in (("first", 2.0), ("better", 0.0)):
-        record = copy_trained(name, bias=bias, register=NAME)
-        record.finish("COMPLETE")
-        tracker.send(record)
-        verdict = enter(tracker, record)
-    assert (verdict.version, verdict.alias) == ("2", CHAMPION)
-    assert aliases(tracker) == {CHAMPION: "2"}
-    late = copy_trained("late", bias=4.0, register=NAME)
-    late.finish("COMPLETE")
-    tracker.send(late)
-    server.kill()
-    with pytest.raises(TrackingError):
-        enter(tracker, late)
-    server.start()
-    assert [(v.version, v.alias) for v in catch_up(tracker, home)[0]] == [("3", CHALLENGER)]
-    assert promote(tracker, NAME, "3") == "pneumonia version 3 is champion by hand (it was version 2)"

@@ -1,95 +1,27 @@
+"""Runs and recipes are compared on validation films alone."""
+
 import base64
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from pneumonia.data.index import Index
-from pneumonia.reports.comparison_page import html
-from pneumonia.results.comparison import Comparison, assess
+from pneumonia.metrics.logistic import sigmoid
+from pneumonia.results.recipes import Recipes
+from pneumonia.runs.artifacts import write_predictions
 from pneumonia.runs.compare import classes_of, compare_and_record, named
-from pneumonia.runs.context import RunContext
+from pneumonia.runs.context import RunContext, data_tags
+from pneumonia.serving import predict
 from pneumonia.serving.predict import ModelError
 from pneumonia.tracking.record import Record
 from pneumonia.tracking.store import Tracker
-from pneumonia.tracking.sync import delete_model, sent
-
-
-def compared(*gains: float, films: int = 300) -> Comparison:
-    """Models that see more of the truth than the first by `gains`."""
-    rng = np.random.default_rng(0)
-    y = (np.arange(films) % 4 > 0).astype(int)
-    rows = pd.DataFrame(
-        {"path": [f"{i}" for i in range(films)], "label": y, "patient": [f"p{i // 2}" for i in range(films)]}
-    )
-    common = rng.normal(size=films)
-    logits = [(1 + gain) * (2 * y - 1) + common + 0.5 * rng.normal(size=films) for gain in (0.0, *gains)]
-    p = 1 / (1 + np.exp(-np.array(logits)))
-    names = [f"model {number}" for number in range(len(p))]
-    return assess(rows, p, names=names, thresholds=[0.5] * len(p), classes=("NORMAL", "PNEUMONIA"))
-
-
-def test_a_better_model_is_called_so_and_a_like_one_is_not() -> None:
-    better, alike = compared(1.5, 0.0).sentences()
-    assert better.startswith("model 1: its AUC is higher")
-    assert "accuracy is higher" in better
-    assert alike == "model 2: these films do not tell it from model 0"
-
-
-def test_the_table_and_the_json_say_the_same() -> None:
-    found = compared(0.5, 0.2)
-    table, as_dict = found.table(), json.loads(json.dumps(found.as_dict(), allow_nan=False))
-    assert table["model"].tolist() == ["model 0", "model 1", "model 2", "model 1 - model 0", "model 2 - model 0"]
-    assert as_dict["reference"] == "model 0"
-    for row, model in enumerate(as_dict["models"]):
-        assert table["auc"][row].startswith(f"{model['scores']['auc']['value']:.3f} (")
-    for pair, of in zip(found.pairs, as_dict["pairs"], strict=True):
-        second = as_dict["models"][int(pair.model[-1])]["scores"]
-        first = as_dict["models"][0]["scores"]
-        for name, difference in of["differences"].items():
-            if name in first:
-                assert difference["value"] == pytest.approx(second[name]["value"] - first[name]["value"])
-        surplus = of["right_alone"]["model"] - of["right_alone"]["reference"]
-        assert surplus == pytest.approx(of["differences"]["accuracy"]["value"] * 300)
-
-
-def test_the_text_is_a_markdown_table_of_numbered_models() -> None:
-    found = compared(0.5, 0.2)
-    text = found.text()
-    assert text.startswith("1. model 0\n2. model 1\n3. model 2\n\n| score ")
-    scores, differences = (list(part.splitlines()) for part in text.split("\n\n")[1:3])
-    for table, header in ((scores, ["score", "1", "2", "3"]), (differences, ["score", "2 - 1", "3 - 1"])):
-        assert len({len(line) for line in table}) == 1  # the bars stand below each other
-        assert [cell.strip() for cell in table[0].split("|")[1:-1]] == header
-    assert scores[2].split("|")[2].strip() == found.table()["auc"][0]
-    assert differences[2].split("|")[3].strip() == found.table()["auc"][4]
-    for line in (*found.sentences(), *found.notes):
-        assert f"- {line}" in text
-
-
-def test_more_models_make_each_p_value_larger() -> None:
-    alone, among = compared(0.5).pairs[0], compared(0.5, 0.0, 0.0).pairs[0]
-    assert among.differences["auc"].p > alone.differences["auc"].p
-
-
-def test_the_page_shows_models_and_the_films_they_disagree_on(index: Index) -> None:
-    found = compared(1.0)
-    page = html(found, index, curves=b"\x89PNG")
-    called = found.probabilities >= 0.5
-    apart = (called[0] != called[1]).sum()
-    assert f"of {apart} films, the farthest apart first" in page
-    for sentence in found.sentences():
-        assert sentence in page
-
-
-def test_films_of_one_class_cannot_be_compared_on() -> None:
-    rows = pd.DataFrame({"path": ["a", "b"], "label": [1, 1], "patient": ["p", "q"]})
-    with pytest.raises(ValueError, match="both classes"):
-        assess(rows, np.full((2, 2), 0.5), names=["a", "b"], thresholds=[0.5] * 2, classes=("NORMAL", "PNEUMONIA"))
+from pneumonia.tracking.sync import sent
 
 
 @pytest.mark.parametrize("texts", [["a b"], ["a,b"], ["a", "b"], [" a,  b "]])
@@ -105,17 +37,6 @@ def test_one_model_or_one_twice_is_refused(tmp_path: Path) -> None:
     spaced = tmp_path / "a folder"
     spaced.mkdir()
     assert named([str(spaced), "b"]) == [str(spaced), "b"]
-
-
-@pytest.fixture
-def runs(tracker: Tracker, copy_trained: Callable[..., Record]) -> list[str]:
-    """The ids of three runs with models: one, its copy, and one whose logits are moved."""
-    ids = []
-    for name, bias in (("one", 0.0), ("copy", 0.0), ("moved", 3.0)):
-        record = copy_trained(name, bias=bias)
-        record.finish("COMPLETE")
-        ids.append(tracker.send(record))
-    return ids
 
 
 def test_runs_are_compared_on_the_validation_films_alone(
@@ -169,40 +90,6 @@ def test_models_of_other_classes_are_not_compared(tracker: Tracker, runs: list[s
     assert run.info.status == "FAILED"
 
 
-def test_a_run_that_kept_no_model_is_compared_by_what_it_predicted(
-    tracker: Tracker, runs: list[str], index: Index, home: Path
-) -> None:
-    whole = compare_and_record(runs, index, RunContext(home=home, tracker=tracker))[1]
-    drop(tracker, runs[1])
-    part = compare_and_record(runs, index, RunContext(home=home, tracker=tracker))[1]
-    assert part.models == whole.models
-    np.testing.assert_allclose(part.probabilities, whole.probabilities, atol=1e-4)
-    np.testing.assert_allclose(part.thresholds, whole.thresholds)
-    (note,) = set(part.notes) - set(whole.notes)
-    assert note.startswith(f"copy {runs[1][:8]} was not kept")
-
-    newer = index.table["path"].where(index.table["path"] != index.only("val")["path"].iloc[0], "another.png")
-    (failure,) = compare_and_record(
-        runs[:2], replace(index, table=index.table.assign(path=newer)), RunContext(home=home, tracker=tracker)
-    )[1].failures  # fmt: skip
-    assert failure[0] == "another.png"
-    assert f"the run {runs[1]} has no prediction of it" in failure[1]
-
-
-def test_what_a_run_logged_is_compared_on_its_own_films_alone(
-    tracker: Tracker, runs: list[str], index: Index, home: Path
-) -> None:
-    for run_id in runs:
-        drop(tracker, run_id)
-    with pytest.raises(ValueError, match=r"one .* takes PNEUMONIA for the positive class, but .* NORMAL"):
-        compare_and_record(
-            runs, replace(index, classes=("PNEUMONIA", "NORMAL")), RunContext(home=home, tracker=tracker)
-        )
-    tracker.client.set_tag(runs[1], "data.fingerprint", "another")
-    with pytest.raises(ValueError, match=r"copy .* kept no model, and what it logged is of other films"):
-        compare_and_record(runs, index, RunContext(home=home, tracker=tracker))
-
-
 def test_the_first_model_says_which_class_is_positive(tracker: Tracker, runs: list[str], trained: Record) -> None:
     """By the tags of a run, also of one made before they named both classes, or as the model itself has it."""
     told = ("NORMAL", "PNEUMONIA")
@@ -225,13 +112,89 @@ def test_a_comparison_is_no_model_and_a_broken_model_is_no_missing_one(
         compare_and_record(runs, index, RunContext(home=home, tracker=tracker))
 
 
-def drop(tracker: Tracker, run_id: str) -> None:
-    """Deletes the run's model, as a search of many trials does."""
-    (model,) = tracker.client.search_logged_models(["1"], f"source_run_id = '{run_id}'")
-    delete_model(model, tracker.client, tracker.uri)
-
-
 def test_a_run_without_a_model_is_named(tracker: Tracker, runs: list[str], index: Index, home: Path) -> None:
     empty = tracker.client.create_run("1").info.run_id
     with pytest.raises(ModelError, match=empty):
         compare_and_record([runs[0], empty], index, RunContext(home=home, tracker=tracker))
+
+
+@pytest.fixture
+def parents(tracker: Tracker, new_record: Callable[..., Record], index: Index) -> list[str]:
+    """Run ids of two recipes of three seeds each, the second one better, as `train --seeds` leaves them."""
+    val, rng, ids = index.only("val"), np.random.default_rng(0), []
+    truth = 2 * val["label"].to_numpy() - 1
+    for name, skill in (("plain", 0.5), ("better", 3.0)):
+        parent = new_record(name, role="seeds", tags=data_tags(index))
+        ids.append(tracker.send(parent))
+        for seed in range(3):
+            child = new_record(f"{name}-{seed}", parent=ids[-1], tags=data_tags(index))
+            child.add_params({"seed": seed, "sampler": name, "width": 4})
+            p = sigmoid(skill * truth + rng.normal(size=len(val)))
+            write_predictions(child.artifacts / "predictions" / "val.csv", val, p, index.classes)
+            child.summarise({"val/threshold": 0.4 + 0.1 * seed}, step=1)
+            child.finish("COMPLETE")
+            tracker.send(child)
+        parent.finish("COMPLETE")
+        tracker.send(parent)
+    return ids
+
+
+def test_runs_of_seeds_are_compared_by_what_their_trainings_logged(
+    tracker: Tracker, parents: list[str], index: Index, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_model(*args: Any, **more: Any) -> None:
+        raise AssertionError("a model was run")
+
+    monkeypatch.setattr(predict, "load", no_model)
+    record, found = compare_and_record(parents, index, RunContext(home=home, tracker=tracker))
+    assert isinstance(found, Recipes)
+    assert [recipe.name for recipe in found.recipes] == [f"plain {parents[0][:8]}", f"better {parents[1][:8]}"]
+    assert [recipe.seeds for recipe in found.recipes] == [[0, 1, 2]] * 2
+    assert found.recipes[0].thresholds == pytest.approx([0.4, 0.5, 0.6])
+    assert found.sentences()[0].startswith(f"better {parents[1][:8]}: its mean")
+    assert found.sentences()[1].endswith("sampler better, not plain")
+
+    run = tracker.client.get_run(sent(record)["run_id"])
+    assert (run.info.status, run.data.tags["role"]) == ("FINISHED", "compare")
+    assert run.data.metrics["compare/2/auc_difference"] == pytest.approx(found.differences[0]["auc"].value)
+    assert run.data.metrics["compare/1/auc_std"] > 0
+    root = Path(run.info.artifact_uri)
+    assert (root / "comparison.md").read_text() == found.text() + "\n"
+    assert json.loads((root / "comparison.json").read_text())["films"] == len(index.only("val"))
+    png = (root / "figures" / "seeds.png").read_bytes()
+    assert len(png) > 5000
+    assert base64.b64encode(png).decode() in (root / "comparison.html").read_text()
+    assert "Comparison of recipes" in (root / "comparison.html").read_text()
+    table = pd.read_csv(root / "predictions" / "val.csv")
+    np.testing.assert_allclose(table[f"better {parents[1][:8]} seed 2"], found.recipes[1].probabilities[2], atol=1e-12)
+
+
+def test_a_recipe_and_a_model_are_not_compared(tracker: Tracker, parents: list[str], index: Index, home: Path) -> None:
+    model = tracker.client.create_run("1").info.run_id
+    for other in (model, "models:/pneumonia@champion"):
+        with pytest.raises(ValueError, match=f"{parents[0]} is a run of several seeds and {other} is not"):
+            compare_and_record([parents[0], other], index, RunContext(home=home, tracker=tracker))
+
+
+def test_recipes_of_other_films_are_not_compared(
+    tracker: Tracker, parents: list[str], index: Index, home: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"the run plain .* is of other films"):
+        compare_and_record(parents, replace(index, fingerprint="another"), RunContext(home=home, tracker=tracker))
+
+
+def test_seeds_that_failed_and_films_that_one_has_not_are_left_out(
+    tracker: Tracker, parents: list[str], index: Index, home: Path
+) -> None:
+    (failed,) = tracker.client.search_runs(["1"], "tags.`mlflow.runName` = 'better-1'")
+    tracker.client.set_tag(failed.info.run_id, "trial.state", "FAIL")
+    first = index.only("val")["path"].iloc[0]
+    newer = replace(index, table=index.table.assign(path=index.table["path"].replace(first, "another.png")))
+    _, found = compare_and_record(parents, newer, RunContext(home=home, tracker=tracker))
+    assert isinstance(found, Recipes)
+    assert [recipe.seeds for recipe in found.recipes] == [[0, 1, 2], [0, 2]]
+    assert any("has not the seeds of" in note for note in found.notes)
+    assert len(found.rows) == len(index.only("val")) - 1
+    ((path, reason),) = found.failures
+    assert path == "another.png"
+    assert "has no prediction of it" in reason

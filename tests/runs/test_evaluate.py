@@ -1,3 +1,5 @@
+"""The test films are scored in a run of their own, and no other film is opened."""
+
 import base64
 import json
 from collections.abc import Callable
@@ -9,8 +11,7 @@ import pytest
 from sklearn.metrics import log_loss
 
 from pneumonia.data.index import Index
-from pneumonia.registry.test_openings import count_opening
-from pneumonia.registry.versions import catch_up, version_of
+from pneumonia.registry.versions import catch_up
 from pneumonia.runs.context import RunContext
 from pneumonia.runs.evaluate import evaluate_and_record
 from pneumonia.serving import predict
@@ -20,12 +21,7 @@ from pneumonia.tracking.record import Record, records
 from pneumonia.tracking.store import Tracker
 from pneumonia.tracking.sync import sent, unsent
 from tests.conftest import NO_SERVER
-
-CHAMPION = "models:/pneumonia@champion"
-
-
-def openings(tracker: Tracker) -> str | None:
-    return tracker.client.get_model_version("pneumonia", "1").tags.get("test.openings")
+from tests.runs.conftest import CHAMPION, openings
 
 
 def test_the_test_films_are_scored_in_a_run_of_their_own(
@@ -135,32 +131,6 @@ def test_a_description_that_the_store_did_not_take_is_made_up_for(
     tracker.client.delete_registered_model_alias("pneumonia", "champion")
     tracker.client.delete_model_version("pneumonia", "1")
     assert catch_up(tracker, home) == ([], [])
-
-
-def test_each_opening_counts_whatever_the_model_is_called(
-    tracker: Tracker, registered: Record, index: Index, home: Path
-) -> None:
-    assert openings(tracker) is None
-    model_id = sent(registered)["model_id"]
-    for number, uri in enumerate(("models:/pneumonia/1", f"models:/{model_id}", "/a/folder"), start=1):
-        assert count_opening(tracker, version_of(tracker, uri, model_id), model_id) == number
-        assert openings(tracker) == str(number)
-    record, _ = evaluate_and_record(CHAMPION, index, RunContext(home=home, tracker=tracker))
-    assert openings(tracker) == record.run.tags["test.openings"] == "4"
-    assert record.run.model_id == model_id
-
-
-def test_openings_of_a_model_without_a_version_count_on_the_model(
-    tracker: Tracker, copy_trained: Callable[..., Record]
-) -> None:
-    trained = copy_trained("plain")
-    trained.finish("COMPLETE")
-    tracker.send(trained)
-    model_id = sent(trained)["model_id"]
-    for number in (1, 2):
-        assert version_of(tracker, f"models:/{model_id}", model_id) is None
-        assert count_opening(tracker, None, model_id) == number
-        assert tracker.client.get_logged_model(model_id).tags["test.openings"] == str(number)
 
 
 def test_a_model_that_the_store_does_not_know_is_scored_too(

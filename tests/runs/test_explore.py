@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,9 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorag
 from pneumonia.cli import cli
 from pneumonia.data import cache
 from pneumonia.data.index import Index, scan
-from pneumonia.metrics.scores import roc_curve
 from pneumonia.reports import exploration_page as report
-from pneumonia.reports.exploration_figures import balance, figures
-from pneumonia.results.exploration import STATISTICS, Exploration
+from pneumonia.reports.exploration_figures import figures
+from pneumonia.results.exploration import Exploration
 from pneumonia.runs import explore as eda
 from pneumonia.runs.context import RunContext
 from pneumonia.served import FilmError, decode, read_film
@@ -53,11 +51,6 @@ def dicom(path: Path, *, width: int, height: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pydicom.dcmwrite(path, data, enforce_file_format=True)
     return path
-
-
-@pytest.fixture(scope="module")
-def explored(index: Index, tmp_path_factory: pytest.TempPathFactory) -> Exploration:
-    return eda.explore(index, home=tmp_path_factory.mktemp("eda"), batch_size=16)
 
 
 def test_each_film_has_a_row_with_the_size_of_its_pixels(explored: Exploration, index: Index) -> None:
@@ -110,22 +103,6 @@ def test_no_pixel_of_a_test_film_is_looked_at(index: Index, tmp_path: Path) -> N
     assert np.isfinite(told.aucs()["test"]["bytes_per_pixel"])
 
 
-def test_auc_of_a_statistic_is_the_area_under_its_curve(explored: Exploration) -> None:
-    for split in explored.splits:
-        rows = explored.films[explored.films["split"] == split]
-        fpr, tpr = roc_curve(rows["label"], rows["bytes_per_pixel"] / rows["bytes_per_pixel"].max())
-        assert explored.aucs()[split]["bytes_per_pixel"] == pytest.approx(np.trapezoid(tpr, fpr))
-
-
-def test_a_shortcut_shows_and_says_its_direction(explored: Exploration) -> None:
-    films = explored.films.copy()
-    films["bytes_per_pixel"] = np.where(films["label"] == PNEUMONIA, 0.1, 0.2)
-    films["aspect"] = 1.0
-    aucs = replace(explored, films=films).aucs()
-    assert {of["bytes_per_pixel"] for of in aucs.values()} == {0.0}
-    assert {of["aspect"] for of in aucs.values()} == {0.5}
-
-
 def test_weighted_batches_are_half_and_half_whatever_the_folder() -> None:
     labels = np.array([1] * 900 + [0] * 100)
     plain, weighted = eda.draw(labels, "none", 50), eda.draw(labels, "weighted", 50)
@@ -135,15 +112,6 @@ def test_weighted_batches_are_half_and_half_whatever_the_folder() -> None:
     assert weighted.times.sum() == len(labels)
     assert weighted.times[900:].mean() > 3 * weighted.times[:900].mean()
     assert (weighted.times[:900] == 0).any()
-
-
-def test_counts_agree_with_each_other(explored: Exploration) -> None:
-    named, told = explored.named(), explored.as_dict()
-    json.dumps(told, allow_nan=False)
-    assert named["data/films"] == sum(named[f"data/{split}/films"] for split in explored.splits)
-    assert named["data/films"] == told["films"] == sum(count["films"] for count in told["counts"])
-    assert explored.patients()["films"].sum() == named["data/films"]
-    assert set(told["aucs"]["train"]) == set(STATISTICS)
 
 
 def test_headers_of_each_format(tmp_path: Path) -> None:
@@ -247,38 +215,6 @@ def test_one_batch_has_no_spread(awkward: Index, tmp_path: Path) -> None:
     told = eda.explore(awkward, home=tmp_path / "home")
     assert [of["positive_share_sd"] for of in told.as_dict()["sampling"]] == [None, None]
     assert "percentage points" not in report.html(told, {})
-
-
-def test_rare_subtypes_share_a_bar(explored: Exploration) -> None:
-    films = explored.films.assign(subtype=[f"kind {number % 9}" for number in explored.films.index])
-    (axes,) = balance(replace(explored, films=films)).axes
-    assert sum(bar.get_height() for bar in axes.patches) == len(films)
-    assert sum(label.get_text().endswith("other") for label in axes.get_legend().get_texts()) == 2
-
-
-def test_names_that_are_no_formulas_are_drawn(explored: Exploration) -> None:
-    index = replace(explored.index, classes=(r"_$\frac$ A", "50 $ B"))
-    films = explored.films.assign(subtype=np.where(explored.films["label"] == PNEUMONIA, r"$\bad$", ""))
-    odd = replace(explored, index=index, films=films)
-    for name, draw in figures(odd).items():
-        figure = draw(odd)
-        figure.canvas.draw()
-        legends = [axes.get_legend() for axes in figure.axes if axes.get_legend()] + figure.legends
-        if name in ("films_a_patient", "sizes", "aspect", "grey_levels"):
-            assert any("frac" in text.get_text() for legend in legends for text in legend.get_texts()), name
-
-
-def test_copies_are_listed(index: Index, tmp_path: Path) -> None:
-    root = tmp_path / "films"
-    shutil.copytree(index.root, root)
-    one, leaked = index.only("train")["path"].iloc[0], index.only("test")["path"].iloc[0]
-    shutil.copy(root / one, (root / one).with_name("twin.jpeg"))
-    shutil.copy(root / leaked, (root / leaked.replace("test", "train", 1)).with_name("leaked.jpeg"))
-    told = eda.explore(scan(root), home=tmp_path / "home")
-    assert (told.as_dict()["duplicates_left_out"], told.as_dict()["leaks_left_out"]) == (1, 1)
-    page = report.html(told, {})
-    assert "twin.jpeg" in page
-    assert "leaked.jpeg" in page
 
 
 def test_the_command_logs_a_run_and_prints_one_json_object(

@@ -1,4 +1,4 @@
-"""Who leads a search, and what of its end is done once only, without a training."""
+"""The final candidate: trained and registered once, also by who comes later."""
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -10,13 +10,12 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial
 
-from pneumonia.config import SearchConfig
 from pneumonia.data import cache
 from pneumonia.data import index as data
 from pneumonia.registry.versions import enter
 from pneumonia.runs.context import RunContext
 from pneumonia.runs.listener import SILENT
-from pneumonia.search import final, leader, run
+from pneumonia.search import final
 from pneumonia.search.worker import Task
 from pneumonia.tracking.record import Record
 from pneumonia.tracking.store import Tracker
@@ -98,23 +97,3 @@ def test_another_best_trial_is_trained(in_full: Callable[..., Any], waiting: Rec
     with pytest.raises(Trained):
         in_full(lr=TINY.lr / 2)
     assert "verdict" not in sent(waiting)
-
-
-def test_of_those_who_joined_only_who_claims_the_lead_has_it(
-    index: data.Index, home: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first leader dies; another of those who joined is quicker, and this one joins that."""
-    joined = []
-    leaders = iter([{"run_id": "first"}, None, None, {"run_id": "second"}, {"run_id": "second"}])
-
-    def join(study: optuna.Study, task: Task, workers: int, leader: str, listener: Any) -> run.Outcome:
-        joined.append((leader, task.base.disturb, task.base.opacity))
-        return run.Outcome(study=study.study_name, run_id=leader, table=study.trials_dataframe(), best_params={})
-
-    monkeypatch.setattr(run, "_join", join)
-    monkeypatch.setattr(leader, "holder", lambda study: next(leaders))
-    monkeypatch.setattr(leader, "claim", lambda study: False)
-    config = SearchConfig(data="films", disturb=0.7, opacity=0.3).for_data(cores=1, films=4400)
-    outcome = run.search(config, index, RunContext(home=home, tracker=tracker))
-    assert joined == [("first", 0.7, 0.3), ("second", 0.7, 0.3)]
-    assert outcome.run_id == "second"

@@ -1,67 +1,30 @@
 """The study: who gets which trial, exactly as many as wanted, and what becomes of trials whose worker is gone."""
 
 import multiprocessing
-import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 import sqlalchemy.exc
-from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from pneumonia import config
 from pneumonia.augmentation import stress_tests as stress
-from pneumonia.config import TrainConfig, search_space
+from pneumonia.config import search_space
 from pneumonia.runtime.signals import identity
-from pneumonia.search import leader, pruning, report, storage
 from pneumonia.search import study as studies
-
-BASE = TrainConfig(size=32, epochs=3)
-SPACE = search_space(long=True)
-PRUNER = pruning.pruner("none", 3, long=False)
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'study.db'}"
-
-
-@pytest.fixture
-def study(url: str) -> optuna.Study:
-    return studies.create_or_resume(studies.connect(url), "films", BASE, SPACE, changed=True)
-
-
-def claim(study: optuna.Study, goal: int = 100) -> optuna.Trial:
-    def no_wait() -> None:
-        raise AssertionError("nothing to wait for")
-
-    trial = studies.claim(study, goal, wait=no_wait)
-    assert trial is not None
-    return trial
+from tests.search.conftest import BASE, PRUNER, SPACE, claim, gone
 
 
 def state(study: optuna.Study, number: int) -> TrialState:
     return studies.trials(study)[number].state
-
-
-def gone() -> dict[str, Any]:
-    """The identity of a process on this machine that has ended."""
-    process = subprocess.Popen([sys.executable, "-c", "pass"])
-    process.wait()
-    return {**identity(), "pid": process.pid, "started": 0.0}
 
 
 def run_trials(url: str, goal: int, threads: int, first: int) -> None:
@@ -136,39 +99,6 @@ def test_a_study_of_another_objective_is_not_taken_up(study: optuna.Study, url: 
         studies.create_or_resume(studies.connect(url), "films", BASE, SPACE, changed=True)
 
 
-def test_no_worker_proposes_what_another_did(study: optuna.Study, url: str) -> None:
-    """Whether they work at the same time or one comes after the other was killed, all of one seed."""
-
-    def worker() -> optuna.Study:
-        return studies.load(studies.connect(url), "films", seed=0, pruner=PRUNER)
-
-    first, beside = worker(), worker()
-    proposed = [claim(first).params, claim(beside).params, claim(first).params, claim(worker()).params]
-    proposed += [claim(worker()).params, claim(beside).params]
-    assert proposed[0] == {name: getattr(BASE, name) for name in SPACE}
-    assert len({tuple(params.items()) for params in proposed}) == len(proposed)
-
-
-def test_a_proposal_follows_from_the_seed_and_what_came_before(tmp_path: Path) -> None:
-    """Not from who asks: a search of one worker that is stopped and resumed is the search that it would have been."""
-
-    def search(name: str, seed: int, *, resumed: bool) -> list[dict[str, Any]]:
-        storage = studies.connect(f"sqlite:///{tmp_path / name}.db")
-        studies.create_or_resume(storage, "films", BASE, SPACE, changed=True)
-        study = studies.load(storage, "films", seed=seed, pruner=PRUNER)
-        proposed = []
-        for _ in range(8):
-            if resumed:
-                study = studies.load(storage, "films", seed=seed, pruner=PRUNER)
-            trial = claim(study)
-            proposed.append(trial.params)
-            studies.finish(study, trial.number, trial.params["lr"], TrialState.COMPLETE)
-        return proposed
-
-    assert search("whole", 0, resumed=False) == search("resumed", 0, resumed=True)
-    assert search("whole, seed 1", 1, resumed=False)[1:] != search("resumed, seed 0", 0, resumed=True)[1:]
-
-
 def test_nobody_starts_what_others_are_doing(study: optuna.Study) -> None:
     """With as many running as wanted a worker waits; it takes over when one of them fails."""
     first, second = claim(study, 2), claim(study, 2)
@@ -196,18 +126,6 @@ def test_a_queued_trial_counts_before_a_new_one(study: optuna.Study) -> None:
     again = claim(study, 1)
     assert again.params == lost.params
     assert again.number > lost.number
-
-
-def test_the_first_trial_is_the_recipe(study: optuna.Study) -> None:
-    assert claim(study).params == {name: getattr(BASE, name) for name in SPACE}
-
-
-def test_parameters_lie_in_the_search_space(study: optuna.Study) -> None:
-    for _ in range(6):
-        params = claim(study).params
-        replace(BASE, **params)
-        for name, allowed in SPACE.items():
-            assert params[name] in allowed.choices or allowed.low <= params[name] <= allowed.high
 
 
 def test_retry_keeps_parameters_and_forgets_the_dead_worker(study: optuna.Study) -> None:
@@ -344,159 +262,6 @@ class TestPatience:
 
 
 @pytest.mark.parametrize(
-    "url",
-    [
-        "postgresql+psycopg2://user:hunter2@host/base",
-        "postgresql+psycopg2://user:hun%20ter2@host:5432/base",
-        "postgresql+psycopg2://:hunter2@host/base",
-        "postgresql+psycopg2://user:hunter2/with/slashes@host/base",
-        "postgresql+psycopg2://user@host/base?password=hunter2",
-        "postgresql+psycopg2:///base?host=host&user=u&PASSWORD=hunter2",
-    ],
-)
-def test_a_password_in_the_url_is_refused_and_not_repeated(url: str) -> None:
-    with pytest.raises(studies.StudyError, match="PGPASSFILE") as refused:
-        studies.connect(url)
-    assert "hunter2" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "sqlite:///study.db",
-        "postgresql+psycopg2://user@host:5432/base",
-        "postgresql+psycopg2:///base?host=/run/postgresql&passfile=/home/me/.pgpass",
-    ],
-)
-def test_a_url_without_a_password_is_taken(url: str) -> None:
-    storage.check_url(url)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with files that a study cannot stand in."""
-    (tmp_path / "text.db").write_text("No database.\n" * 200)
-    (tmp_path / "folder.db").mkdir()
-    for name, script in {
-        "mlflow.db": "CREATE TABLE experiments (a); CREATE TABLE runs (b)",
-        "airflow.db": "CREATE TABLE alembic_version (version_num); INSERT INTO alembic_version VALUES ('1b2c3d')",
-        "clinic.db": "CREATE TABLE trials (patient, drug)",
-    }.items():
-        with closing(sqlite3.connect(tmp_path / name)) as database:
-            database.executescript(script)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-NOWHERE = [
-    ("sqlite://", "in memory"),
-    ("sqlite:///", "in memory"),
-    ("sqlite:///:memory:", "in memory"),
-    ("sqlite+pysqlite://", "in memory"),
-    ("sqlite+pysqlite:///:memory:", "in memory"),
-    ("sqlite:///file::memory:", "in memory"),
-    ("sqlite:///file::memory:?cache=shared&uri=true", "in memory"),
-    ("sqlite:///file:shared?mode=memory&cache=shared&uri=true", "in memory"),
-    ("file::memory:", "in memory"),
-    (":memory:", "in memory"),
-    ("sqlite:///mlflow.db", "MLflow's own"),
-    ("sqlite:///airflow.db", "alembic_version"),
-    ("sqlite:///clinic.db", "called trials"),
-    ("sqlite:///text.db", "not a database"),
-    ("sqlite:///folder.db", "it is a folder"),
-    ("sqlite:///file:mlflow.db?mode=ro&uri=true", "read only"),
-    ("sqlite:///nonexistent/study.db", "there is no folder"),
-    ("sqlite:////nonexistent/folder/study.db", "there is no folder /nonexistent/folder"),
-    ("sqlite://study.db", "three slashes"),
-    ("sqlite+aiosqlite:///study.db", "postgresql+psycopg2://"),
-    ("postgresql://me@127.0.0.1/base", "psycopg, is not installed: write .*postgresql+psycopg2://"),
-    ("postgres://me@127.0.0.1/base", "no postgres: write .*postgresql+psycopg2://"),
-    ("postgresql+psycopg2://me@127.0.0.1:9/base", "refused"),
-    ("mongodb://host/base", "no mongodb"),
-    ("redis://localhost:6379", "no redis"),
-    ("journal:///study.log", "no journal"),
-]
-
-
-@pytest.mark.parametrize(("url", "word"), NOWHERE)
-def test_where_no_study_can_stand_is_said_and_left_as_it_is(
-    url: str, word: str, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = contents(folder)
-    with pytest.raises(studies.StudyError, match=word.replace("+", "[+]")) as refused:
-        studies.check(url, "films")
-    assert "cannot be used" in str(refused.value)
-    assert url in str(refused.value)
-    assert "\n" not in str(refused.value)
-    monkeypatch.setattr(studies.time, "sleep", lambda seconds: None)
-    with pytest.raises(studies.StudyError):
-        studies.connect(url)
-    assert contents(folder) == before
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("folder")
-@pytest.mark.parametrize("url", [url for url, _ in NOWHERE])
-def test_where_no_study_can_stand_nobody_waits(url: str) -> None:
-    started = time.monotonic()
-    with pytest.raises(studies.StudyError):
-        studies.check(url, "films")
-    assert time.monotonic() - started < 2
-
-
-def test_what_may_not_be_written_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / "study.db").write_bytes(b"")
-    for closed, word in ((folder / "study.db", "the file can only be read"), (folder, "nothing can be written")):
-        monkeypatch.setattr("os.access", lambda path, mode, closed=closed: path != closed)  # root may write anywhere
-        with pytest.raises(studies.StudyError, match=word):
-            studies.check("sqlite:///study.db", None)
-
-
-@pytest.mark.parametrize("url", ["sqlite:///new.db", "sqlite+pysqlite:///new.db", "sqlite:///file:new.db?uri=true"])
-def test_a_look_makes_no_file_and_a_study_does(url: str, folder: Path) -> None:
-    before = contents(folder)
-    studies.check(url, "films")
-    assert contents(folder) == before
-    assert optuna.get_all_study_names(studies.connect(url)) == []
-    assert (folder / "new.db").stat().st_size > 0
-    studies.check(url, "films")
-
-
-def test_tables_of_another_program_may_stand_beside(folder: Path) -> None:
-    with closing(sqlite3.connect("shared.db")) as database:
-        database.execute("CREATE TABLE films (path)")
-    for _ in range(2):
-        studies.check("sqlite:///shared.db", "films")
-        studies.create_or_resume(studies.connect("sqlite:///shared.db"), "films", BASE, SPACE, changed=True)
-
-
-def test_a_file_that_mlflow_makes_its_own_later_is_left_to_it(store: str) -> None:
-    """As where a storage and a tracking store are one file, which is not there yet when the storage is looked at."""
-    with closing(sqlite3.connect(store.removeprefix("sqlite:///"))) as database:
-        ask = "SELECT name FROM sqlite_master"
-        before = database.execute(ask).fetchall()
-        with pytest.raises(studies.StudyError, match="MLflow's own"):
-            studies.connect(store)
-        assert database.execute(ask).fetchall() == before
-
-
-@pytest.mark.parametrize("text", ["study.db", "~/films/study.db", "", "postgresql+psycopg2://me@host:port/base"])
-def test_what_is_no_url_is_refused(text: str) -> None:
-    with pytest.raises(studies.StudyError, match="not an SQLAlchemy URL") as refused:
-        studies.check(text, None)
-    assert str(refused.value).endswith(f"sqlite:///{text}") == text.endswith(".db")
-
-
-# --- studies that somebody made beforehand
-
-MINE = {"x": FloatDistribution(0, 1)}
-
-
-@pytest.mark.parametrize(
     ("made", "word"),
     [
         ({"direction": "maximize"}, "to maximize its objective.*direction minimize"),
@@ -513,58 +278,6 @@ def test_a_study_that_looks_for_something_else_is_refused(made: dict[str, Any], 
         studies.create_or_resume(studies.connect(url), "films", BASE, SPACE, changed=True)
     assert (theirs.user_attrs, theirs.get_trials()) == before
     studies.check(url, "others")
-
-
-def ask_for(study: optuna.Study) -> None:
-    study.tell(study.ask(dict(MINE)), 0.5)
-
-
-def queue(study: optuna.Study) -> None:
-    study.enqueue_trial({"lr": 1e-3, "x": 0.5})
-
-
-def write_a_space(study: optuna.Study) -> None:
-    study.set_user_attr("space", {"x": distribution_to_json(MINE["x"])})
-
-
-def write_nonsense(study: optuna.Study) -> None:
-    study.set_user_attr("space", "films")
-
-
-@pytest.mark.parametrize(
-    ("make", "word"),
-    [
-        (ask_for, "other parameters than a search's: x;"),
-        (queue, "other parameters than a search's: x;"),
-        (write_a_space, "other parameters than a search's: x;"),
-        (write_nonsense, "attribute 'space' of study films"),
-    ],
-)
-def test_a_study_with_other_parameters_is_refused(make: Callable[[optuna.Study], None], word: str, url: str) -> None:
-    theirs = optuna.create_study(study_name="films", storage=url)
-    make(theirs)
-    before = theirs.user_attrs, theirs.get_trials()
-    for call in (
-        lambda: studies.check(url, "films"),
-        lambda: studies.create_or_resume(studies.connect(url), "films", BASE, SPACE, changed=True),
-    ):
-        with pytest.raises(studies.StudyError, match=word):
-            call()
-    assert (theirs.user_attrs, theirs.get_trials()) == before
-
-
-def test_an_empty_study_made_beforehand_is_searched(url: str) -> None:
-    """And one that follows a finished one is what counts."""
-    optuna.create_study(study_name="films", storage=url)
-    studies.check(url, "films")
-    study = studies.create_or_resume(studies.connect(url), "films", BASE, SPACE, changed=True)
-    assert claim(study).params == {name: getattr(BASE, name) for name in SPACE}
-    studies.check(url, "films")
-    study.set_user_attr("finished", "run")
-    studies.check(url, "films")
-    optuna.create_study(study_name="films-2", storage=url, direction="maximize")
-    with pytest.raises(studies.StudyError, match="films-2 is to maximize"):
-        studies.check(url, "films")
 
 
 @pytest.mark.slow
@@ -598,92 +311,3 @@ def test_the_default_name_says_what_is_searched(monkeypatch: pytest.MonkeyPatch)
     assert len({before, *(studies.default_name("f" * 64, BASE, short, changed=c) for c in (True, False))}) == 3
     monkeypatch.setattr(config, "VERSION", config.VERSION + 1)
     assert name() != before
-
-
-class TestLease:
-    @pytest.fixture(autouse=True)
-    def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(leader, "BEAT_SECONDS", 0.3)
-
-    def test_held_while_the_block_runs(self, study: optuna.Study) -> None:
-        assert leader.holder(study) is None
-        with leader.held(study, "run"):
-            holder = leader.holder(study)
-            assert holder is not None
-            assert holder["run_id"] == "run"
-        assert leader.holder(study) is None
-
-    def test_given_back_after_an_error(self, study: optuna.Study) -> None:
-        with pytest.raises(ZeroDivisionError), leader.held(study, "run"):
-            raise ZeroDivisionError
-        assert leader.holder(study) is None
-
-    def test_a_dead_leader_on_this_machine_is_known_without_waiting(
-        self, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def no_wait(seconds: float) -> None:
-            raise AssertionError("nothing to wait for")
-
-        study.set_user_attr("leader", {**gone(), "run_id": "run", "beat": 3})
-        monkeypatch.setattr(leader.time, "sleep", no_wait)
-        assert leader.holder(study) is None
-
-    @pytest.mark.slow
-    def test_a_dead_leader_on_this_machine_is_known_at_once(self, study: optuna.Study) -> None:
-        study.set_user_attr("leader", {**gone(), "run_id": "run", "beat": 3})
-        started = time.monotonic()
-        assert leader.holder(study) is None
-        assert time.monotonic() - started < 0.5
-
-    @pytest.mark.slow
-    def test_a_silent_leader_elsewhere_is_dead(self, study: optuna.Study) -> None:
-        study.set_user_attr("leader", {**identity(), "host": "another-machine", "run_id": "run", "beat": 3})
-        assert leader.holder(study) is None
-
-    @pytest.mark.slow
-    def test_a_counting_leader_elsewhere_lives(
-        self, study: optuna.Study, url: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        with monkeypatch.context() as elsewhere:
-            elsewhere.setattr(leader, "identity", lambda: {**identity(), "host": "another-machine"})
-            leading = leader.held(study, "run")
-            leading.__enter__()
-        try:
-            holder = leader.holder(studies.load(studies.connect(url), "films", seed=0, pruner=PRUNER))
-            assert holder is not None
-            assert holder["host"] == "another-machine"
-        finally:
-            leading.__exit__(None, None, None)
-
-
-def test_a_study_of_an_earlier_version_keeps_its_space(study: optuna.Study, url: str) -> None:
-    """It has no space written down; its trials say what it is. One of the default name is named, not gone on with."""
-    old = {"lr": FloatDistribution(5e-4, 1e-2, log=True), "width": CategoricalDistribution((8, 12, 16, 24))}
-    name = f"{'f' * 12}-01234567"
-    earlier = optuna.create_study(study_name=name, storage=studies.connect(url))
-    earlier.set_user_attr("objective", studies.judge(changed=True))
-    earlier.enqueue_trial({"lr": BASE.lr, "width": BASE.width})
-    earlier.tell(earlier.ask(old), 0.5)
-    resumed = studies.create_or_resume(studies.connect(url), name, BASE, SPACE, changed=True)
-    assert resumed.study_name == name
-    assert claim(resumed).params.keys() == old.keys()
-    assert pruning.one_remains(resumed, BASE)
-    assert list(report.table(resumed).columns[-5:]) == ["lr", "width", "epochs", "seconds", "reason"]
-    assert studies.left_behind(studies.connect(url), "f" * 64) == {name: studies.judge(changed=True)}
-    assert studies.left_behind(studies.connect(url), "e" * 64) == {}
-    resumed.set_user_attr("finished", "run")
-    assert studies.left_behind(studies.connect(url), "f" * 64) == {}
-
-
-def test_long_trials_begin_with_what_few_films_have_wanted(url: str) -> None:
-    study = studies.create_or_resume(studies.connect(url), "long", BASE, SPACE, changed=True, long=True)
-    first = [claim(study).params for _ in range(5)]
-    assert first[0] == {name: getattr(BASE, name) for name in SPACE}
-    assert [p["batch_size"] for p in first[:4]] == [64, 16, 64, 64]
-    few = studies.create_or_resume(studies.connect(url), "few", BASE, SPACE, changed=True, long=True, goal=2)
-    assert len(studies.trials(few)) == 2
-    fixed = {name: one for name, one in SPACE.items() if name != "disturb"}
-    study = studies.create_or_resume(studies.connect(url), "fixed", BASE, fixed, changed=True, long=True)
-    assert all(claim(study).params.keys() == fixed.keys() for _ in range(4))
-    short = studies.create_or_resume(studies.connect(url), "short", BASE, search_space(long=False), changed=True)
-    assert len(studies.trials(short)) == 1

@@ -16,7 +16,7 @@ from pneumonia import served
 from pneumonia.metrics.calibration import Calibration
 from pneumonia.serving import export as package
 from pneumonia.serving import predict
-from tests.served.test_film import deep, dicom
+from tests.served.conftest import deep, dicom
 
 
 class Tiny(nn.Module):

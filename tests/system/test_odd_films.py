@@ -12,7 +12,7 @@ from pydicom.uid import JPEG2000Lossless
 from pneumonia.cli import cli
 from pneumonia.tracking.store import Tracker
 from tests.conftest import ROOT
-from tests.served.test_film import deep, dicom, element, film, jpeg_2000, lossless, part, put, textured
+from tests.served.conftest import deep, dicom, element, film, jpeg_2000, lossless, part, put, textured
 from tests.serving.test_predict import save
 
 FIELD = ROOT.parent / "shared" / "data" / "field"

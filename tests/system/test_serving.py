@@ -30,8 +30,7 @@ from pydicom.uid import JPEGLosslessSV1
 from pneumonia import served
 from pneumonia.served import model as serving
 from pneumonia.serving import export as package
-from tests.served.test_film import deep, dicom, film, lossless, png_bomb
-from tests.serving.test_export import CLASSES, write
+from tests.served.conftest import CLASSES, deep, dicom, film, lossless, png_bomb, write
 
 pytestmark = pytest.mark.slow
 

@@ -12,16 +12,12 @@ import torch
 from torch.nn import functional
 
 from pneumonia.augmentation import stress_tests as stress
-from pneumonia.config import Device, TrainConfig
 from pneumonia.metrics import objective as objectives
-from pneumonia.runs.train import suited
 from pneumonia.training import loop as train
-from pneumonia.training.device import half_precision, pick_device
+from pneumonia.training.device import half_precision
 from pneumonia.training.loop import Diverged, Epoch, FitData, Step, fit, fit_data, predict
 from pneumonia.training.network import Network, build
-from tests.conftest import Told
-
-TINY = TrainConfig(size=32, width=4, epochs=3, batch_size=16, lr=5e-3, dropout=0.1, ema_decay=0.9, device="cpu")
+from tests.training.conftest import TINY, blobs
 
 
 @pytest.fixture(autouse=True)
@@ -30,23 +26,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def blobs(n: int, *, positives: float = 0.5, seed: int = 0, size: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    """Noise, with a bright patch in the middle of the positive ones: a task that a few steps learn."""
-    rng = np.random.default_rng(seed)
-    labels = (np.arange(n) < round(n * positives)).astype(int)
-    films = rng.integers(60, 120, (n, size, size))
-    films[labels == 1, 10:20, 10:20] += 90
-    order = rng.permutation(n)
-    return films[order].astype(np.uint8), labels[order]
-
-
-@pytest.fixture(scope="module")
-def data() -> FitData:
-    films, labels = blobs(96)
-    val, val_labels = blobs(40, seed=1)
-    return FitData(train_films=films, train_labels=labels, val_films=val, val_labels=val_labels, opacities=True)
 
 
 def test_opacities_are_painted_where_the_class_is_one_they_show_and_a_share_is_asked_for(data: FitData) -> None:
@@ -151,17 +130,6 @@ def test_no_test_film_reaches_the_training(decoded) -> None:  # type: ignore[no-
     assert len(given.val_films) == (split == "val").sum()
     test = {film.tobytes() for film in decoded.films[split == "test"]}
     assert not any(film.tobytes() in test for film in (*given.train_films, *given.val_films))
-
-
-@pytest.mark.parametrize(("classes", "told"), [(("NORMAL", "PNEUMONIA"), True), (("NORMAL", "FRACTURE"), False)])
-def test_opacities_are_for_classes_that_they_tell_apart(decoded, classes: tuple[str, str], told: bool) -> None:  # type: ignore[no-untyped-def]
-    index, listener = replace(decoded.index, classes=classes), Told()
-    assert fit_data(replace(decoded, index=index)).opacities is told
-    config = suited(replace(TINY, opacity=0.3), index, listener=listener)
-    assert config.opacity == (0.3 if told else 0.0)
-    assert listener.said == [] if told else "FRACTURE" in listener.said[0]
-    assert suited(replace(TINY, opacity=0.0), index, listener=listener).opacity == 0
-    assert len(listener.said) == (not told)
 
 
 def test_what_the_callbacks_say_and_raise(data: FitData) -> None:
@@ -357,15 +325,6 @@ def test_the_global_generator_has_no_part_in_the_training(data: FitData) -> None
     assert np.array_equal(one.val_logits, fit(replace(TINY, epochs=1), data).val_logits)
 
 
-@pytest.mark.parametrize("device", ["cuda", "mps"])
-def test_a_device_that_is_not_there_is_refused(data: FitData, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(ValueError, match=f"device {device} is not available"):
-        fit(replace(TINY, device=device), data)
-    assert pick_device("auto").type == "cpu"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("films", "positives"), [(60, 1 / 6), (404, 400 / 404)])
 def test_a_class_of_ten_films_and_one_of_a_hundredth_are_learnt(films: int, positives: float) -> None:
@@ -413,13 +372,6 @@ def test_smoothing_moves_each_label_towards_a_half(data: FitData) -> None:
     none, some, more = first_loss(0.0), first_loss(0.2), first_loss(0.4)
     assert abs(more - none) > 1e-4
     assert some == pytest.approx((none + more) / 2, abs=1e-6)
-
-
-def test_half_precision_moves_a_logit_little(data: FitData) -> None:
-    network, films = fit(replace(TINY, epochs=1), data).network, torch.from_numpy(data.val_films)
-    full, half = predict(network, films), predict(network, films, half=torch.bfloat16)
-    assert 0 < np.abs(full - half).max() < 0.02
-    assert np.array_equal(fit(replace(TINY, epochs=1), data).val_logits, full)  # the result is judged in float32
 
 
 def test_a_mirrored_film_gets_the_same_logit(data: FitData) -> None:

@@ -1,0 +1,44 @@
+"""An empty study in a database of its own, and trials taken from it."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from pneumonia.config import TrainConfig, search_space
+from pneumonia.runtime.signals import identity
+from pneumonia.search import pruning
+from pneumonia.search import study as studies
+
+BASE = TrainConfig(size=32, epochs=3)
+SPACE = search_space(long=True)
+PRUNER = pruning.pruner("none", 3, long=False)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'study.db'}"
+
+
+@pytest.fixture
+def study(url: str) -> optuna.Study:
+    return studies.create_or_resume(studies.connect(url), "films", BASE, SPACE, changed=True)
+
+
+def claim(study: optuna.Study, goal: int = 100) -> optuna.Trial:
+    def no_wait() -> None:
+        raise AssertionError("nothing to wait for")
+
+    trial = studies.claim(study, goal, wait=no_wait)
+    assert trial is not None
+    return trial
+
+
+def gone() -> dict[str, Any]:
+    """The identity of a process on this machine that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", "pass"])
+    process.wait()
+    return {**identity(), "pid": process.pid, "started": 0.0}

@@ -1,0 +1,106 @@
+"""A store that is away: known at once, asked again after a while, and nothing is lost."""
+
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+from mlflow.entities import Run as MlflowRun
+
+from pneumonia.runtime.signals import Interrupted
+from pneumonia.tracking.connection import TrackingError
+from pneumonia.tracking.record import Record
+from pneumonia.tracking.store import Tracker, finished
+from pneumonia.tracking.sync import sent
+from tests.conftest import NO_SERVER
+from tests.tracking.conftest import NewRecord, small
+
+
+def test_hand_over(tracker: Tracker, new_record: NewRecord) -> None:
+    old, new = (tracker.send(new_record(name, role="search")) for name in ("old", "new"))
+    child = tracker.send(new_record("child", role="trial", parent=old))
+    (ended := new_record("ended", role="final", parent=old)).finish("COMPLETE")
+    tracker.send(ended)
+    assert tracker.hand_over("1", old, new) == {child: "trial"}  # what is still open
+    assert tracker.client.get_run(child).data.tags["mlflow.parentRunId"] == new
+    run = tracker.client.get_run(old)
+    assert (run.info.status, run.data.tags["resumed_by"]) == ("KILLED", new)
+
+
+def test_finished_ends_a_run_as_its_block_ends(tracker: Tracker, new_record: NewRecord) -> None:
+    def run(name: str, error: BaseException | None) -> MlflowRun:
+        record = new_record(name)
+        with nullcontext() if error is None else pytest.raises(type(error)), finished(record, tracker):
+            if error is not None:
+                raise error
+        return tracker.client.get_run(sent(record)["run_id"])
+
+    ends = {
+        "good": (None, "FINISHED", None),
+        "bad": (ValueError("too large"), "FAILED", "ValueError: too large"),
+        "memory": (MemoryError(), "FAILED", "MemoryError"),
+        "stopped": (Interrupted(15), "KILLED", "SIGTERM"),
+        "notebook": (KeyboardInterrupt(), "KILLED", "SIGINT"),
+    }
+    for name, (error, status, reason) in ends.items():
+        ended = run(name, error)
+        assert (ended.info.status, ended.data.tags.get("reason")) == (status, reason)
+
+
+def test_a_server_that_is_not_there_is_one_sentence() -> None:
+    with pytest.raises(TrackingError) as caught:
+        Tracker(NO_SERVER).experiment_id("pneumonia")
+    said = str(caught.value)
+    assert "\n" not in said
+    assert NO_SERVER in said
+    assert "MLFLOW_TRACKING_URI" in said
+
+
+@pytest.mark.slow
+def test_a_server_that_is_not_there_is_known_at_once() -> None:
+    started = time.monotonic()
+    with pytest.raises(TrackingError):
+        Tracker(NO_SERVER).experiment_id("pneumonia")
+    assert time.monotonic() - started < 10
+
+
+def test_training_goes_on_without_a_store_and_its_record_is_whole(trained: Record) -> None:
+    assert sent(trained) == {}
+    assert [line["step"] for line in trained.metrics] == [1, 2, 3]
+    assert trained.summary["val/auc"] >= 0
+    assert (trained.model / "MLmodel").exists()
+
+
+def test_what_was_kept_back_is_sent_later(tracker: Tracker, new_record: NewRecord, home: Path) -> None:
+    away = Tracker(NO_SERVER)
+    done = small(new_record, "done")
+    failed, running = new_record("failed"), new_record("running")
+    failed.finish("FAIL", "too large")
+    for record in (done, failed, running):
+        assert not away.try_send(record)
+        assert sent(record) == {}
+    assert away.sync(home)[0] == []
+    assert [r.run.name for r in away.sync(home)[1]] == ["done", "failed"]
+    synced, left = tracker.sync(home)
+    assert (sorted(r.run.name for r in synced), left) == (["done", "failed"], [])
+    assert tracker.sync(home) == ([], [])
+    status = {r.data.tags["mlflow.runName"]: r.info.status for r in tracker.client.search_runs(["1"])}
+    assert status == {"done": "FINISHED", "failed": "FAILED"}
+
+
+def test_a_silent_store_is_asked_again_only_after_a_while(
+    new_record: NewRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def reach(uri: str, *, seconds: float = 5) -> None:
+        asked.append(uri)
+        raise TrackingError("no answer")
+
+    monkeypatch.setattr("pneumonia.tracking.store.reach", reach)
+    tracker, record = Tracker(NO_SERVER), new_record()
+    for _ in range(5):
+        assert not tracker.try_send(record)
+    assert len(asked) == 1
+    assert not tracker.try_send(record, force=True)
+    assert len(asked) == 2
