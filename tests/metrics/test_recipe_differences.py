@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pneumonia.metrics import recipe_differences as crossed
+from pneumonia.metrics import recipe_differences
 from pneumonia.metrics import scores as metrics
 from pneumonia.metrics.logistic import sigmoid
 from pneumonia.metrics.recipe_differences import Scores, mean_difference
@@ -59,7 +59,9 @@ def simulated(times: int, **setting: Any) -> list[list[dict[str, Scores]]]:
     rng, found = np.random.default_rng(0), []
     for at in range(times):
         y, patients, models = simulate(rng, **setting)
-        found.append([crossed.scores(y, p, [0.5] * len(p), patients=patients, draws=200, seed=at) for p in models])
+        found.append(
+            [recipe_differences.scores(y, p, [0.5] * len(p), patients=patients, draws=200, seed=at) for p in models]
+        )
     return found
 
 
@@ -128,7 +130,7 @@ def test_the_interval_holds_the_truth(setting: dict[str, Any]) -> None:
 
 def test_seeds_that_do_the_same_to_both_are_no_part_of_the_difference() -> None:
     y, patients, models = simulate(np.random.default_rng(1), films=400, apart=0.4, alike=1.0)
-    first, second = (crossed.scores(y, p, [0.5] * 5, patients=patients, draws=200)["auc"] for p in models)
+    first, second = (recipe_differences.scores(y, p, [0.5] * 5, patients=patients, draws=200)["auc"] for p in models)
     by_seed = mean_difference(first, second, paired=True)
     by_recipe = mean_difference(first, second, paired=False)
     assert by_seed.value == by_recipe.value == pytest.approx(second.values.mean() - first.values.mean())

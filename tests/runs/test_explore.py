@@ -17,10 +17,10 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorag
 from pneumonia.cli import cli
 from pneumonia.data import cache
 from pneumonia.data.index import Index, scan
-from pneumonia.reports import exploration_page as report
+from pneumonia.reports import exploration_page
 from pneumonia.reports.exploration_figures import figures
 from pneumonia.results.exploration import Exploration
-from pneumonia.runs import explore as eda
+from pneumonia.runs import explore
 from pneumonia.runs.context import RunContext
 from pneumonia.served import FilmError, decode, read_film
 from pneumonia.tracking.connection import TrackingError
@@ -65,7 +65,7 @@ def test_each_film_has_a_row_with_the_size_of_its_pixels(explored: Exploration, 
 def test_mean_and_variance_are_those_of_the_train_and_val_films(
     explored: Exploration, index: Index, tmp_path: Path
 ) -> None:
-    decoded = cache.decode(index.keep("train", "val"), size=eda.SIDE, home=tmp_path)
+    decoded = cache.decode(index.keep("train", "val"), size=explore.SIDE, home=tmp_path)
     for label in (NORMAL, PNEUMONIA):
         films = decoded.films[decoded.index.table["label"].to_numpy() == label].astype(np.float64)
         np.testing.assert_allclose(explored.mean[label], films.mean(axis=0))
@@ -80,9 +80,9 @@ def test_mean_and_variance_are_those_of_the_train_and_val_films(
 def test_sums_do_not_depend_on_how_many_films_are_summed_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     films, labels = rng.integers(0, 256, (23, 8, 8), dtype=np.uint8), np.arange(23) % 2
-    whole = eda._pixels(films, labels)
-    monkeypatch.setattr(eda, "TOGETHER", 5)
-    for one, other in zip(whole, eda._pixels(films, labels), strict=True):
+    whole = explore._pixels(films, labels)
+    monkeypatch.setattr(explore, "TOGETHER", 5)
+    for one, other in zip(whole, explore._pixels(films, labels), strict=True):
         np.testing.assert_allclose(one, other)
 
 
@@ -94,7 +94,7 @@ def test_no_pixel_of_a_test_film_is_looked_at(index: Index, tmp_path: Path) -> N
         whole = (root / path).read_bytes()
         start = whole.index(b"\xff\xda")  # of a JPEG's scan
         (root / path).write_bytes(whole[:start] + bytes(len(whole) - start))
-    told = eda.explore(scan(root), home=tmp_path / "home")
+    told = explore.explore(scan(root), home=tmp_path / "home")
     assert told.index.report.corrupt == ()
     test = told.films[told.films["split"] == "test"]
     assert len(test) == len(index.only("test"))
@@ -105,7 +105,7 @@ def test_no_pixel_of_a_test_film_is_looked_at(index: Index, tmp_path: Path) -> N
 
 def test_weighted_batches_are_half_and_half_whatever_the_folder() -> None:
     labels = np.array([1] * 900 + [0] * 100)
-    plain, weighted = eda.draw(labels, "none", 50), eda.draw(labels, "weighted", 50)
+    plain, weighted = explore.draw(labels, "none", 50), explore.draw(labels, "weighted", 50)
     assert plain.shares.mean() == pytest.approx(0.9)
     assert (plain.times == 1).all()
     assert weighted.shares.mean() == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(1000))  # four standard errors
@@ -115,32 +115,32 @@ def test_weighted_batches_are_half_and_half_whatever_the_folder() -> None:
 
 
 def test_headers_of_each_format(tmp_path: Path) -> None:
-    jpeg = eda.head(film(tmp_path / "a.jpeg", 0, quality=90))
+    jpeg = explore.head(film(tmp_path / "a.jpeg", 0, quality=90))
     assert (jpeg.width, jpeg.height, jpeg.kind) == (40, 30, "JPEG grey")
-    assert eda.head(film(tmp_path / "b.jpeg", 0, quality=30)).quantisation > jpeg.quantisation > 1
-    png = eda.head(film(tmp_path / "c.png", 0))
+    assert explore.head(film(tmp_path / "b.jpeg", 0, quality=30)).quantisation > jpeg.quantisation > 1
+    png = explore.head(film(tmp_path / "c.png", 0))
     assert (png.width, png.height, png.kind) == (40, 30, "PNG grey")
     assert np.isnan(png.quantisation)
-    assert eda.head(dicom(tmp_path / "d.dcm", width=50, height=20))[:3] == (50, 20, "DICOM grey")
+    assert explore.head(dicom(tmp_path / "d.dcm", width=50, height=20))[:3] == (50, 20, "DICOM grey")
 
 
 def test_a_jpeg_on_its_side_has_the_size_that_it_is_decoded_to(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     path = film(tmp_path / "a.jpeg", 0, exif=exif)
-    assert eda.head(path)[:2] == (30, 40) == decode(path.read_bytes()).shape[::-1]
+    assert explore.head(path)[:2] == (30, 40) == decode(path.read_bytes()).shape[::-1]
 
 
 def test_damaged_exif_costs_no_film(tmp_path: Path) -> None:
     path = film(tmp_path / "a.jpeg", 0, exif=b"Exif\0\0" + bytes(range(20)))
-    assert eda.head(path)[:2] == (40, 30)
+    assert explore.head(path)[:2] == (40, 30)
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a" + bytes(200), b"\xff\xd8\xff" + bytes(200), bytes(128) + b"DICM"])
 def test_what_is_no_film_has_no_header(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.jpeg").write_bytes(data)
     with pytest.raises(FilmError):
-        eda.head(tmp_path / "a.jpeg")
+        explore.head(tmp_path / "a.jpeg")
 
 
 @pytest.fixture
@@ -156,13 +156,13 @@ def awkward(tmp_path: Path) -> Index:
 
 
 def test_a_small_odd_folder_without_test_films_makes_a_page(awkward: Index, tmp_path: Path) -> None:
-    told = eda.explore(awkward, home=tmp_path / "home")
+    told = explore.explore(awkward, home=tmp_path / "home")
     assert told.splits == ["train", "val"]
     ((path, reason),) = told.index.report.corrupt
     assert path.endswith("ill/broken.jpeg")
     assert set(told.films["kind"]) == {"PNG grey", "JPEG grey", "DICOM grey"}
     assert np.isnan(told.aucs()["train"]["quantisation"])  # no film of the one class has any
-    report.write(told, tmp_path / "out")
+    exploration_page.write(told, tmp_path / "out")
     page = (tmp_path / "out" / "eda.html").read_text()
     assert "broken.jpeg" in page
     assert reason in page
@@ -176,7 +176,7 @@ def test_films_of_a_manifest_without_jpegs_have_no_figure_of_quantisation(
 ) -> None:
     films = [film(tmp_path / f"{number}.png", number).name for number in range(20)]
     pd.DataFrame({"path": films, "label": [0, 1] * 10}).to_csv(tmp_path / "films.csv", index=False)
-    told = eda.explore(scan(tmp_path / "films.csv"), home=tmp_path / "home")
+    told = explore.explore(scan(tmp_path / "films.csv"), home=tmp_path / "home")
     assert set(figures(explored)) - set(figures(told)) == {"quantisation"}
 
 
@@ -184,7 +184,7 @@ def test_a_test_film_without_a_good_header_is_listed_and_left_out(index: Index, 
     root = shutil.copytree(index.root, tmp_path / "films")
     bad = root / index.only("test")["path"].iloc[0]
     bad.write_bytes(b"not a film")
-    told = eda.explore(scan(root), home=tmp_path / "home")
+    told = explore.explore(scan(root), home=tmp_path / "home")
     ((path, _),) = told.index.report.corrupt
     assert root / path == bad
     assert path not in set(told.films["path"])
@@ -205,16 +205,16 @@ def test_the_figures_are_those_of_the_index(explored: Exploration, index: Index)
     first = explored.films.iloc[0]
     assert first["aspect"] == pytest.approx(first["width"] / first["height"])
     for position, pixels in explored.samples:
-        whole = read_film((index.root / explored.films["path"].iloc[position]).read_bytes(), eda.SIDE)
+        whole = read_film((index.root / explored.films["path"].iloc[position]).read_bytes(), explore.SIDE)
         assert (pixels == whole).all()
     for draws, of in zip(explored.draws, as_dict["sampling"], strict=True):
         assert of["never_drawn"] == pytest.approx(1 - np.count_nonzero(draws.times) / draws.times.size)
 
 
 def test_one_batch_has_no_spread(awkward: Index, tmp_path: Path) -> None:
-    told = eda.explore(awkward, home=tmp_path / "home")
+    told = explore.explore(awkward, home=tmp_path / "home")
     assert [of["positive_share_sd"] for of in told.as_dict()["sampling"]] == [None, None]
-    assert "percentage points" not in report.html(told, {})
+    assert "percentage points" not in exploration_page.html(told, {})
 
 
 def test_the_command_logs_a_run_and_prints_one_json_object(
@@ -248,7 +248,7 @@ def test_the_command_logs_a_run_and_prints_one_json_object(
 
 
 def test_without_a_store_no_film_is_opened(index: Index, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eda, "explore", lambda *_, **__: pytest.fail("films were opened"))
+    monkeypatch.setattr(explore, "explore", lambda *_, **__: pytest.fail("films were opened"))
     with pytest.raises(TrackingError, match="no MLflow server answers"):
-        eda.explore_and_record(index, RunContext(home=home, tracker=Tracker(NO_SERVER)))
+        explore.explore_and_record(index, RunContext(home=home, tracker=Tracker(NO_SERVER)))
     assert records(home / "records") == []

@@ -1,10 +1,10 @@
-from pneumonia.runtime import names as words
+from pneumonia.runtime import names
 
 THERE = {"a.jpeg", "b.jpeg", "my films", "my films/c.jpeg", "x,y.png", "it's.png", "*.jpeg", "back\\slash.png"}
 
 
 def split(*texts: str) -> list[str]:
-    return words.split(texts, THERE.__contains__)
+    return names.split(texts, THERE.__contains__)
 
 
 def test_one_text_may_hold_several_names() -> None:

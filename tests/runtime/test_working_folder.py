@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pneumonia.runtime import working_folder as caller
+from pneumonia.runtime import working_folder
 from tests.command import Command, until
 from tests.conftest import ROOT
 
@@ -134,16 +134,16 @@ def test_a_path_is_the_caller_s_and_else_the_project_s(tmp_path: Path, monkeypat
     for folder in (project / "data", project / "films", here / "films"):
         folder.mkdir(parents=True)
     monkeypatch.chdir(here)
-    monkeypatch.setattr(caller, "PROJECT", project)
-    assert [caller.located(text) for text in ("films", "data")] == ["films", "data"]
-    monkeypatch.setattr(caller, "typed_in", lambda: here)
-    assert caller.located("films") == "films"
-    assert caller.located("data") == str(project / "data")
-    assert caller.located("none") == "none"
-    assert caller.located("models:/pneumonia@champion") == "models:/pneumonia@champion"
-    assert caller.located("s3://bucket//model") == "s3://bucket//model"
-    assert caller.looked_in("none") == f"{here / 'none'}, nor at {project / 'none'}"
-    assert caller.looked_in(str(here / "none")) == str(here / "none")
+    monkeypatch.setattr(working_folder, "PROJECT", project)
+    assert [working_folder.located(text) for text in ("films", "data")] == ["films", "data"]
+    monkeypatch.setattr(working_folder, "typed_in", lambda: here)
+    assert working_folder.located("films") == "films"
+    assert working_folder.located("data") == str(project / "data")
+    assert working_folder.located("none") == "none"
+    assert working_folder.located("models:/pneumonia@champion") == "models:/pneumonia@champion"
+    assert working_folder.located("s3://bucket//model") == "s3://bucket//model"
+    assert working_folder.looked_in("none") == f"{here / 'none'}, nor at {project / 'none'}"
+    assert working_folder.looked_in(str(here / "none")) == str(here / "none")
 
 
 def test_a_run_s_id_alone_moves_nobody(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from pneumonia.search.worker import Task
 from pneumonia.tracking.record import records
 from pneumonia.tracking.store import Tracker
 from pneumonia.tracking.sync import sent
-from pneumonia.training import loop as train
+from pneumonia.training import loop
 from tests.command import Command, Lab, says_how_to_go_on, until
 from tests.conftest import NO_SERVER, ROOT, TrackingServer
 
@@ -225,14 +225,14 @@ def test_the_tracking_server_dies_in_the_middle(server: TrackingServer, films: P
 
 def test_no_number_and_no_memory(task: Task, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first trial's films turn into NaN, the second asks for more memory than there is; three others follow."""
-    fit, augment = worker.run_training, train.augment
+    fit, augment = worker.run_training, loop.augment
     faults = [lambda films: films * float("nan"), lambda films: np.ones(2**50)]
 
     def faulty(*args: Any, **more: Any) -> float:
         with monkeypatch.context() as poisoned:
             if faults:
                 fault = faults.pop(0)
-                poisoned.setattr(train, "augment", lambda *a, **k: fault(augment(*a, **k)))
+                poisoned.setattr(loop, "augment", lambda *a, **k: fault(augment(*a, **k)))
             return fit(*args, **more)
 
     monkeypatch.setattr(worker, "run_training", faulty)

@@ -28,7 +28,7 @@ from pydicom.encaps import get_frame
 from pydicom.uid import JPEGLosslessSV1
 
 from pneumonia import served
-from pneumonia.served import model as serving
+from pneumonia.served import model
 from pneumonia.serving import export as package
 from tests.served.conftest import CLASSES, deep, dicom, film, lossless, png_bomb, write
 
@@ -366,9 +366,9 @@ def test_nginx_passes_films_in_every_form_and_their_answers(server, guarded):
         records(JPEG, PNG, DICOM),
         {**records(dicom(deep(), Modality="OT")), "params": {"any_dicom": True}},
         records(LOST),
-        {**records(*[JPEG] * serving.MAX_EXPLAINED), "params": {"explain": True}},
-        {**records(*[JPEG] * (serving.MAX_EXPLAINED + 1)), "params": {"explain": True}},
-        records(*[b"x"] * (serving.MAX_RECORDS + 1)),
+        {**records(*[JPEG] * model.MAX_EXPLAINED), "params": {"explain": True}},
+        {**records(*[JPEG] * (model.MAX_EXPLAINED + 1)), "params": {"explain": True}},
+        records(*[b"x"] * (model.MAX_RECORDS + 1)),
         records(b"secret words"),
         {"dataframe_records": [GOOD, {}]},
         {"dataframe_records": []},

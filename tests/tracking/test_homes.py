@@ -8,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pneumonia.cli import context
-from pneumonia.runtime import working_folder as caller
+from pneumonia.runtime import working_folder
 from pneumonia.tracking import homes
 from pneumonia.tracking.record import Record, write_json
 from pneumonia.tracking.sync import masked
@@ -108,11 +108,11 @@ def test_under_mlflow_run_the_project_s_old_home_stays_for_its_store(
     write_json(record.folder / "sent.json", {"uri": masked("http://lab:5000")})
     project = tmp_path / "checkout"
     shutil.copytree(home, project / ".pneumonia")
-    monkeypatch.setattr(caller, "PROJECT", project)
-    monkeypatch.setattr(caller, "typed_in", lambda: Path.cwd())
+    monkeypatch.setattr(working_folder, "PROJECT", project)
+    monkeypatch.setattr(working_folder, "typed_in", lambda: Path.cwd())
     assert homes.of("http://lab:5000") == homes.of("http://lab:5000/") == project / ".pneumonia"
     assert homes.of("http://lab:5001") != project / ".pneumonia"
-    monkeypatch.setattr(caller, "typed_in", lambda: None)
+    monkeypatch.setattr(working_folder, "typed_in", lambda: None)
     assert homes.of("http://lab:5000") != project / ".pneumonia"
 
 

@@ -13,7 +13,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from pneumonia.tracking import sync as sending
+from pneumonia.tracking import sync
 from pneumonia.tracking.connection import TrackingError
 from pneumonia.tracking.record import Record
 from pneumonia.tracking.store import Tracker, finished
@@ -130,7 +130,7 @@ def test_two_that_record_the_same_films_at_once_both_succeed(tracker: Tracker, n
             client = MlflowClient(tracker.uri)
             client.search_experiments()  # the store is open
             together.wait()
-            return sending.send(record, client, tracker.uri)
+            return sync.send(record, client, tracker.uri)
 
         with ThreadPoolExecutor(len(pair)) as pool:
             run_ids = list(pool.map(send, pair))

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pneumonia.training import allocator as memory
+from pneumonia.training import allocator
 from pneumonia.training.loop import FitData, fit
 from tests.conftest import TINY
 
-pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="memory.kept is for glibc")
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="allocator.kept is for glibc")
 
 
 def page_faults() -> int:
@@ -41,7 +41,7 @@ def test_what_was_kept_goes_back_at_the_end() -> None:
         fill()
         return page_faults() - before
 
-    with memory.kept():
+    with allocator.kept():
         fill()
         again = refill()
     afterwards = refill()
@@ -49,5 +49,5 @@ def test_what_was_kept_goes_back_at_the_end() -> None:
 
 
 def test_an_error_comes_through() -> None:
-    with pytest.raises(ValueError, match="step"), memory.kept():
+    with pytest.raises(ValueError, match="step"), allocator.kept():
         raise ValueError("step")

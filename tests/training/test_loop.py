@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from pneumonia.augmentation import stress_tests as stress
 from pneumonia.metrics import objective as objectives
-from pneumonia.training import loop as train
+from pneumonia.training import loop
 from pneumonia.training.device import half_precision
 from pneumonia.training.loop import Diverged, Epoch, FitData, Step, fit, fit_data, predict
 from pneumonia.training.network import Network, build
@@ -67,8 +67,8 @@ def test_two_threads_give_the_network_that_one_gives(data: FitData) -> None:
 
 def test_the_first_epochs_may_have_half_the_size(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
     sides: list[int] = []
-    real = train.augment
-    monkeypatch.setattr(train, "augment", lambda films, **more: (sides.append(films.shape[-1]), real(films, **more))[1])
+    real = loop.augment
+    monkeypatch.setattr(loop, "augment", lambda films, **more: (sides.append(films.shape[-1]), real(films, **more))[1])
     fitted = fit(replace(TINY, epochs=4, half_size=0.5), data)
     steps = len(sides) // 4
     assert sides == [16] * 2 * steps + [32] * 2 * steps
@@ -109,15 +109,15 @@ def test_training_stops_when_it_gets_no_better(data: FitData, monkeypatch: pytes
 
 
 def test_a_learning_rate_beyond_reason_is_named(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "augment", lambda films, **_: torch.full((len(films), 1, 32, 32), float("nan")))
+    monkeypatch.setattr(loop, "augment", lambda films, **_: torch.full((len(films), 1, 32, 32), float("nan")))
     with pytest.raises(Diverged, match=r"the loss is not finite at step 1, learning rate"):
         fit(TINY, data)
 
 
 def test_validation_films_are_neither_augmented_nor_drawn(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.Tensor] = []
-    real = train.augment
-    monkeypatch.setattr(train, "augment", lambda films, **more: (seen.append(films), real(films, **more))[1])
+    real = loop.augment
+    monkeypatch.setattr(loop, "augment", lambda films, **more: (seen.append(films), real(films, **more))[1])
     fit(replace(TINY, epochs=1), data)
     val = {film.tobytes() for film in data.val_films}
     assert not any(film.numpy().tobytes() in val for batch in seen for film in batch)
@@ -245,7 +245,7 @@ def test_the_averaged_network_predicts_sensibly_after_few_steps(data: FitData) -
     """18 steps with a memory of 200: the average must not hang on the random start, and batch norm's statistics must
     be averaged with the weights. The order of the films (AUC) hardly shows it; the loss does (log 2 is chance)."""
     fitted = fit(replace(TINY, epochs=3, ema_decay=0.995, augment=0, disturb=0), data)
-    start, end = train.build(TINY.width, TINY.dropout, seed=TINY.seed).state_dict(), fitted.network.state_dict()
+    start, end = loop.build(TINY.width, TINY.dropout, seed=TINY.seed).state_dict(), fitted.network.state_dict()
     kernels = [name for name, tensor in end.items() if tensor.ndim > 1]
     assert min(float((end[name] - start[name]).norm() / start[name].norm()) for name in kernels) > 0.02
     for name in (name for name in end if name.endswith("running_mean")):
@@ -263,13 +263,13 @@ def test_a_huge_learning_rate_diverges_and_is_named(data: FitData) -> None:
 
 
 def test_a_poisoned_batch_names_its_step_and_learning_rate(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, real = iter(range(1, 100)), train.augment
+    calls, real = iter(range(1, 100)), loop.augment
 
     def poison(films: torch.Tensor, **more: Any) -> torch.Tensor:
         x = real(films, **more)
         return x * torch.nan if next(calls) == 4 else x
 
-    monkeypatch.setattr(train, "augment", poison)
+    monkeypatch.setattr(loop, "augment", poison)
     steps: list[Step] = []
     with pytest.raises(Diverged, match=r"the loss is not finite at step 4, learning rate [\d.e-]+: lower"):
         fit(TINY, data, on_step=steps.append)
@@ -277,14 +277,14 @@ def test_a_poisoned_batch_names_its_step_and_learning_rate(data: FitData, monkey
 
 
 def test_an_infinite_gradient_is_named(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = train.build
+    real = loop.build
 
     def rigged(width: int, dropout: float, *, seed: int) -> torch.nn.Module:
         network = real(width, dropout, seed=seed)
         network.head.weight.register_hook(lambda gradient: gradient * torch.inf)
         return network
 
-    monkeypatch.setattr(train, "build", rigged)
+    monkeypatch.setattr(loop, "build", rigged)
     rate = f"{TINY.lr / 25:.3g}"  # OneCycleLR's first
     with pytest.raises(Diverged, match=f"the gradient is not finite at step 1, learning rate {rate}"):
         fit(TINY, data)
@@ -296,11 +296,11 @@ def test_a_gradient_that_stays_infinite_in_float16_is_named(scale: float) -> Non
     scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     scaler.scale(torch.zeros(1))
     with pytest.raises(Diverged, match="the gradient is not finite at step 10") if scale < 1 else nullcontext():
-        train._check(torch.tensor(0.5), torch.tensor(torch.inf), scaler, 10, 1e-3)
+        loop._check(torch.tensor(0.5), torch.tensor(torch.inf), scaler, 10, 1e-3)
 
 
 def test_a_validation_loss_that_is_no_number_is_named(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "predict", lambda network, films, **_: np.full(len(films), np.nan))
+    monkeypatch.setattr(loop, "predict", lambda network, films, **_: np.full(len(films), np.nan))
     with pytest.raises(Diverged, match=r"validation loss is not finite after epoch 1, step 6; .* rate was 0.005"):
         fit(TINY, data)
 
@@ -346,7 +346,7 @@ def test_weights_and_batch_statistics_are_averaged(
     data: FitData, decay: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[Network] = []
-    monkeypatch.setattr(train, "build", lambda *a, **k: (built.append(build(*a, **k)), built[0])[1])
+    monkeypatch.setattr(loop, "build", lambda *a, **k: (built.append(build(*a, **k)), built[0])[1])
     start = build(TINY.width, TINY.dropout, seed=TINY.seed).state_dict()
     expected = {name: value for name, value in start.items() if value.is_floating_point()}
 
