@@ -1,37 +1,17 @@
-"""What the environment and the folder say of the tracking store, and what of it reaches the terminal."""
+"""What the environment and the folder say of the tracking store."""
 
 import re
 import shutil
-import sqlite3
-import subprocess
-import sys
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
-from pneumonia.cli import context, runs
+from pneumonia.cli import context
 from pneumonia.tracking.connection import TrackingError
-from pneumonia.tracking.store import Tracker
 from tests.command import Lab
 
-META = "experiment_id: '{0}'\nname: old {0}\nlifecycle_stage: active\nartifact_location: mlruns/{0}\n"
 NOISE = re.compile(r"\w+Warning\b|Traceback|\.py:\d")
-
-
-@pytest.fixture
-def old_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder where MLflow 2 kept runs in files; no variable names a store."""
-    for number in ("0", "417530000000000000"):
-        folder = tmp_path / "mlruns" / number
-        folder.mkdir(parents=True)
-        (folder / "meta.yaml").write_text(META.format(number))
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_ALLOW_FILE_STORE"):
-        monkeypatch.setenv(name, "")  # so that it is as before afterwards
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def test_old_runs_leave_the_default_store_as_it_is(old_runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,20 +100,6 @@ class TestExperiment:
             tracker.experiment_id(name)
 
 
-@pytest.mark.parametrize(("words", "shown"), [([], False), (["-W", "default"], True)])
-def test_libraries_warnings_are_shown_to_who_asks_for_them(words: list[str], shown: bool) -> None:
-    code = """
-import subprocess, sys, warnings
-from pneumonia.runtime.environment import quiet
-quiet()
-warn = "import warnings; warnings.warn('old')"
-exec(warn)
-subprocess.run([sys.executable, "-c", warn])
-"""
-    told = subprocess.run([sys.executable, *words, "-c", code], capture_output=True, text=True, check=True).stderr
-    assert ("UserWarning: old" in told) == shown
-
-
 def test_a_command_in_a_folder_with_old_runs(old_runs: Path, empty_database: Path, films: Path) -> None:
     """The real command: it says so once, does its work, and nothing else is on the terminal."""
     lab = Lab(old_runs, films, tracking=f"sqlite:///{empty_database}")
@@ -148,29 +114,3 @@ def test_a_command_in_a_folder_with_old_runs(old_runs: Path, empty_database: Pat
     assert second.end() == 1
     assert not NOISE.search(second.text())
     assert second.text().count("\n") == 1
-
-
-def test_a_search_s_storage_is_refused_before_anything_is_written(store: str, films: Path, tmp_path: Path) -> None:
-    """The real command, on MLflow's own database."""
-    ask = "SELECT name, sql FROM sqlite_master"
-    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
-        before = database.execute(ask).fetchall()
-        lab = Lab(tmp_path, films, tracking=store, storage=store)
-        search = lab.search()
-        assert search.end() == 1
-        assert search.text().count("\n") == 1
-        assert "MLflow's own" in search.text()
-        assert database.execute(ask).fetchall() == before
-    assert not lab.home.exists()
-    assert MlflowClient(store).get_experiment_by_name("pneumonia") is None
-
-
-@pytest.mark.parametrize("name", ["mlflow.db", "elsewhere.db"])
-def test_the_next_commands_name_the_store_that_was_used_beside_old_runs(
-    name: str, old_runs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    uri = f"sqlite:///{old_runs / name}"
-    runs.next_commands("pneumonia", Tracker(uri), demo=True)
-    said = capsys.readouterr().err
-    assert f"MLFLOW_TRACKING_URI={uri} uv run mlflow models serve" in said
-    assert f"MLFLOW_TRACKING_URI={uri} uv run mlflow run" in said

@@ -24,6 +24,7 @@ from pneumonia.search import pruning, report, worker
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task
 from pneumonia.tracking.store import Tracker
+from tests.search.conftest import Always
 
 
 def ends(pruner: optuna.pruners.BasePruner, curves: Sequence[Sequence[float]]) -> list[int]:
@@ -74,17 +75,6 @@ def test_long_trials_are_judged_from_half_on_by_the_median_of_those_that_ended()
 def test_none_ends_no_trial() -> None:
     curves = [[value / 10] * 4 for value in range(1, 10)]
     assert ends(pruning.pruner("none", 4, long=False), curves) == [4] * 9
-
-
-class Always(optuna.pruners.BasePruner):
-    """Prunes whatever it is asked about, and notes after which epochs it is asked."""
-
-    def __init__(self, after: int) -> None:
-        self.after, self.asked = after, set[int]()
-
-    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
-        self.asked.add(trial.last_step or 0)
-        return (trial.last_step or 0) >= self.after
 
 
 @pytest.mark.slow
@@ -147,32 +137,6 @@ def test_a_pruned_trial_holds_what_a_complete_one_does(
         "parallel_coordinate",
         "slice",
     }
-
-
-@pytest.mark.slow
-def test_pruned_trials_count_among_the_models_that_are_kept(
-    task: Task, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pruner = Always(1)
-    monkeypatch.setattr(pruning, "pruner", lambda kind, epochs, long: pruner)
-    worker.work(replace(task, goal=3, keep_models=1), Stop())
-    trials = studies.trials(studies.load(studies.connect(task.storage), task.study, seed=0, pruner=pruner))
-    best = min(trials, key=studies.value)
-    for trial in trials:
-        run_id = trial.user_attrs["run_id"]
-        assert tracker.has_model(run_id) == (trial.number == best.number)
-        assert ("model.dropped" in tracker.client.get_run(run_id).data.tags) == (trial.number != best.number)
-
-
-def test_a_pruned_trials_value_is_its_best_epochs_also_where_an_older_version_noted_none() -> None:
-    def pruned(**attributes: Any) -> optuna.trial.FrozenTrial:
-        return optuna.create_trial(
-            state=TrialState.PRUNED, value=0.4, intermediate_values={1: 0.3, 2: 0.4}, user_attrs=attributes
-        )
-
-    assert studies.value(pruned()) == 0.3
-    assert studies.value(pruned(**{"val/objective": 0.25})) == 0.25
-    assert studies.value(optuna.create_trial(value=0.2)) == 0.2
 
 
 def files(tracker: Tracker, run_id: str, folder: str | None = None) -> set[str]:

@@ -311,3 +311,14 @@ def test_the_default_name_says_what_is_searched(monkeypatch: pytest.MonkeyPatch)
     assert len({before, *(studies.default_name("f" * 64, BASE, short, changed=c) for c in (True, False))}) == 3
     monkeypatch.setattr(config, "VERSION", config.VERSION + 1)
     assert name() != before
+
+
+def test_a_pruned_trials_value_is_its_best_epochs_also_where_an_older_version_noted_none() -> None:
+    def pruned(**attributes: Any) -> optuna.trial.FrozenTrial:
+        return optuna.create_trial(
+            state=TrialState.PRUNED, value=0.4, intermediate_values={1: 0.3, 2: 0.4}, user_attrs=attributes
+        )
+
+    assert studies.value(pruned()) == 0.3
+    assert studies.value(pruned(**{"val/objective": 0.25})) == 0.25
+    assert studies.value(optuna.create_trial(value=0.2)) == 0.2
