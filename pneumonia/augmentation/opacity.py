@@ -41,8 +41,8 @@ def paint(films: Tensor, generator: torch.Generator) -> Tensor:
 
     Clouds of three sizes, seen through a soft window of any size somewhere in either lung. They hide ribs and vessels,
     by turning all to the grey of soft tissue, or lie over them, by adding the difference between tissue and air, or do
-    anything in between. Nothing gets darker. All draws come from `generator`, on the CPU. What `stress` shows hangs on
-    it: a change here raises `stress.VERSION`.
+    anything in between. Nothing gets darker. All draws come from `generator`, on the CPU. The films of `stress_tests`
+    depend on this function: raise `stress_tests.VERSION` when it changes.
     """
     batch, side, device = len(films), films.shape[-1], films.device
 

@@ -22,9 +22,9 @@ def films(
     """The index of a folder, a manifest, or the synthetic films, which are drawn when they are not there. What was
     found is said, before what refuses it; `positive` and `like` as for `scan`.
     """
+    from pneumonia import synthetic
     from pneumonia.data.index import DataError, require, scan
     from pneumonia.runtime.working_folder import located, looked_in
-    from pneumonia.synthetic import dataset as synthetic
 
     if not data.strip():
         raise ValueError("data is empty: give a folder, a manifest, or the word synthetic")

@@ -18,11 +18,11 @@ from pneumonia.cli.output import report_run, say
 def eda(data: str | None, positive: str | None, any_dicom: bool | None, as_json: bool) -> None:
     """Describe the films before any model: classes, patients, sizes, grey levels, copies, shortcuts, batches."""
     with exit_codes():
-        from pneumonia.runs import explore as exploring
+        from pneumonia.runs.explore import explore_and_record
 
         run = context()
         index = films("synthetic" if data is None else data, positive=positive, any_dicom=any_dicom)
-        record, explored = exploring.explore_and_record(index, run)
+        record, explored = explore_and_record(index, run)
         if not as_json:
             click.echo(explored.text())
             unread = explored.index.report.corrupt

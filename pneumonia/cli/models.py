@@ -36,13 +36,13 @@ def evaluate(
 ) -> None:
     """Score the test films for a model: metrics with 95% intervals, a report, predictions. Opens the test split."""
     with exit_codes():
-        from pneumonia.runs import evaluate as evaluating
+        from pneumonia.runs.evaluate import evaluate_and_record
         from pneumonia.runtime.working_folder import located
-        from pneumonia.serving import predict as predicting
+        from pneumonia.serving.predict import load
 
         run, demo = context(), data in (None, "synthetic")
         champion = f"models:/{'pneumonia-demo' if demo else 'pneumonia'}@champion"
-        loaded = predicting.load(located(model) if model else champion)
+        loaded = load(located(model) if model else champion)
         index = films(
             "synthetic" if data is None else data,
             positive=positive,
@@ -50,7 +50,7 @@ def evaluate(
             any_dicom=any_dicom,
             need="test",
         )
-        record, evaluation = evaluating.evaluate_and_record(loaded, index, run, **given(prevalences=prevalences))
+        record, evaluation = evaluate_and_record(loaded, index, run, **given(prevalences=prevalences))
         report_run(record, run.tracker, evaluation.as_dict() if as_json else evaluation.text())
 
 
@@ -69,14 +69,14 @@ def compare(
     opened.
     """
     with exit_codes():
-        from pneumonia.runs import compare as comparing
+        from pneumonia.runs.compare import classes_of, compare_and_record, named
         from pneumonia.runtime.working_folder import located
 
-        names = [located(name) for name in comparing.named(models)]  # before any film is read
+        names = [located(name) for name in named(models)]  # before any film is read
         run = context()
-        like = comparing.classes_of(run.tracker, names[0])
+        like = classes_of(run.tracker, names[0])
         index = films("synthetic" if data is None else data, positive=positive, any_dicom=any_dicom, like=like)
-        record, comparison = comparing.compare_and_record(names, index, run)
+        record, comparison = compare_and_record(names, index, run)
         report_run(record, run.tracker, comparison.as_dict() if as_json else comparison.text())
 
 
@@ -92,21 +92,21 @@ def predict(inputs: tuple[str, ...], model: str, output: Path | None, any_dicom:
     """
     with exit_codes():
         from pneumonia.data.inventory import tally
-        from pneumonia.runtime import names as words
+        from pneumonia.runtime.names import split as split_names
         from pneumonia.runtime.working_folder import located
-        from pneumonia.serving import predict as predicting
+        from pneumonia.serving import predict as scoring
 
         store()
         if output is not None:
-            predicting.check_output(output)
-        names = words.split(inputs, lambda text: predicting.is_there(located(text, predicting.is_there)))
-        paths, passed = predicting.films([located(name, predicting.is_there) for name in names])
+            scoring.check_output(output)
+        names = split_names(inputs, lambda text: scoring.is_there(located(text, scoring.is_there)))
+        paths, passed = scoring.films([located(name, scoring.is_there) for name in names])
         if passed:
             say(f"passed over: {tally(passed)}")
-        table = predicting.predict(
-            predicting.load(located(model)), paths, any_dicom=bool(any_dicom), progress=sys.stderr.isatty()
+        table = scoring.predict(
+            scoring.load(located(model)), paths, any_dicom=bool(any_dicom), progress=sys.stderr.isatty()
         )
-        predicting.write(table, output)
+        scoring.write(table, output)
         failed = int((table["error"] != "").sum())
         if output is not None:
             say(f"{len(table)} films, {failed} failed: {output}")
@@ -120,9 +120,9 @@ def predict(inputs: tuple[str, ...], model: str, output: Path | None, any_dicom:
 def promote(version: str, name: str) -> None:
     """Make VERSION the champion by hand, whatever the gate said."""
     with exit_codes():
-        from pneumonia.registry.versions import promote as promoting
+        from pneumonia.registry import versions
         from pneumonia.tracking.ui import address, version_link
 
         tracker = store()
-        say(promoting(tracker, name, version))
+        say(versions.promote(tracker, name, version))
         say_link("see it", version_link(address(tracker.uri), name, version), tracker)

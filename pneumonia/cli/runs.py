@@ -44,17 +44,17 @@ def search(as_json: bool, **values: Any) -> None:
         tracker, model_name = run.tracker, "pneumonia-demo" if demo else "pneumonia"
         experiment_id = tracker.experiment_id(run.experiment)  # the link needs it, and the server may go away
 
-        from pneumonia import search as searching
         from pneumonia.cli.progress_bars import Bars
-        from pneumonia.registry import versions as registry
+        from pneumonia.registry import versions
+        from pneumonia.search import search as run_search
         from pneumonia.tracking.ui import address, view_link
 
-        if (said := registry.champion_gone(tracker, model_name)) is not None:
+        if (said := versions.champion_gone(tracker, model_name)) is not None:
             say(said)
         index = films(config.data, positive=config.positive, any_dicom=config.any_dicom)
         config = config.for_data(cores=cores(), films=len(index.only("train")))
         with Bars(say) as bars:
-            outcome = searching.search(config, index, run, model_name=model_name, listener=bars)
+            outcome = run_search(config, index, run, model_name=model_name, listener=bars)
         where = view_link(address(tracker.uri), experiment_id, outcome.run_id)
         if as_json:
             verdict = outcome.verdict
@@ -113,7 +113,8 @@ def train(
     """
     with exit_codes():
         from pneumonia.cli.progress_bars import Bars
-        from pneumonia.runs import seeds as seeding
+        from pneumonia.runs.seeds import seeds_from
+        from pneumonia.runs.seeds import train_and_record as train_seeds
         from pneumonia.runs.train import suited, train_and_record
         from pneumonia.tracking.record import close_dead
         from pneumonia.tracking.sync import sent
@@ -121,14 +122,14 @@ def train(
 
         data = "synthetic" if data is None else data
         config = TrainConfig(**given(**values))
-        several = seeding.seeds_from(config.seed, 1 if seeds is None else seeds)
+        several = seeds_from(config.seed, 1 if seeds is None else seeds)
         run = replace(context(), pictures=SearchConfig.gallery if gallery is None else gallery)
         close_dead(run.home)
         index = films(data, positive=positive, any_dicom=any_dicom)
         with Bars(say, several) as bars:
             config = suited(config, index, listener=bars)
             if len(several) > 1:
-                found = seeding.train_and_record(config, several, index, run, data=data, listener=bars)
+                found = train_seeds(config, several, index, run, data=data, listener=bars)
             else:
                 record = train_and_record(config, index, run, data=data, listener=bars)
         if len(several) == 1:
@@ -156,7 +157,7 @@ def train(
 def sync() -> None:
     """Send to MLflow what could not be sent, and register what was to be registered."""
     with exit_codes(resumes=True):
-        from pneumonia.registry import versions as registry
+        from pneumonia.registry import versions
         from pneumonia.tracking.record import close_dead
 
         tracker = store()
@@ -167,7 +168,7 @@ def sync() -> None:
         say(f"{len(sent)} runs sent, {len(left)} still to be sent")
         for record in sent[-1:]:
             say_link("the last", link(record, tracker), tracker)
-        verdicts, missed = registry.catch_up(tracker, home())
+        verdicts, missed = versions.catch_up(tracker, home())
         for line in [*(verdict.line() for verdict in verdicts), *missed]:
             say(line)
         if left or missed:

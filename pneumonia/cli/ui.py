@@ -5,7 +5,7 @@ import click
 from pneumonia.cli.context import home, tracking
 from pneumonia.cli.errors import exit_codes
 from pneumonia.cli.output import say
-from pneumonia.tracking.ui import HOST, PORT, view_link
+from pneumonia.tracking.ui import HOST, PORT, address, ended, free_port, is_served, server, view_link
 
 
 @click.command()
@@ -18,27 +18,26 @@ def ui(host: str, port: int) -> None:
     """
     with exit_codes():
         from pneumonia.tracking import places
-        from pneumonia.tracking import ui as serving
 
         tracker, experiment, _ = tracking(files=False)
-        if not (served := serving.is_served(tracker.uri)):
-            port = serving.free_port(host, port)
+        if not (served := is_served(tracker.uri)):
+            port = free_port(host, port)
         # Made by us, before the server looks: it would give the experiments that it makes another place for files.
         experiment_id = tracker.experiment_id(experiment)
         if (said := places.left_behind(tracker.client, tracker.uri, experiment)) is not None:
             say(f"warning: {said}")
-        at = serving.address(tracker.uri, host=host, port=port)
+        at = address(tracker.uri, host=host, port=port)
         if served:
             say("MLFLOW_TRACKING_URI names a server, which has the UI already:")
             links(at, experiment_id)
             return
         say("MLflow's UI starts ...")
         log = home() / "ui.log"
-        with serving.server(tracker.uri, host=host, port=port, log=log) as server:
+        with server(tracker.uri, host=host, port=port, log=log) as process:
             links(at, experiment_id)
             say("Ctrl-C ends it")
-            server.wait()
-        raise serving.ended(log)
+            process.wait()
+        raise ended(log)
 
 
 def links(at: str, experiment_id: str) -> None:

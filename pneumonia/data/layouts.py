@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pneumonia.data import file_kinds as files
-from pneumonia.data import manifest
+from pneumonia.data import file_kinds, manifest
 from pneumonia.data.file_kinds import REFUSED, DataError, aside, entries
 from pneumonia.data.inventory import LONG, some, tally
 from pneumonia.runtime.messages import shortened
@@ -138,11 +137,11 @@ def _folder(root: Path) -> Found:
     for folder in folders:
         split = split_of(folder.name)
         if folder.name == "__MACOSX":
-            found.ignored += Counter({"__MACOSX": files.count(folder)[0]})
+            found.ignored += Counter({"__MACOSX": file_kinds.count(folder)[0]})
         elif folder.name.startswith("."):
             found.ignored["hidden"] += 1
         elif split is None:
-            inside, films = files.count(folder)
+            inside, films = file_kinds.count(folder)
             found.ignored += Counter({"outside train, val and test": inside})
             if films:
                 found.notes.append(
@@ -171,9 +170,9 @@ def _classes(folder: Path, root: Path, split: Split, found: Found) -> None:
     for one in folders:
         why = aside(one.name, names)
         if why is not None:
-            found.ignored += Counter({why: files.count(one)[0]})
+            found.ignored += Counter({why: file_kinds.count(one)[0]})
             continue
-        paths, passed = files.below(one)
+        paths, passed = file_kinds.below(one)
         found.ignored += passed
         formerly = sum(n for name, n in passed.items() if name != "__MACOSX")
         if formerly:
@@ -185,8 +184,8 @@ def _classes(folder: Path, root: Path, split: Split, found: Found) -> None:
 
 def _stray(paths: list[Path], folder: Path, where: str, found: Found) -> None:
     """Counts the files of a folder that should hold none, and names the films among them."""
-    found.ignored += Counter(_odd(path) or files.unwanted(path) or where for path in paths)
-    films = sum(files.is_film(path) for path in paths)
+    found.ignored += Counter(_odd(path) or file_kinds.unwanted(path) or where for path in paths)
+    films = sum(file_kinds.is_film(path) for path in paths)
     if films:
         found.notes.append(f"{films:,} films that stand in {folder.name} itself, {where}, are not used")
 
@@ -223,7 +222,7 @@ def _take(path: Path, row: dict[str, str], found: Found, *, where: str = "") -> 
     named = f"; {where}, column path" if where else ""
     try:
         there = path.is_file()  # opening a pipe or a socket would wait for ever
-        reason = _odd(path) or (files.no_film(path) if there else files.unwanted(path))
+        reason = _odd(path) or (file_kinds.no_film(path) if there else file_kinds.unwanted(path))
     except (OSError, ValueError) as error:  # a name of more than 255 bytes, for one
         found.corrupt.append((row["path"], (getattr(error, "strerror", None) or str(error)) + named))
         return
@@ -233,7 +232,7 @@ def _take(path: Path, row: dict[str, str], found: Found, *, where: str = "") -> 
         found.rows.append(row)
         if path.suffix.lower() not in (".jpeg", ".jpg", ".png", ".dcm"):
             suffix = path.suffix.lower()
-            found.late[f"{suffix} films" if files.has_known_suffix(path) else "films told by their content"] += 1
+            found.late[f"{suffix} films" if file_kinds.has_known_suffix(path) else "films told by their content"] += 1
     else:
         found.corrupt.append((row["path"], ("not a file" if path.exists() else "no such file") + named))
 

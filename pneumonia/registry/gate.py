@@ -1,10 +1,10 @@
 """The gate: which of the versions of a registered model is the champion.
 
-Champion and candidate are scored on the same validation films, as they are, changed as another hospital might make them
-and, where opacities tell the classes apart, the normal ones with an opacity painted, which count as ill (see `stress`),
-with the mean log loss of the probabilities that each serves, by film and then over films: a proper score (Good 1952)
-that does not saturate where AUC does. The score stands as a tag on the version, `gate.log_loss.<films>`, where <films>
-identifies the films.
+Champion and candidate are scored on the same validation films: as they are, with the corruptions of `stress_tests`
+and, where opacities tell the classes apart, normal films with a painted opacity, which count as ill. The score is the
+mean log loss of the probabilities that a version serves, by film and then over films: a proper score (Good 1952) that
+does not saturate where AUC does. It is kept as a tag on the version, `gate.log_loss.<films>`, where <films> identifies
+the films.
 
 The rule: of the versions scored on these films, the one with the lowest log loss is the champion, and of equal ones the
 earliest. Versions that tell other classes apart do not compete. A version promoted by hand is outdone only by later
@@ -28,7 +28,7 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from pneumonia.augmentation import stress_tests as stress
+from pneumonia.augmentation import stress_tests
 from pneumonia.data.classes import told_by_opacities
 from pneumonia.metrics.intervals import mean_error
 from pneumonia.runtime.messages import first_line, shortened
@@ -103,11 +103,11 @@ class Validation:
                 raise FilmGone(f"the validation film {path} has just become another one")
             # At 224 px, since models of all sizes are to see the same copies; training makes them at its own size.
             read, label = read_film(film, CANONICAL, any_dicom=self.any_dicom), int(self.labels[number])
-            copies = [_png(copy) or film for copy in stress.copies_of(read, number)]
+            copies = [_png(copy) or film for copy in stress_tests.copies_of(read, number)]
             for image in (film, *copies):
                 yield Image(number, label, base64.b64encode(image).decode())
             if self.opacities and label == 0:
-                painted = stress.painted_of(read, number)
+                painted = stress_tests.painted_of(read, number)
                 shown = _png(painted) if (painted != read).any() else None
                 if shown is not None:
                     yield Image(number, 1, base64.b64encode(shown).decode())
@@ -135,7 +135,7 @@ def validation(record: Record) -> Validation:
     found.sort()
     lines = [f"{sha256} {label}" for sha256, label, *_ in found]
     opacities = told_by_opacities(classes)
-    lines.append(f"changes {stress.VERSION}{', painted' if opacities else ''}")
+    lines.append(f"changes {stress_tests.VERSION}{', painted' if opacities else ''}")
     return Validation(
         films=[(root / name, sha256) for sha256, _, name, _ in found],
         labels=np.array([label for _, label, *_ in found]),

@@ -22,7 +22,7 @@ from pneumonia.registry.gate import (
     drop_challenger,
     gone,
 )
-from pneumonia.reports import model_card as card
+from pneumonia.reports import model_card
 from pneumonia.tracking.record import Record, records, write_json
 from pneumonia.tracking.store import Tracker, tracker_errors
 from pneumonia.tracking.sync import if_there, sent, unsent
@@ -108,9 +108,9 @@ def _register(client: MlflowClient, name: str, record: Record) -> str:
 def _describe(record: Record) -> str:
     whole = record.artifacts / "model_card.md"
     if not whole.exists():
-        return record.run.description[: card.DESCRIPTION_LENGTH]
+        return record.run.description[: model_card.DESCRIPTION_LENGTH]
     more = f"model_card.md among the artifacts of run {sent(record)['run_id']}"
-    return card.summary(whole.read_text(encoding="utf-8"), more=more)
+    return model_card.summary(whole.read_text(encoding="utf-8"), more=more)
 
 
 def describe(tracker: Tracker, record: Record) -> None:

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
 from numpy.typing import ArrayLike
 
-from pneumonia.metrics import scores as metrics
 from pneumonia.metrics.bands import Band
 from pneumonia.metrics.intervals import wilson
+from pneumonia.metrics.scores import BINS, auc, mean_and_spread, precision_recall_curve, reliability_bins, roc_curve
 
 BLUE, ORANGE, GREEN, GREY, BLACK = "#0072B2", "#D55E00", "#009E73", "#666666", "#000000"
 WIDE_INCHES, HIGH_INCHES, DPI = 6.0, 5.0, 100
@@ -67,7 +67,7 @@ def roc(
     band: Band | None = None,
 ) -> Figure:
     """The ROC curve, with the operating point and, if given, its band. `scores` are `metrics.score`'s of the same."""
-    fpr, tpr = metrics.roc_curve(labels, probabilities)
+    fpr, tpr = roc_curve(labels, probabilities)
     figure, axes = _figure(f"Sensitivity against false alarms\n{_films(labels)}")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1, label="chance")
     axes.plot(fpr, tpr, color=BLUE, linewidth=2, label=f"ROC, AUC {scores['auc']:.3f}")
@@ -106,9 +106,8 @@ def rocs(labels: ArrayLike, models: Mapping[str, ArrayLike]) -> Figure:
     # Line styles as well as colours: curves lie upon each other, and not all eyes tell all colours.
     styles = zip(itertools.cycle(("-", "--", "-.", ":", (0, (5, 1)))), itertools.cycle((BLUE, ORANGE, GREEN, BLACK)))
     for (name, probabilities), (style, colour) in zip(models.items(), styles, strict=False):
-        fpr, tpr = metrics.roc_curve(labels, probabilities)
-        auc = metrics.auc(labels, probabilities)
-        label = f"{plain(textwrap.shorten(name, 40))}, AUC {auc:.3f}"
+        fpr, tpr = roc_curve(labels, probabilities)
+        label = f"{plain(textwrap.shorten(name, 40))}, AUC {auc(labels, probabilities):.3f}"
         for where in (axes, corner):
             where.plot(fpr, tpr, linestyle=style, color=colour, linewidth=1.5, label=label)
     _unit_axes(axes, "false positive rate (1 - specificity)", "true positive rate (sensitivity)")
@@ -126,7 +125,7 @@ def precision_recall(
     """The precision-recall curve, with the operating point, the share of positives as the floor and, if given, its
     band. `scores` are `metrics.score`'s of the same.
     """
-    recall, precision = metrics.precision_recall_curve(labels, probabilities)
+    recall, precision = precision_recall_curve(labels, probabilities)
     share = float(np.mean(np.asarray(labels)))
     figure, axes = _figure(f"Precision against recall\n{_films(labels)}")
     axes.axhline(share, color=GREY, linestyle=":", linewidth=1, label=f"share of positives {share:.3f}")
@@ -161,7 +160,7 @@ def reliability(
         of: which films and probabilities these are, for the title.
     """
     y, p = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
-    mean, observed, count = metrics.reliability_bins(y, p)
+    mean, observed, count = reliability_bins(y, p)
     figure = _canvas()
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     axes.set_title(f"Can the probability be taken at its word?\n{of}{', ' * bool(of)}{_films(y)}")
@@ -176,13 +175,13 @@ def reliability(
         color=BLUE,
         ecolor="#9CC4DD",
         markersize=5,
-        label=f"films in {metrics.BINS} bins, 95% by film (Wilson); ECE {ece:.3f}",
+        label=f"films in {BINS} bins, 95% by film (Wilson); ECE {ece:.3f}",
     )
     if threshold is not None:
         axes.axvline(threshold, color=ORANGE, linestyle="--", linewidth=1, label=f"threshold {threshold:.2f}")
     _unit_axes(axes, "", "observed share of positives")
     axes.legend(loc="lower right", fontsize="small")
-    edges = np.linspace(0, 1, metrics.BINS + 1)
+    edges = np.linspace(0, 1, BINS + 1)
     for label, name, colour in ((0, "negative", GREY), (1, "positive", BLUE)):
         below.stairs(np.histogram(p[y == label], edges)[0], edges, color=colour, linewidth=2, label=name)
     below.set_yscale("log")
@@ -282,7 +281,7 @@ def seeds(recipes: Mapping[str, Mapping[str, ArrayLike]]) -> Figure:
                     mean, -row, xerr=bar, fmt="|", color=colour, markersize=14, capsize=4, label=plain(recipe)
                 )
                 if len(shown) < 3:  # more lines than two lie upon each other
-                    text, at = metrics.mean_and_spread(mean, spread), 1 - (row + 0.5) / len(shown)
+                    text, at = mean_and_spread(mean, spread), 1 - (row + 0.5) / len(shown)
                     axes.text(1.03, at, text, color=colour, transform=axes.transAxes, va="center", fontsize="small")
         axes.set(yticks=[], ylim=(0.5 - len(shown), 0.5))
         axes.set_ylabel(name.replace("_", " "), rotation=0, ha="right", va="center")

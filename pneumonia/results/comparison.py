@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pneumonia.metrics import scores as metrics
 from pneumonia.metrics.intervals import Interval, intervals
 from pneumonia.metrics.paired_tests import Difference, auc_difference, holm, score_differences, sign_test
+from pneumonia.metrics.scores import number, score
 
 SCORES = ("auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "log_loss", "brier")
 LEVEL = 0.05
@@ -112,8 +112,8 @@ class Comparison:
                     "threshold": threshold,
                     "scores": {
                         name: {
-                            "value": metrics.number(scores[name]),
-                            "interval": [metrics.number(end) for end in bounds[name]],
+                            "value": number(scores[name]),
+                            "interval": [number(end) for end in bounds[name]],
                         }
                         for name in SCORES
                     },
@@ -128,9 +128,9 @@ class Comparison:
                     "right_alone": {"reference": pair.alone[0], "model": pair.alone[1]},
                     "differences": {
                         name: {
-                            "value": metrics.number(difference.value),
-                            "interval": [metrics.number(end) for end in difference.interval],
-                            "p": metrics.number(difference.p),
+                            "value": number(difference.value),
+                            "interval": [number(end) for end in difference.interval],
+                            "p": number(difference.p),
                         }
                         for name, difference in pair.differences.items()
                     },
@@ -187,7 +187,7 @@ def assess(
         classes=classes,
         rows=rows,
         probabilities=probabilities,
-        scores=[metrics.score(y, p, threshold) for p, threshold in each],
+        scores=[score(y, p, threshold) for p, threshold in each],
         intervals=[intervals(y, p, threshold, patients=patients) for p, threshold in each],
         pairs=pairs,
         failures=list(failures),

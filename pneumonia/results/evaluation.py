@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from pneumonia.data.index import Split
-from pneumonia.metrics import scores as metrics
 from pneumonia.metrics.bands import Band, bands
 from pneumonia.metrics.intervals import Interval, bootstrap, intervals
 from pneumonia.metrics.logistic import logit
 from pneumonia.metrics.reliability import Line, calibration_line
+from pneumonia.metrics.scores import best_accuracy, confusion, number, score, warnings_for
 from pneumonia.metrics.subgroups import Predictive, Subgroup, by_subtype, predictive_values
 
 NAMES = {"auc": "AUC", "npv": "NPV", "f1": "F1", "mcc": "MCC", "ece": "ECE", "brier": "Brier"}
@@ -71,7 +71,7 @@ class Evaluation:
     @property
     def best_accuracy(self) -> float:
         """What no threshold chosen beforehand can be sure of: see `metrics.best_accuracy`."""
-        return metrics.best_accuracy(self.rows["label"].to_numpy(), self.probabilities)
+        return best_accuracy(self.rows["label"].to_numpy(), self.probabilities)
 
     def by_group(self) -> dict[str, np.ndarray]:
         """The probabilities of each class and subtype."""
@@ -137,7 +137,7 @@ class Evaluation:
             "threshold": self.threshold,
             "confusion_matrix": self.confusion.tolist(),
             "scores": {name: valued(value, self.intervals[name]) for name, value in self.scores.items()},
-            "auc_bootstrap": [metrics.number(end) for end in self.auc_bootstrap],
+            "auc_bootstrap": [number(end) for end in self.auc_bootstrap],
             "calibration": {
                 "slope": valued(self.line.slope, self.line.slope_interval),
                 "intercept": valued(self.line.intercept, self.line.intercept_interval),
@@ -222,14 +222,14 @@ def assess(
         threshold=threshold,
         rows=kept,
         probabilities=probabilities,
-        confusion=metrics.confusion(labels, probabilities, threshold),
-        scores=metrics.score(labels, probabilities, threshold),
+        confusion=confusion(labels, probabilities, threshold),
+        scores=score(labels, probabilities, threshold),
         intervals=intervals(labels, probabilities, threshold, patients=patients),
         auc_bootstrap=bootstrap(labels, probabilities, threshold, codes, ("auc",))["auc"],
         line=calibration_line(labels, probabilities, patients=patients),
         subgroups=by_subtype(kept, (probabilities >= threshold) == (labels == 1)),
         predictive=predictive_values(labels, probabilities, threshold, prevalences, patients=patients),
-        warnings=metrics.warnings_for(labels, classes=classes),
+        warnings=warnings_for(labels, classes=classes),
         failures=failures,
     )
 
@@ -241,4 +241,4 @@ def _metric_name(text: str) -> str:
 
 def valued(value: float, interval: Interval) -> dict[str, Any]:
     """A score and its interval for JSON."""
-    return {"value": metrics.number(value), "interval": [metrics.number(bound) for bound in interval]}
+    return {"value": number(value), "interval": [number(bound) for bound in interval]}

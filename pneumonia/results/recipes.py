@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from pneumonia.metrics import recipe_differences as across
+from pneumonia.metrics import recipe_differences
 from pneumonia.metrics.paired_tests import Difference, holm
 from pneumonia.metrics.scores import Floats, mean_and_spread, number
 from pneumonia.results.comparison import LEVEL, NOTE, SCORES, markdown, with_interval
@@ -175,11 +175,12 @@ def assess(
         raise ValueError(f"{few[0].name}: {len(few[0].seeds)} of its seeds came to an end, and a spread takes two")
     first = recipes[0]
     scored = [
-        across.scores(y, recipe.probabilities, recipe.thresholds, patients=patients, draws=draws) for recipe in recipes
+        recipe_differences.scores(y, recipe.probabilities, recipe.thresholds, patients=patients, draws=draws)
+        for recipe in recipes
     ]
     differences = [
         {
-            name: across.mean_difference(scored[0][name], other[name], paired=recipe.seeds == first.seeds)
+            name: recipe_differences.mean_difference(scored[0][name], other[name], paired=recipe.seeds == first.seeds)
             for name in SCORES
         }
         for recipe, other in zip(recipes[1:], scored[1:], strict=True)

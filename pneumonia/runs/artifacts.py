@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pneumonia.metrics import scores as metrics
 from pneumonia.metrics.bands import Band
+from pneumonia.metrics.scores import confusion
 from pneumonia.reports import plots
 from pneumonia.tracking.record import Record
 
@@ -24,7 +24,7 @@ def write_scores(
     """The confusion matrix as JSON and the four figures, the same for every run and split; `scores` as `metrics.score`
     has them, `bands` of the ROC and the precision-recall curve.
     """
-    matrix = metrics.confusion(labels, probabilities, threshold)
+    matrix = confusion(labels, probabilities, threshold)
     record.add_json("confusion_matrix.json", matrix.tolist())
     figures = record.artifacts / "figures"
     plots.save(plots.confusion_matrix(matrix, classes), figures / "confusion_matrix.png")

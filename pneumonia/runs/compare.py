@@ -16,7 +16,7 @@ from pneumonia.results.comparison import LOGGED, SCORES, STRANGER, Comparison, a
 from pneumonia.results.recipes import Recipe, Recipes
 from pneumonia.runs.context import RunContext
 from pneumonia.runs.logged_predictions import Logged, by_seed, classes_in, is_of_seeds, logged_by
-from pneumonia.runtime import names as words
+from pneumonia.runtime.names import split as split_names
 from pneumonia.serving import predict
 from pneumonia.tracking.record import Record, Run
 from pneumonia.tracking.store import Tracker, finished, tracker_errors
@@ -26,12 +26,12 @@ RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def named(texts: Sequence[str]) -> list[str]:
-    """The models that texts name: each may hold several (see `words`).
+    """The models that texts name: each may hold several (see `split_names`).
 
     Raises:
         ValueError: fewer than two, or one twice.
     """
-    found = words.split(texts, os.path.exists)
+    found = split_names(texts, os.path.exists)
     twice = sorted({name for name in found if found.count(name) > 1})
     if twice:
         raise ValueError(f"{twice[0]} is named twice")

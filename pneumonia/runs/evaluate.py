@@ -10,13 +10,11 @@ import pandas as pd
 
 from pneumonia.data.classes import differ
 from pneumonia.data.index import Index, Split
-from pneumonia.metrics import scores as metrics
 from pneumonia.metrics.logistic import sigmoid
 from pneumonia.metrics.reliability import Reliability, reliability
-from pneumonia.registry import test_openings
-from pneumonia.registry import versions as registry
-from pneumonia.reports import model_card as card
-from pneumonia.reports import plots
+from pneumonia.metrics.scores import number, raw_loss
+from pneumonia.registry import test_openings, versions
+from pneumonia.reports import model_card, plots
 from pneumonia.reports.evaluation_page import html
 from pneumonia.results.evaluation import PREVALENCES, Evaluation, assess, valued
 from pneumonia.runs.artifacts import write_predictions, write_scores
@@ -76,9 +74,9 @@ def evaluate_and_record(
     model = predict.load(model) if isinstance(model, str) else model
     uri = model.uri
     whole, val = tracker.text_of(model.metadata.run_id, "model_card.md"), chosen_on(tracker, model)
-    version = registry.version_of(tracker, uri, model.metadata.model_id)
+    version = versions.version_of(tracker, uri, model.metadata.model_id)
     openings = test_openings.count_opening(tracker, version, model.metadata.model_id)
-    named = {} if version is None else {registry.VERSION: f"{version.name}/{version.version}"}
+    named = {} if version is None else {versions.VERSION: f"{version.name}/{version.version}"}
     record = context.begin(
         Run(
             name=f"evaluate {uri} on {index.root.name}",
@@ -122,16 +120,16 @@ def evaluate_and_record(
         )
         (record.artifacts / "evaluation.html").write_text(page, encoding="utf-8")
         (record.artifacts / "evaluation.md").write_text(evaluation.text() + "\n", encoding="utf-8")
-        raw = metrics.raw_loss(labels, model.calibration.undo(evaluation.probabilities))
+        raw = raw_loss(labels, model.calibration.undo(evaluation.probabilities))
         before = {f"test/uncalibrated_{name}": value for name, value in reliabilities[-1][1].named().items()}
         record.summarise({**evaluation.named(), **before, "test/loss": raw}, step=0)
         record.add_metrics(index.report.named(), step=0)
         if whole is not None:
-            tested = card.with_test(whole, evaluation, folder=index.root.name, openings=openings)
+            tested = model_card.with_test(whole, evaluation, folder=index.root.name, openings=openings)
             (record.artifacts / "model_card.md").write_text(tested, encoding="utf-8")
     if not unsent(record):
         with suppress(TrackingError):  # `sync` makes up for it
-            registry.describe(tracker, record)
+            versions.describe(tracker, record)
     return record, evaluation
 
 
@@ -166,9 +164,9 @@ def calibrations(
 def _for_json(one: Reliability) -> dict[str, Any]:
     return {
         "films": one.labels.size,
-        "brier": metrics.number(one.brier),
-        "ece": metrics.number(one.ece),
-        "log_loss": metrics.number(one.log_loss),
+        "brier": number(one.brier),
+        "ece": number(one.ece),
+        "log_loss": number(one.log_loss),
         "slope": valued(one.line.slope, one.line.slope_interval),
         "intercept": valued(one.line.intercept, one.line.intercept_interval),
     }

@@ -23,8 +23,7 @@ from pneumonia import config
 from pneumonia.data import cache
 from pneumonia.data.index import Index
 from pneumonia.metrics.scores import Floats, Ints
-from pneumonia.reports import exploration_page as report
-from pneumonia.reports import gallery
+from pneumonia.reports import exploration_page, gallery
 from pneumonia.results.exploration import Draws, Exploration
 from pneumonia.runs.context import RunContext
 from pneumonia.served import FilmError, decode
@@ -154,7 +153,7 @@ def explore_and_record(index: Index, context: RunContext) -> tuple[Record, Explo
     record.add_params({"data": str(index.root)})
     with finished(record, context.tracker):
         explored = explore(index, home=context.home, progress=context.progress)
-        report.write(explored, record.artifacts, progress=context.progress)
+        exploration_page.write(explored, record.artifacts, progress=context.progress)
         record.add_json("eda.json", {**explored.as_dict(), "report": explored.index.report.as_dict()})
         record.summarise(explored.named(), step=0)
     return record, explored

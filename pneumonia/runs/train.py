@@ -14,8 +14,8 @@ from pneumonia.config import TrainConfig
 from pneumonia.data.cache import Decoded, decode, room
 from pneumonia.data.classes import told_by_opacities
 from pneumonia.data.index import Index
-from pneumonia.metrics import scores as metrics
 from pneumonia.metrics.calibration import Calibration, operating_point
+from pneumonia.metrics.scores import score
 from pneumonia.reports import gallery, plots
 from pneumonia.reports.model_card import Made, card
 from pneumonia.results.evaluation import assess
@@ -23,7 +23,7 @@ from pneumonia.runs.artifacts import write_predictions, write_scores
 from pneumonia.runs.context import RunContext
 from pneumonia.runs.listener import SILENT, Listener
 from pneumonia.served import Predictor
-from pneumonia.serving import export as package
+from pneumonia.serving import export
 from pneumonia.tracking.record import Record, Run
 from pneumonia.tracking.store import finished
 from pneumonia.tracking.sync import DROPPED
@@ -130,14 +130,14 @@ def warm_up() -> None:
     """Does once what makes the first record of a process slow: importing scikit-learn, seaborn and the ONNX exporter,
     and MLflow's look at all packages that are installed.
     """
-    metrics.score([0, 1], [0.0, 1.0], 0.5)
+    score([0, 1], [0.0, 1.0], 0.5)
     with tempfile.TemporaryDirectory() as scratch:
         folder, classes = Path(scratch), ("negative", "positive")
         plots.save(plots.confusion_matrix(np.eye(2, dtype=int), classes), folder / "figure.png")
         network = build(4, 0.0, seed=0)
         plain = Calibration(slope=1.0, intercept=0.0)
-        package.write(folder / "package", network, size=32, classes=classes, threshold=0.5, calibration=plain)
-        mlflow.pyfunc.save_model(folder / "model", **package.pyfunc_arguments(folder / "package"))
+        export.write(folder / "package", network, size=32, classes=classes, threshold=0.5, calibration=plain)
+        mlflow.pyfunc.save_model(folder / "model", **export.pyfunc_arguments(folder / "package"))
 
 
 def suited(config: TrainConfig, index: Index, *, listener: Listener = SILENT) -> TrainConfig:
@@ -163,7 +163,7 @@ def conclude(
     labels, classes = val["label"].to_numpy(), data.index.classes
     calibration, threshold = operating_point(*fitted.judged(labels))
     probabilities = calibration.apply(fitted.val_logits)
-    scores = metrics.score(labels, probabilities, threshold)
+    scores = score(labels, probabilities, threshold)
     write_scores(record, labels, probabilities, threshold, scores, classes)
     write_predictions(record.artifacts / "predictions" / "val.csv", val, probabilities, classes)
     if fitted.history:
@@ -180,7 +180,7 @@ def conclude(
         (record.artifacts / "model_card.md").write_text(text, encoding="utf-8")
     with room(record.folder, MODEL_BYTES), tempfile.TemporaryDirectory(dir=record.folder) as scratch:
         folder, model = Path(scratch) / "package", Path(scratch) / "model"
-        package.write(
+        export.write(
             folder,
             fitted.network,
             size=fitted.config.size,
@@ -191,7 +191,7 @@ def conclude(
         if looks is not None:
             write_gallery(record, Predictor(folder), data, looks, fitted)
         if keep_model:
-            mlflow.pyfunc.save_model(str(model), **package.pyfunc_arguments(folder))
+            mlflow.pyfunc.save_model(str(model), **export.pyfunc_arguments(folder))
             model.rename(record.model)  # a record has a whole model or none
     record.summarise(
         {

@@ -11,14 +11,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia.config import TrainConfig
 from pneumonia.data import cache
-from pneumonia.registry import versions as registry
+from pneumonia.registry import versions
 from pneumonia.registry.gate import Verdict
 from pneumonia.runs.context import dataset_of
 from pneumonia.runs.listener import Listener
 from pneumonia.runs.train import conclude, run_training
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task, describe
-from pneumonia.serving import export as package
+from pneumonia.serving import export
 from pneumonia.tracking.record import Record, Run, records
 from pneumonia.tracking.store import finished
 from pneumonia.tracking.sync import sent
@@ -89,7 +89,7 @@ def finish(
             conclude(record, fitted, data, keep_model=True, looks={} if context.pictures else None)
         else:
             run_training(full, data, record, context, listener=listener, changed=task.changed)
-    return record, registry.enter(context.tracker, record) if registry.is_waiting(record) else None
+    return record, versions.enter(context.tracker, record) if versions.is_waiting(record) else None
 
 
 def _made_before(
@@ -102,9 +102,9 @@ def _made_before(
         if run.role == "final" and run.register == model_name and same:
             if (verdict := sent(record).get("verdict")) is not None:
                 return record, Verdict(**verdict)
-            if registry.is_waiting(record):
+            if versions.is_waiting(record):
                 record.update(dataset=dataset_of(task.index))  # the folder of films may have moved since
-                return record, registry.enter(task.context.tracker, record)
+                return record, versions.enter(task.context.tracker, record)
     return None
 
 
@@ -119,7 +119,7 @@ def _members(trials: Sequence[FrozenTrial], task: Task) -> list[tuple[FrozenTria
             # a record that is sent has given its model to the store
             model = record.model if record.model.exists() else task.context.tracker.fetch_model(run_id, Path(scratch))
             if model is not None:
-                network = package.read_network(model / "artifacts" / "package", config.width, config.dropout)
+                network = export.read_network(model / "artifacts" / "package", config.width, config.dropout)
                 found.append((trial, network))
         if not found:
             return []

@@ -25,7 +25,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia import config
-from pneumonia.augmentation import stress_tests as stress
+from pneumonia.augmentation import stress_tests
 from pneumonia.config import Range, TrainConfig
 from pneumonia.runs.train import OBJECTIVE
 from pneumonia.runtime.messages import first_line
@@ -178,7 +178,11 @@ def default_name(fingerprint: str, base: TrainConfig, ranges: Mapping[str, Range
 
 def judge(changed: bool) -> str:
     """What judges the trials, in words: those judged otherwise do not compare."""
-    also = f" and changed (changes {stress.VERSION}, with painted normal ones where opacities tell)" if changed else ""
+    also = (
+        f" and changed (changes {stress_tests.VERSION}, with painted normal ones where opacities tell)"
+        if changed
+        else ""
+    )
     return f"{OBJECTIVE} of the films as they are{also}"
 
 

@@ -14,7 +14,7 @@ HEATMAP_SIDE = 512  # pixels, the longer side
 
 
 class Predictor:
-    """A package folder (`package.write`) that scores films; safe to call from several threads.
+    """A package folder (`export.write`) that scores films; safe to call from several threads.
 
     Films go through the network one at a time: on one thread a batch is no faster (1.9 ms a film either way at 96 px,
     width 24), and kernels may round otherwise for another batch, so a film's result never depends on its company.

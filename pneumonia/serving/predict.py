@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 from tqdm import tqdm
 
-from pneumonia.data import file_kinds as files
+from pneumonia.data import file_kinds
 from pneumonia.data.inventory import tally
 from pneumonia.metrics.calibration import Calibration
 from pneumonia.runtime.messages import first_line, shortened
@@ -120,7 +120,7 @@ def films(inputs: Sequence[str]) -> tuple[list[Path], Counter[str]]:
             raise ValueError(f"{os.path.abspath(path)} is no file, no folder and no pattern that matches any")
         passed += aside
         for match in named:
-            below, aside = files.below(match) if match.is_dir() else ([match], Counter[str]())
+            below, aside = file_kinds.below(match) if match.is_dir() else ([match], Counter[str]())
             passed += aside
             for film in below:
                 why = _no_image(film)
@@ -143,7 +143,7 @@ def _matches(pattern: Path) -> tuple[list[Path], Counter[str]]:
     def reason(folder: Path) -> str | None:
         if folder not in reasons:
             named = folder.name in pattern.parts
-            reasons[folder] = None if named else files.aside(folder.name, os.listdir(folder.parent))
+            reasons[folder] = None if named else file_kinds.aside(folder.name, os.listdir(folder.parent))
         return reasons[folder]
 
     matches, passed, done, counted = list[Path](), Counter[str](), set[Path](), set[str]()
@@ -159,7 +159,7 @@ def _matches(pattern: Path) -> tuple[list[Path], Counter[str]]:
             matches.append(path)
         elif (real := os.path.realpath(path)) not in counted:  # a link to a folder above leads round
             counted.add(real)
-            passed += Counter({why: files.count(path)[0] if folder else 1})
+            passed += Counter({why: file_kinds.count(path)[0] if folder else 1})
     return matches, passed
 
 
@@ -168,11 +168,11 @@ def _no_image(path: Path) -> str | None:
     for what cannot be looked at."""
     try:
         if not path.is_file():  # a pipe would be waited for
-            return files.unwanted(path) or (None if files.has_known_suffix(path) else "not a file")
-        why = files.no_film(path)
+            return file_kinds.unwanted(path) or (None if file_kinds.has_known_suffix(path) else "not a file")
+        why = file_kinds.no_film(path)
     except OSError:
         return None
-    return None if why in files.REFUSED.values() else why
+    return None if why in file_kinds.REFUSED.values() else why
 
 
 def predict(

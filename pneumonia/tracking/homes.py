@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import platformdirs
 from filelock import FileLock
 
-from pneumonia.runtime import working_folder as caller
+from pneumonia.runtime import working_folder
 from pneumonia.tracking import places
 from pneumonia.tracking.record import read_json, records, write_json
 from pneumonia.tracking.sync import sent_to
@@ -100,8 +100,8 @@ def _old(uri: str) -> Path | None:
     here = Path(OLD).absolute()
     if _is_home(here):
         return here
-    project = caller.PROJECT / OLD
-    if caller.typed_in() is not None and _is_home(project):
+    project = working_folder.PROJECT / OLD
+    if working_folder.typed_in() is not None and _is_home(project):
         stores = {store for record in records(project / "records") if (store := sent_to(record)) is not None}
         return project if places.address(uri) in map(places.address, stores) else None
     return None

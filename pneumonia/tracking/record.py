@@ -1,6 +1,6 @@
 """A run as a folder: parameters, metrics, figures, predictions and the model, on the local disk.
 
-The folder is the truth; `sending.send` makes an MLflow run say the same, as often as it is called. So a tracking
+The folder is the truth; `sync.send` makes an MLflow run say the same, as often as it is called. So a tracking
 server that is away, a process that is killed and `pneumonia sync` are one case.
 
     run.json         what the run is: name, role, parent, tags, description, dataset
@@ -39,7 +39,7 @@ class Run:
 
     `run_id` is an MLflow run to adopt instead of a new one; `register` is the registered model that the run's model
     becomes a version of; `model_id` a logged model of another run that the summary's metrics belong to; `dataset` has
-    name, digest, source, profile and context (see `sending`).
+    name, digest, source, profile and context (see `sync`).
     """
 
     name: str

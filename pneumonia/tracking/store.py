@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pneumonia.runtime.messages import first_line, shortened
 from pneumonia.runtime.signals import held
-from pneumonia.tracking import sync as sending
+from pneumonia.tracking import sync
 from pneumonia.tracking.connection import (
     TrackingError,  # for those who send, and do not ask
     reach,
@@ -105,7 +105,7 @@ class Tracker:
                 raise TrackingError(f"{record.folder} belongs to the tracking store {sent_to(record)}")
             self._measure(record)
             with nullcontext() if self.uri.startswith("http") else held():
-                run_id = sending.send(record, self.client, self.uri)
+                run_id = sync.send(record, self.client, self.uri)
             self._measure(record)
             return run_id
 
@@ -230,7 +230,7 @@ class Tracker:
             return
         if (model_id := self.known_model(have["model_id"])) is not None:
             with tracker_errors(self.uri):
-                sending.delete_model(self.client.get_logged_model(model_id), self.client, self.uri)
+                sync.delete_model(self.client.get_logged_model(model_id), self.client, self.uri)
                 self.client.set_tag(have["run_id"], DROPPED, "deleted")
         write_json(record.folder / "sent.json", {**have, "dropped": True})
 

@@ -13,15 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pneumonia.augmentation import clahe, opacity
-from pneumonia.augmentation import stress_tests as stress
+from pneumonia.augmentation import clahe, opacity, stress_tests
 from pneumonia.augmentation.augment import augment, halve, standardise
 from pneumonia.config import TrainConfig
 from pneumonia.data.cache import Decoded
 from pneumonia.data.classes import told_by_opacities
-from pneumonia.metrics import objective as objectives
-from pneumonia.training import allocator as memory
-from pneumonia.training import sampling
+from pneumonia.metrics import objective
+from pneumonia.training import allocator, sampling
 from pneumonia.training.data_parallel import PART, Replicas, team
 from pneumonia.training.device import half_precision, pick_device
 from pneumonia.training.network import Ensemble, Network, build
@@ -41,9 +39,9 @@ class Diverged(ArithmeticError):
 class FitData:
     """Films uint8 [N, S, S] and labels [N] of 0 and 1; the validation films are of other patients.
 
-    `opacities` says that opacities of the lungs tell the class 1 from normal, so that they may be painted. `changed`
-    says whether changed copies of the validation films (see `stress`) judge beside them; None: if training disturbs.
-    Trials that are compared need the same, whatever each has for `disturb`.
+    `opacities`: whether class 1 is told from normal by opacities of the lungs, so that they may be painted. `changed`:
+    whether corrupted copies of the validation films (see `stress_tests`) are scored beside them; None: if `disturb` is
+    above 0. Trials that are compared need the same value, whatever each has for `disturb`.
     """
 
     train_films: np.ndarray
@@ -81,12 +79,11 @@ class Epoch:
 class Fitted:
     """The best epoch's network (averaged weights, on the CPU, in eval mode) and how it came about.
 
-    `history` has an epoch's metrics an entry, fewer than `config.epochs` where the training ended early; `best_epoch`
-    counts from 1; `objective` and `loss` are that epoch's. Networks that were joined (see `ensemble`) have no history
-    of their own; `members` says how many there are. `training` has the last epoch's `train/loss` and
-    `train/images_per_second`. `val_logits` is float64 [N], of the film
-    and its mirror image averaged; `changed_logits` those of the films as `stress` changes them, [2 N], empty where they
-    do not judge.
+    `history` has one entry an epoch, fewer than `config.epochs` where the training ended early; `best_epoch` counts
+    from 1; `objective` and `loss` are that epoch's. An ensemble (see `ensemble`) has no history of its own; `members`
+    says how many networks it has. `training` has the last epoch's `train/loss` and `train/images_per_second`.
+    `val_logits` is float64 [N], the mean over the film and its mirror image; `changed_logits` [2 N] are those of the
+    corrupted copies, empty where these are not scored.
     """
 
     network: Network | Ensemble
@@ -134,13 +131,13 @@ def fit(
     """Trains by the recipe: AdamW, one-cycle learning rate, label smoothing, averaged weights, and, if asked for, small
     films first (progressive resizing: Howard 2018, Tan and Le 2021).
 
-    Epochs are judged in the training's number format and by the film alone, which takes a quarter of the time; the
-    result in float32, by film and mirror image.
+    Epochs are scored in the training's number format and on the film alone, which takes a quarter of the time; the
+    result in float32, on film and mirror image.
     The best epoch is the one with the lowest `val/objective`, or the lowest `val/loss` where the validation films lack
-    a class. The objective is `calibration.objective` of the validation films as they are, and, where changed ones judge
-    (see `FitData`), of these and, if opacities tell, of normal ones painted, which count as ill (see `stress`). On one
-    machine the same configuration and films give the same network, bit for bit, on the CPU; with one thread as with
-    two, which halve the time (see `replicas`).
+    a class. The objective (see `metrics.objective`) is of the validation films as they are and, where corrupted copies
+    are scored too (see `FitData`), of these and, with `opacities`, of painted normal films, which count as ill. On the
+    CPU of one machine the same configuration and films give the same network, bit for bit, on one thread or on two,
+    which halve the time (see `data_parallel`).
 
     Args:
         on_epoch: told after each epoch; where it returns True the training ends there, with the best epoch so far.
@@ -154,7 +151,7 @@ def fit(
         raise ValueError("there are no validation films: the training films need at least two patients a class")
     device = pick_device(config.device)
     parts = max(1, round(config.batch_size / PART)) if device.type == "cpu" else 1
-    with memory.kept(), clahe.one_thread(), team(parts) as each:
+    with allocator.kept(), clahe.one_thread(), team(parts) as each:
         training = _Training(config, data, device, parts, each)
         for number in range(1, config.epochs + 1):
             epoch = training.judge(number, training.epoch(number, on_step))
@@ -265,7 +262,7 @@ class _Training:
     def judge(self, number: int, trained: dict[str, float]) -> Epoch:
         """The epoch's scores on the validation films, by the averaged weights, which are kept if they are the best."""
         logits = predict(self.average, self.judging, mirror=False, half=self.half, each=self.each)
-        scores = objectives.epoch_scores(self.data.val_labels, logits[: self.real], logits[self.real :])
+        scores = objective.epoch_scores(self.data.val_labels, logits[: self.real], logits[self.real :])
         self.history.append({**trained, **scores})
         value = scores["val/objective"] if math.isfinite(scores["val/objective"]) else scores["val/loss"]
         if not math.isfinite(value):
@@ -306,9 +303,9 @@ def judges(config: TrainConfig, data: FitData) -> tuple[np.ndarray, int]:
     """
     parts = [data.val_films]
     if config.disturb > 0 if data.changed is None else data.changed:
-        parts.append(stress.change(data.val_films))
+        parts.append(stress_tests.change(data.val_films))
         if data.opacities:
-            parts.append(stress.painted(data.val_films, data.val_labels))
+            parts.append(stress_tests.painted(data.val_films, data.val_labels))
     return np.concatenate(parts), sum(len(part) for part in parts[:2])
 
 
@@ -339,7 +336,8 @@ def predict(
 ) -> np.ndarray:
     """Logits float64 [N] of uint8 films [N, S, S]; with `mirror` the mean of the film's and its mirror image's.
 
-    `half` is the format of the convolutions, float32 if None. `each` maps over the batches, as `replicas.team` does.
+    `half` is the format of the convolutions, float32 if None. `each` maps over the batches, as `data_parallel.team`
+    does.
     """
 
     @torch.inference_mode()
