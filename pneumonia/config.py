@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
-VERSION = 2  # raise it when the same settings come to train otherwise: a search begun before does not go on then
-TRIAL_FILMS = 36_000  # that a trial sees, all epochs together; nearly a minute on one core at 64 px
+VERSION = 2  # raise it when the same settings train differently: a search begun before then does not resume
+TRIAL_FILMS = 36_000  # films that a trial sees over all its epochs; nearly a minute on one core at 64 px
 GALLERY = "log pictures of eight validation films with heatmaps; false where films may not leave the machine"
 Sampler = Literal["weighted", "none"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -15,7 +15,7 @@ Pruner = Literal["auto", "halving", "none"]
 class Range:
     """Values that the search may give a field: `choices`, or the interval [low, high], uniform in the log if `log`.
 
-    `long`: only where a trial is as long as the final training. A shorter one always does best with less of it.
+    `long`: searched only where a trial is as long as the final training; shorter trials always do best with less of it.
     """
 
     low: float = 0.0
@@ -42,41 +42,33 @@ class TrainConfig:
         16, "channels of the first stage; later stages have 2, 4 and 8 times as many", Range(choices=(8, 12, 16, 24))
     )
     epochs: int = _setting(64, "passes over the training films")
-    batch_size: int = _setting(64, "films in a step", Range(choices=(16, 32, 64), long=True))
+    batch_size: int = _setting(64, "films per step", Range(choices=(16, 32, 64), long=True))
     lr: float = _setting(2e-3, "peak learning rate of the one-cycle schedule", Range(low=5e-4, high=1e-2, log=True))
     weight_decay: float = _setting(0.05, "AdamW's decoupled weight decay", Range(low=5e-3, high=0.5, log=True))
     dropout: float = _setting(0.3, "dropout before the last layer", Range(low=0.0, high=0.5))
     label_smoothing: float = _setting(0.05, "share of each label spread evenly over both classes")
     ema_decay: float = _setting(
-        0.995, "decay a step of the averaged weights, which are what is validated and kept; less in the first steps"
+        0.995, "decay per step of the averaged weights, which are validated and kept; less in the first steps"
     )
     augment: float = _setting(
         1.0, "strength of the augmentation; 0 turns it off, but not disturb or opacity", Range(low=1.0, high=1.5)
     )
     disturb: float = _setting(
         0.5,
-        "strength of what hides how a film was made: frames, holes, exposure, tone, local contrast (CLAHE too), and "
-        "more scale, shape, gamma, blur and sharpness; 0 turns it off, and then val/objective, calibration and "
-        "threshold are of the films as they are alone, so that such runs do not compare with others by val/objective",
+        "strength of domain randomisation: frames, holes, exposure, tone, contrast, shape, blur; 0 turns it off",
         Range(low=0.0, high=1.0, long=True),
     )
     opacity: float = _setting(
         0.2,
-        "share of the normal films in each batch that have an opacity painted into the lungs and count as ill, so that "
-        "what else normal films have in common no longer says normal; 0 turns it off, as do classes that are not "
-        "called normal (or alike) and pneumonia, opacity, consolidation, infiltrate or COVID. With such classes, "
-        "normal validation films are painted too, whatever the share, and judge the champion and, unless disturb is 0, "
-        "epochs and trials",
+        "share of normal training films that get a painted opacity and count as ill; 0 turns it off",
     )
-    half_size: float = _setting(
-        0.0, "share of the epochs, the first ones, that train at half the size, in half the time"
-    )
+    half_size: float = _setting(0.0, "share of the epochs, the first ones, trained at half the size, in half the time")
     sampler: Sampler = _setting(
         "weighted", "weighted: each class fills half of the draws (before opacity); none: films as they come"
     )
-    patience: int = _setting(12, "stop after so many epochs without a better val/objective")
-    seed: int = _setting(0, "seed of the weights, the draws and the augmentation")
-    device: Device = _setting("auto", "auto takes CUDA, then MPS, then the CPU")
+    patience: int = _setting(12, "stop after this many epochs without a better val/objective")
+    seed: int = _setting(0, "seed of the weights, the sampling and the augmentation")
+    device: Device = _setting("auto", "auto takes CUDA if there is one, else MPS, else the CPU")
 
     def __post_init__(self) -> None:
         for name, low in (("width", 1), ("epochs", 1), ("batch_size", 2), ("patience", 1)):
@@ -116,41 +108,36 @@ class SearchConfig:
     """
 
     data: str = _setting("synthetic", "'synthetic', a folder of films, or a CSV/Parquet manifest")
-    positive: str | None = _setting(None, "the class that is positive [by what the names of the two mean]")
-    trials: int | None = _setting(None, "trials to bring to an end, pruned ones included [12; synthetic: 8]")
+    positive: str | None = _setting(None, "the positive class [chosen by the names of the two classes]")
+    trials: int | None = _setting(None, "trials to finish, pruned ones included [12; synthetic: 8]")
     epochs: int | None = _setting(
         None,
-        "epochs of a trial [8; of fewer than 4,500 training films so many that the trial sees 36,000, at most all of "
-        "the final training's]",
+        "epochs of a trial [8; more where there are fewer than 4,500 training films]",
     )
     final_epochs: int | None = _setting(None, "epochs of the final training [64; synthetic: 8]")
-    workers: int | None = _setting(None, "processes that run trials, one thread each [one a core]")
+    workers: int | None = _setting(None, "processes that run trials, one thread each [one per core]")
     size: int | None = _setting(None, "side of the square that films are resized to, pixels [64]")
     seed: int = _setting(0, "seed of the search and of every training in it")
     study: str | None = _setting(
-        None, "name of the study [from the films, the search space and what is fixed, such as size, epochs, seed]"
+        None, "name of the study [made from the films, the search space and the fixed settings]"
     )
     storage: str | None = _setting(None, "SQLAlchemy URL of the study's database, without a password [a sqlite file]")
     pruner: Pruner = _setting(
         "auto",
-        "halving: after a quarter and three quarters of the epochs only the best third of the trials goes on, and "
-        "always the recipe as it stands; where a trial is as long as the final training, from half of them on those "
-        "that are not behind the median; none: every trial does; auto: halving",
+        "halving ends trials that fall behind, but never the default recipe; none ends no trial; auto is halving",
     )
     disturb: float | None = _setting(
         None,
-        "strength of what hides how a film was made, in every training; 0 turns it off [0.5; searched where a trial is "
-        "as long as the final training, beginning with 0.5, synthetic: with 0]",
+        "strength of domain randomisation; 0: none [0.5; searched where trials are as long as the final training]",
     )
     opacity: float | None = _setting(
         None,
-        "share of the normal films in each batch that have an opacity painted into the lungs and count as ill, where "
-        "the classes are normal and pneumonia or alike; 0 turns it off [0.2; synthetic: 0]",
+        "share of normal training films that get a painted opacity and count as ill; 0: none [0.2; synthetic: 0]",
     )
-    timeout: float | None = _setting(None, "start no trial after so many seconds")
-    keep_models: int | None = _setting(None, "keep the models of the N best trials only [all up to 20 trials, then 5]")
+    timeout: float | None = _setting(None, "start no new trial after this many seconds")
+    keep_models: int | None = _setting(None, "keep the models of only the N best trials [all up to 20 trials, then 5]")
     gallery: bool = _setting(True, GALLERY)
-    any_dicom: bool = _setting(False, "read DICOMs also where they say that they are no chest radiographs")
+    any_dicom: bool = _setting(False, "also read DICOMs that say they are not chest radiographs")
 
     def __post_init__(self) -> None:
         for name in ("trials", "epochs", "final_epochs", "workers", "timeout", "keep_models"):
@@ -167,11 +154,11 @@ class SearchConfig:
         TrainConfig(seed=self.seed, **given)  # the same bounds
 
     def for_data(self, *, cores: int, films: int) -> "SearchConfig":
-        """This search with every open field decided: a two-minute start on synthetic films, the full one on others.
+        """This search with every open field decided: a two-minute one on synthetic films, the full one on others.
 
         Args:
-            films: how many there are to train on. Where they are few, a trial can be as long as the final training,
-                and the search then finds what suits that, not what learns fastest.
+            films: number of training films. Where they are few, a trial can be as long as the final training, and the
+                search then finds what suits that training, not what learns fastest.
         """
         demo = self.data == "synthetic"
         trials = self.trials or (8 if demo else 12)
@@ -190,8 +177,8 @@ class SearchConfig:
         )
 
     def recipe(self) -> TrainConfig:
-        """What the search begins with, as long as a trial: the defaults but for what is given. Of drawn films one
-        machine made all, so that there is nothing to hide, and their trainings are short.
+        """The first trial's configuration: the defaults, except for what is given. Without domain randomisation on
+        synthetic films: one program draws them all, so that nothing has to be hidden, and trainings are short.
 
         Raises:
             ValueError: as `decided`.
@@ -207,7 +194,7 @@ class SearchConfig:
         )
 
     def ranges(self) -> dict[str, Range]:
-        """What the search varies: not what is given.
+        """The fields that the search varies, with their ranges: all that are not given.
 
         Raises:
             ValueError: as `decided`.
@@ -218,8 +205,8 @@ class SearchConfig:
 
     @property
     def changed(self) -> bool:
-        """Whether changed copies of the validation films judge the trials beside them; the same for all of a study,
-        whatever each has for `disturb`.
+        """Whether trials are scored on corrupted copies of the validation films too; the same for all trials of a
+        study, whatever each has for `disturb`.
         """
         return self.disturb is None or self.disturb > 0
 

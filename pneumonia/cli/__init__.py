@@ -12,12 +12,12 @@ from pneumonia.runtime.signals import leave_quickly
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="pneumonia")
 def cli() -> None:
-    """Chest X-rays to a pneumonia classifier: searched for, tracked, evaluated, registered, served.
+    """Train a pneumonia classifier on chest X-rays: search, track, evaluate, register, serve.
 
-    Runs and models are looked for where MLFLOW_TRACKING_URI says (default: mlflow.db in this folder).
-    What the program keeps, such as decoded films and unfinished searches, stands in a folder for each
-    such store among your data, on Linux in ~/.local/share/pneumonia (PNEUMONIA_HOME names another), or in
-    the .pneumonia of an earlier version in this folder. For research and teaching; not a medical device.
+    Runs and models are in the store that MLFLOW_TRACKING_URI names (default: mlflow.db in this folder).
+    Decoded films and unfinished searches are in a folder of their own for each store, on Linux in
+    ~/.local/share/pneumonia (PNEUMONIA_HOME names another); a .pneumonia that an earlier version made in
+    this folder is still used. For research and teaching; not a medical device.
     """
 
 
@@ -38,7 +38,7 @@ for command in (
 
 def main() -> None:
     """The console script."""
-    gc.set_threshold(50_000)  # from 700: what is imported is no garbage, and looking costs a third of the time
+    gc.set_threshold(50_000)  # from 700: imported modules are no garbage, and collecting costs a third of the time
     leave_quickly()
     quiet()
     mlflow_defaults()

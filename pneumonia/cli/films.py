@@ -27,17 +27,23 @@ def eda(data: str | None, positive: str | None, any_dicom: bool | None, as_json:
             click.echo(explored.text())
             unread = explored.index.report.corrupt
             if unread:
-                say(f"{len(unread)} films cannot be read; the first: {': '.join(unread[0])}; all stand in the report")
+                say(f"{len(unread)} films cannot be read; the first: {': '.join(unread[0])}; the report lists them all")
             say(f"the report: {record.artifacts / 'eda.html'}")
         report_run(record, run.tracker, explored.as_dict() if as_json else None)
 
 
 @click.command()
-@click.option("--dest", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="folder")
+@click.option(
+    "--dest",
+    type=click.Path(path_type=Path),
+    default=Path("data"),
+    show_default=True,
+    help="folder to put the films in",
+)
 def download(dest: Path) -> None:
-    """Fetch the public dataset (Kermany 2018, CC BY 4.0, 1.2 GB); goes on where it was broken off."""
+    """Download the public dataset (Kermany 2018, CC BY 4.0, 1.2 GB); resumes an interrupted download."""
     with exit_codes(resumes=True):
         from pneumonia.data.download import download as fetch
 
         folder = fetch(dest)
-        say(f"the films stand in {folder}; next: uv run pneumonia search --data {folder}")
+        say(f"the films are in {folder}; next: uv run pneumonia search --data {folder}")

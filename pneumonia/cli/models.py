@@ -16,13 +16,13 @@ from pneumonia.cli.output import report_run, say, say_link
 @click.option(
     "--model",
     type=Open(click.STRING),
-    help="a model URI or folder [pneumonia-demo@champion for synthetic films, else pneumonia@champion]",
+    help="model URI or folder [pneumonia-demo@champion for synthetic films, else pneumonia@champion]",
 )
 @data_option
 @click.option(
     "--prevalences",
     type=Open(Shares()),
-    help="shares of ill ones for which to tell PPV and NPV, such as 0.01,0.2 [0.01,0.05,0.2,0.5]",
+    help="prevalences for which to report PPV and NPV [0.01,0.05,0.2,0.5]",
 )
 @any_dicom_option
 @as_json
@@ -64,9 +64,9 @@ def compare(
 ) -> None:
     """Compare MODELS (URIs, run ids, folders; the first is the reference) on the same validation films.
 
-    Paired tests: DeLong's for AUC, McNemar's for accuracy, both by patient. Run ids of `train --seeds` stand for
-    recipes: the means of their seeds are compared, with intervals for the chance of seeds and films. No test film is
-    opened.
+    Paired tests: DeLong's for AUC, McNemar's for accuracy, both by patient. A run id of `train --seeds` stands for
+    its recipe: means over seeds are compared, with intervals that cover the chance in seeds and in films. No test film
+    is opened.
     """
     with exit_codes():
         from pneumonia.runs.compare import classes_of, compare_and_record, named
@@ -82,13 +82,19 @@ def compare(
 
 @click.command(cls=Command)
 @click.argument("inputs", nargs=-1, required=True)
-@click.option("--model", default="models:/pneumonia@champion", show_default=True, help="a model URI or folder")
-@click.option("--output", "-o", type=click.Path(path_type=Path), default=None, help=".csv or .jsonl [standard output]")
+@click.option("--model", default="models:/pneumonia@champion", show_default=True, help="model URI or folder")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="file to write, .csv or .jsonl [standard output]",
+)
 @any_dicom_option
 def predict(inputs: tuple[str, ...], model: str, output: Path | None, any_dicom: bool | None) -> None:
-    """A row a film for films, folders or globs; exit code 1 if any film failed (its error stands in the row).
+    """Score films, folders or globs: one row per film. Exit code 1 if a film failed; its row says why.
 
-    One INPUT may hold several, with spaces or commas between them, as an MLflow parameter has to.
+    One INPUT may hold several names with spaces or commas between them, as an MLflow parameter does.
     """
     with exit_codes():
         from pneumonia.data.inventory import tally
@@ -116,7 +122,7 @@ def predict(inputs: tuple[str, ...], model: str, output: Path | None, any_dicom:
 
 @click.command()
 @click.argument("version")
-@click.option("--name", default="pneumonia", show_default=True, help="registered model")
+@click.option("--name", default="pneumonia", show_default=True, help="name of the registered model")
 def promote(version: str, name: str) -> None:
     """Make VERSION the champion by hand, whatever the gate said."""
     with exit_codes():

@@ -1,4 +1,4 @@
-"""The command line's options: made from the fields of a configuration, with the help that stands there."""
+"""The command line's options, made from the fields of a configuration and their help."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -14,7 +14,7 @@ TYPES: dict[Any, Any] = {bool: click.BOOL, int: click.INT, float: click.FLOAT, s
 
 
 class Open(click.ParamType[Any]):
-    """A value, or `auto` or `none` for one that the program decides; MLproject parameters cannot be left out."""
+    """A value, or `auto` or `none` to let the program decide; MLproject parameters cannot be left out."""
 
     def __init__(self, inner: "click.ParamType[Any]") -> None:
         self.inner, self.name = inner, inner.name
@@ -32,7 +32,7 @@ class Shares(click.ParamType[Any]):
         try:
             shares = tuple(float(part) for part in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r} is no list of numbers with commas between them", param, ctx)
+            self.fail(f"{value!r} is not a list of numbers with commas between them", param, ctx)
         wrong = [share for share in shares if not 0 < share < 1]
         if wrong:
             self.fail(f"each must lie between 0 and 1, not {wrong[0]:g}", param, ctx)
@@ -40,7 +40,7 @@ class Shares(click.ParamType[Any]):
 
 
 class Command(click.Command):
-    """A command whose yes-or-no options may stand alone: `--any-dicom` for `--any-dicom true`."""
+    """A command whose true-or-false options need no value: `--any-dicom` means `--any-dicom true`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         alone = {
@@ -58,7 +58,7 @@ class Command(click.Command):
 
 
 def settings(config: type[TrainConfig] | type[SearchConfig], *names: str) -> Callable[[F], F]:
-    """Options for fields of a configuration, with the help that stands there."""
+    """Options for fields of a configuration, with the fields' help."""
     by_name = {field.name: field for field in fields(config)}
 
     def decorate(function: F) -> F:
@@ -72,7 +72,7 @@ def settings(config: type[TrainConfig] | type[SearchConfig], *names: str) -> Cal
             text = field.metadata["help"] + shown
             flags = dict.fromkeys(
                 (f"--{name.replace('_', '-')}", f"--{name}")
-            )  # as words are written, as MLproject does
+            )  # as commands are typed, and as MLproject writes them
             function = click.option(*flags, name, type=open_type, default=None, help=text)(function)
         return function
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @settings(SearchConfig)
 @as_json
 def search(as_json: bool, **values: Any) -> None:
-    """Search learning rate, width and more; train the best in full; register it. The same command resumes."""
+    """Search for good settings, train the best in full and register the model. The same command resumes."""
     with exit_codes(resumes=True):
         config = SearchConfig(**given(**values))
         demo = config.data == "synthetic"
@@ -94,7 +94,11 @@ def search(as_json: bool, **values: Any) -> None:
 @click.command(cls=Command)
 @data_option
 @settings(TrainConfig)
-@click.option("--seeds", type=Open(click.INT), help="train with so many seeds, from seed on: means with spread [1]")
+@click.option(
+    "--seeds",
+    type=Open(click.INT),
+    help="how many seeds to train with, counting up from --seed; logs means and spreads [1]",
+)
 @gallery_option
 @any_dicom_option
 @as_json
@@ -107,9 +111,9 @@ def train(
     any_dicom: bool | None,
     **values: Any,
 ) -> None:
-    """One training run, tracked, without a search and without registration.
+    """Train once and log the run; searches nothing and registers nothing.
 
-    With --seeds N it is one for each of N seeds, under a run that holds the mean and the spread of their scores.
+    With --seeds N it trains once for each of N seeds, under a run with the mean and spread of their scores.
     """
     with exit_codes():
         from pneumonia.cli.progress_bars import Bars
@@ -155,7 +159,7 @@ def train(
 
 @click.command()
 def sync() -> None:
-    """Send to MLflow what could not be sent, and register what was to be registered."""
+    """Send MLflow the runs that it missed while it was away, and register their models."""
     with exit_codes(resumes=True):
         from pneumonia.registry import versions
         from pneumonia.tracking.record import close_dead

@@ -9,12 +9,14 @@ from pneumonia.tracking.ui import HOST, PORT, address, ended, free_port, is_serv
 
 
 @click.command()
-@click.option("--host", default=HOST, show_default=True, help="where to listen; 0.0.0.0 lets other machines in")
-@click.option("--port", type=click.INT, default=PORT, show_default=True, help="0 takes a free one")
+@click.option(
+    "--host", default=HOST, show_default=True, help="address to listen at; 0.0.0.0 lets other machines connect"
+)
+@click.option("--port", type=click.INT, default=PORT, show_default=True, help="port to listen at; 0 takes a free one")
 def ui(host: str, port: int) -> None:
-    """Open MLflow's UI on the store where runs and models are, small: one worker and no jobs; Ctrl-C ends it.
+    """Start MLflow's UI on the tracking store, with one worker and no background jobs; Ctrl-C ends it.
 
-    Where MLFLOW_TRACKING_URI names a server, that one has the UI, and its address is all that is printed.
+    If MLFLOW_TRACKING_URI names a server, only print the address of the UI there.
     """
     with exit_codes():
         from pneumonia.tracking import places
