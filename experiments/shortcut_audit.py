@@ -51,7 +51,7 @@ from pneumonia.augmentation.augment import standardise
 from pneumonia.augmentation.stress_tests import CHANGES, SHAPES, painted_of, stretched
 from pneumonia.data import cache
 from pneumonia.data import index as data
-from pneumonia.data.classes import told_by_opacities
+from pneumonia.data.classes import is_opacity_task
 from pneumonia.metrics import scores as metrics
 from pneumonia.metrics.intervals import intervals
 from pneumonia.runtime.environment import mlflow_defaults
@@ -262,7 +262,7 @@ def main() -> None:
         report = {
             "files": files(index),
             "model": by_model(model, index),
-            "opacities": by_opacity(model, index) if told_by_opacities(index.classes) else None,
+            "opacities": by_opacity(model, index) if is_opacity_task(index.classes) else None,
             "one class changed": one_class_changed(model, index),
             "shuffled labels": bench.summary(shuffled_labels(fit_data(small), arguments.shuffles)),
             "heatmaps": heatmaps(network_of(arguments.model), np.array(own.films[:64])),

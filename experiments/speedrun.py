@@ -55,7 +55,7 @@ def run(films: Path, config: TrainConfig) -> dict[str, Any]:
         read = time.perf_counter()
         given = fit_data(decoded)
         fitted = fit(config, given)
-        calibration, threshold = operating_point(*fitted.judged(given.val_labels))
+        calibration, threshold = operating_point(*fitted.calibration_data(given.val_labels))
         ended = time.perf_counter()
         result = {
             "seed": config.seed,

@@ -167,7 +167,7 @@ class Lab:
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         if self.study is None:
             return []
-        return studies.patiently(lambda: self.study.get_trials(deepcopy=False, states=states or None))
+        return studies.with_retries(lambda: self.study.get_trials(deepcopy=False, states=states or None))
 
     def done(self) -> list[FrozenTrial]:
         return self.trials(*studies.DONE)

@@ -24,7 +24,7 @@ class Choice:
     """Two classes, negative and positive; and whether versions before 0.2 took them the other way round."""
 
     classes: tuple[str, str]
-    turned: bool
+    swapped: bool
 
 
 def choose(
@@ -73,7 +73,7 @@ def choose(
             )
         high = last if negative == [first] else first
     low = last if high == first else first
-    return Choice((spelt[low], spelt[high]), turned=low != _formerly_negative(first, last))
+    return Choice((spelt[low], spelt[high]), swapped=low != _formerly_negative(first, last))
 
 
 def is_negative(name: str, other: str) -> bool:
@@ -99,7 +99,7 @@ def is_negative(name: str, other: str) -> bool:
     return words[-1] in _NOT and not _WELL & {*words}
 
 
-def told_by_opacities(classes: tuple[str, str]) -> bool:
+def is_opacity_task(classes: tuple[str, str]) -> bool:
     """Whether the negative class is normal and the positive one ill by opacities of the lungs, as their names have it.
 
     Not so for two illnesses, nor where their names do not tell which class is which.

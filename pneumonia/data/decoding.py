@@ -51,11 +51,11 @@ def decode_films(
     with tqdm(total=n, desc="decoding films", unit="film", disable=not progress) as bar:
         while jobs:
             if workers is None and index.table["bytes"].sum() < HERE_BYTES:
-                answers = _run_here(jobs, films, offset, size, index.any_dicom, cores)
+                answers = _in_threads(jobs, films, offset, size, index.any_dicom, cores)
             else:
                 processes = max(1, min(workers or cores, -(-len(jobs) // FILMS_A_PROCESS)))
-                stripes = [jobs[first::processes] for first in range(processes)]
-                answers = _run(stripes, films, offset, size, index.any_dicom)
+                shares = [jobs[first::processes] for first in range(processes)]
+                answers = _in_processes(shares, films, offset, size, index.any_dicom)
             answered: set[int] = set()
             for row, reason, dead in answers:
                 deaths[row] += dead
@@ -69,8 +69,10 @@ def decode_films(
     return reasons
 
 
-def _run_here(jobs: list[Job], films: Path, offset: int, size: int, any_dicom: bool, threads: int) -> Iterator[Answer]:
-    """As `_run`, in threads of this process."""
+def _in_threads(
+    jobs: list[Job], films: Path, offset: int, size: int, any_dicom: bool, threads: int
+) -> Iterator[Answer]:
+    """As `_in_processes`, in threads of this process."""
     with films.open("r+b") as out, ThreadPoolExecutor(threads) as pool:
 
         def decode(some: list[Job]) -> list[Answer]:
@@ -84,8 +86,8 @@ def _run_here(jobs: list[Job], films: Path, offset: int, size: int, any_dicom: b
             yield from answers
 
 
-def _run(stripes: list[list[Job]], films: Path, offset: int, size: int, any_dicom: bool) -> Iterator[Answer]:
-    """One process a stripe of (row, path, sha256): yields an answer a film.
+def _in_processes(shares: list[list[Job]], films: Path, offset: int, size: int, any_dicom: bool) -> Iterator[Answer]:
+    """One process a share of (row, path, sha256): yields an answer a film.
 
     Plain child processes: multiprocessing would import the caller's main module again in each, which fails in scripts
     that do not expect it. All write their answers to one pipe (a line is far shorter than PIPE_BUF, so lines stay
@@ -93,7 +95,7 @@ def _run(stripes: list[list[Job]], films: Path, offset: int, size: int, any_dico
     """
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"  # a terminal's ^C is the parent's to handle
-        "from pneumonia.data.decoding import _work; _work()"
+        "from pneumonia.data.decoding import _decode_jobs; _decode_jobs()"
     )
     search = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1"}
@@ -102,10 +104,10 @@ def _run(stripes: list[list[Job]], films: Path, offset: int, size: int, any_dico
         answers = stack.enter_context(os.fdopen(source, encoding="utf-8"))
         children: list[tuple[subprocess.Popen[bytes], IO[bytes], list[int]]] = []
         try:
-            for stripe in stripes:
+            for share in shares:
                 task = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", dir=films.parent))
                 settings = {"films": str(films), "offset": offset, "size": size, "any_dicom": any_dicom}
-                json.dump({**settings, "jobs": stripe}, task)
+                json.dump({**settings, "jobs": share}, task)
                 task.flush()
                 task.seek(0)
                 log: IO[bytes] = stack.enter_context(tempfile.TemporaryFile(dir=films.parent))
@@ -113,7 +115,7 @@ def _run(stripes: list[list[Job]], films: Path, offset: int, size: int, any_dico
                     [sys.executable, "-c", code], stdin=task, stdout=sink, stderr=log, env=environment
                 )
                 stack.callback(_end, child)
-                children.append((child, log, [row for row, _, _ in stripe]))
+                children.append((child, log, [row for row, _, _ in share]))
         finally:
             os.close(sink)
         answered: set[int] = set()
@@ -148,14 +150,14 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     child.wait()
 
 
-def _work() -> None:
+def _decode_jobs() -> None:
     """A decoding process: takes its job from stdin, writes films into the file, answers [row, reason or null]."""
     job = json.load(sys.stdin)
     answers = os.dup(1)
     os.dup2(2, 1)  # whatever else is printed must not stand among the answers
 
     def answer(row: int, reason: str | None) -> None:
-        os.write(answers, f"{json.dumps([row, reason])}\n".encode())  # in one call, see `_run`
+        os.write(answers, f"{json.dumps([row, reason])}\n".encode())  # in one call, see `_in_processes`
 
     # Before cv2, because it sets OpenCV's limit of pixels; and here, because it had better fail before the first film.
     import pneumonia.served  # noqa: F401

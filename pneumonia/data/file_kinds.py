@@ -41,7 +41,7 @@ class DataError(ValueError):
         self.report = tuple(report)
 
 
-def unwanted(path: Path) -> str | None:
+def why_unwanted(path: Path) -> str | None:
     """Why a file is no film, by its name alone, whatever else is known; in words to count by."""
     name = path.name
     if name == ".DS_Store":
@@ -51,23 +51,23 @@ def unwanted(path: Path) -> str | None:
     return "DICOMDIR" if name.upper() == "DICOMDIR" else REFUSED.get(_suffix(path))
 
 
-def no_film(path: Path) -> str | None:
+def why_not_film(path: Path) -> str | None:
     """Why a file is no film, in words to count by; None where it is one, as far as its name and, where the suffix says
     nothing, its first bytes tell. A pipe would be waited for.
 
     Raises:
         OSError: its content would have to be looked at, and cannot be.
     """
-    why = unwanted(path)
+    why = why_unwanted(path)
     if why or has_known_suffix(path):
         return why
     return _KINDS.get(_suffix(path)) or _by_content(path)
 
 
 def is_film(path: Path) -> bool:
-    """Whether a file is a film, as `no_film` tells; one that cannot be looked at is none."""
+    """Whether a file is a film, as `why_not_film` tells; one that cannot be looked at is none."""
     try:
-        return path.is_file() and no_film(path) is None
+        return path.is_file() and why_not_film(path) is None
     except OSError:
         return False
 

@@ -16,7 +16,7 @@ from pneumonia.data.file_kinds import DataError
 from pneumonia.data.inventory import Group, Report
 from pneumonia.data.layouts import SPLITS, Split, find
 from pneumonia.data.patients import name_patients
-from pneumonia.data.split import assign_val, settle_val
+from pneumonia.data.split import assign_val, keep_or_merge_val
 
 __all__ = ["DataError", "Group", "Index", "Report", "Split", "assign_val", "require", "scan"]
 
@@ -109,23 +109,23 @@ def scan(
     nameless, exported = name_patients(table)
     if exported:
         found.regrouped = True
-        found.turns.append("each film of a Roboflow export was its own patient")
+        found.version_changes.append("each film of a Roboflow export was its own patient")
     if nameless:
         found.notes.append(f"{nameless:,} films have no patient number in their names: each is its own patient")
     if found.val_folders:
-        table = settle_val(table, found)
+        table = keep_or_merge_val(table, found)
     table, leaks = drop_leaks(table)
     table, duplicates = drop_duplicates(table)
     explicit_val = bool((table["split"] == "val").any())
-    fingerprint = _fingerprint(table, classes, any_dicom=any_dicom, turned=choice.turned, regrouped=found.regrouped)
+    fingerprint = _fingerprint(table, classes, any_dicom=any_dicom, swapped=choice.swapped, regrouped=found.regrouped)
     if not explicit_val:
         table = assign_val(table)
-    if choice.turned:
-        found.turns.append(f"{classes[0]} was the positive class")
-    if found.turns:
+    if choice.swapped:
+        found.version_changes.append(f"{classes[0]} was the positive class")
+    if found.version_changes:
         found.notes.insert(
             0,
-            f"versions before 0.2 read this otherwise: {'; '.join(found.turns)}; "
+            f"versions before 0.2 read this otherwise: {'; '.join(found.version_changes)}; "
             "what they trained, and the studies that they began, is of other films",
         )
     table = table[list(COLUMNS)].reset_index(drop=True)
@@ -196,15 +196,15 @@ def _hash(rows: list[dict[str, str]], root: Path, progress: bool) -> tuple[pd.Da
 
 
 def _fingerprint(
-    table: pd.DataFrame, classes: tuple[str, str], *, any_dicom: bool, turned: bool, regrouped: bool
+    table: pd.DataFrame, classes: tuple[str, str], *, any_dicom: bool, swapped: bool, regrouped: bool
 ) -> str:
     rows = [
         f"{split}\t{classes[label]}\t{sha256}"
         for split, label, sha256 in zip(table["split"], table["label"], table["sha256"], strict=True)
     ]
-    rows += ["any DICOM"] * any_dicom  # it decides which of them can be read
-    rows += ["turned"] * turned  # the same films, asked about the other way round
-    rows += ["regrouped"] * regrouped  # patients, by which films validate
+    rows += ["any DICOM"] * any_dicom  # decides which of them can be read
+    rows += ["turned"] * swapped  # the same films with the classes the other way round
+    rows += ["regrouped"] * regrouped  # other patients, so another validation split
     return hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()
 
 

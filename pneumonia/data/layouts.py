@@ -20,16 +20,16 @@ _WORDS: dict[str, Split] = {
     **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "development", "eval", "evaluation"), "val"),
     **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
-_AROUND = re.compile(r"(data)?set|data|split|folder|images|imgs|films|xrays?")
+_FILLER = re.compile(r"(data)?set|data|split|folder|images|imgs|films|xrays?")
 
 
 @dataclass
 class Found:
     """Films before they are read (path, split, class, and what a manifest adds), and what was passed over.
 
-    `val_folders` are those that hold the rows of split val, where a folder has them. `turns` say what versions before
-    0.2 made otherwise of the same files, `late` counts films whose suffix they did not know, and where `regrouped` they
-    told patients otherwise.
+    `val_folders` are the folders of the validation split. `version_changes` say what versions before 0.2 made
+    differently of the same files, `new_kinds` counts films in formats that they did not read, and `regrouped` says that
+    they grouped films into patients differently.
     """
 
     rows: list[dict[str, str]] = field(default_factory=list)
@@ -37,8 +37,8 @@ class Found:
     corrupt: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     val_folders: list[str] = field(default_factory=list)
-    turns: list[str] = field(default_factory=list)
-    late: Counter[str] = field(default_factory=Counter)
+    version_changes: list[str] = field(default_factory=list)
+    new_kinds: Counter[str] = field(default_factory=Counter)
     regrouped: bool = False
 
     def report(self) -> list[str]:
@@ -74,8 +74,8 @@ def find(data: Path) -> tuple[Found, Path]:
             )
             missing = f"; of {len(found.corrupt):,} files named, none exists: tried {tried}"
         raise DataError(f"looked for JPEG, PNG or DICOM films in {data} and found none{missing}{tail}", found.report())
-    if found.late:
-        found.turns.append(f"{tally(found.late)} were left out")
+    if found.new_kinds:
+        found.version_changes.append(f"{tally(found.new_kinds)} were left out")
     return found, root.absolute()
 
 
@@ -84,8 +84,8 @@ def split_of(name: str) -> Split | None:
     words = [word for word in re.split(r"[\W_]+", name.casefold()) if word]
     if len(words) > 1 and words[0].isdecimal():
         words = words[1:]
-    kept = [word for word in words if not _AROUND.fullmatch(word)]
-    return _WORDS.get(re.sub(rf"({_AROUND.pattern})$", "", kept[0])) if len(kept) == 1 else None
+    kept = [word for word in words if not _FILLER.fullmatch(word)]
+    return _WORDS.get(re.sub(rf"({_FILLER.pattern})$", "", kept[0])) if len(kept) == 1 else None
 
 
 def _root(data: Path) -> Path:
@@ -133,7 +133,7 @@ def _folder(root: Path) -> Found:
     found = Found()
     folders, single = entries(root)
     of_split: dict[Split, list[str]] = {}
-    _stray(single, root, "outside train, val and test", found)
+    _count_stray(single, root, "outside train, val and test", found)
     for folder in folders:
         split = split_of(folder.name)
         if folder.name == "__MACOSX":
@@ -154,7 +154,7 @@ def _folder(root: Path) -> Found:
             _classes(folder, root, split, found)
             taken = len(found.rows) - before
             if folder.name.lower() not in SPLITS and taken:
-                found.turns.append(f"the {taken:,} films of {folder.name} were left out")
+                found.version_changes.append(f"the {taken:,} films of {folder.name} were left out")
     found.val_folders = of_split.get("val", [])
     for split, names in of_split.items():
         if len(names) > 1:
@@ -165,7 +165,7 @@ def _folder(root: Path) -> Found:
 def _classes(folder: Path, root: Path, split: Split, found: Found) -> None:
     """Takes the films of the class folders of a split."""
     folders, single = entries(folder)
-    _stray(single, folder, "outside the class folders", found)
+    _count_stray(single, folder, "outside the class folders", found)
     names = [one.name for one in folders]
     for one in folders:
         why = aside(one.name, names)
@@ -176,15 +176,17 @@ def _classes(folder: Path, root: Path, split: Split, found: Found) -> None:
         found.ignored += passed
         formerly = sum(n for name, n in passed.items() if name != "__MACOSX")
         if formerly:
-            found.turns.append(f"{formerly:,} files {_where(passed)} of {folder.name}/{one.name} were taken for films")
+            found.version_changes.append(
+                f"{formerly:,} files {_where(passed)} of {folder.name}/{one.name} were taken for films"
+            )
         for path in paths:
             row = {"path": path.relative_to(root).as_posix(), "split": split, "class": one.name.strip()}
-            _take(path, row, found)
+            _add_film(path, row, found)
 
 
-def _stray(paths: list[Path], folder: Path, where: str, found: Found) -> None:
+def _count_stray(paths: list[Path], folder: Path, where: str, found: Found) -> None:
     """Counts the files of a folder that should hold none, and names the films among them."""
-    found.ignored += Counter(_odd(path) or file_kinds.unwanted(path) or where for path in paths)
+    found.ignored += Counter(_why_unprintable(path) or file_kinds.why_unwanted(path) or where for path in paths)
     films = sum(file_kinds.is_film(path) for path in paths)
     if films:
         found.notes.append(f"{films:,} films that stand in {folder.name} itself, {where}, are not used")
@@ -198,7 +200,7 @@ def _manifest(path: Path) -> Found:
     table = manifest.read(path)
     found = Found(notes=list(table.notes), regrouped=table.unknown > 1)
     if found.regrouped:
-        found.turns.append(f"the {table.unknown:,} films whose patient is not known were all of one")
+        found.version_changes.append(f"the {table.unknown:,} films whose patient is not known were all of one")
     for film in table.films:
         word = film.cells.get("split", "train")
         split = split_of(word)
@@ -211,18 +213,18 @@ def _manifest(path: Path) -> Found:
             found.ignored["__MACOSX"] += 1
         else:
             before = len(found.rows)
-            _take(at, row, found, where=film.where)
+            _add_film(at, row, found, where=film.where)
             if "\\" in film.cells["path"] and "\\" not in named:
-                found.late["films with backslashes in their paths"] += len(found.rows) - before
+                found.new_kinds["films with backslashes in their paths"] += len(found.rows) - before
     return found
 
 
-def _take(path: Path, row: dict[str, str], found: Found, *, where: str = "") -> None:
+def _add_film(path: Path, row: dict[str, str], found: Found, *, where: str = "") -> None:
     """Adds a film to what was found, or counts the file as ignored, or lists it as missing, with `where` it stood."""
     named = f"; {where}, column path" if where else ""
     try:
         there = path.is_file()  # opening a pipe or a socket would wait for ever
-        reason = _odd(path) or (file_kinds.no_film(path) if there else file_kinds.unwanted(path))
+        reason = _why_unprintable(path) or (file_kinds.why_not_film(path) if there else file_kinds.why_unwanted(path))
     except (OSError, ValueError) as error:  # a name of more than 255 bytes, for one
         found.corrupt.append((row["path"], (getattr(error, "strerror", None) or str(error)) + named))
         return
@@ -232,12 +234,14 @@ def _take(path: Path, row: dict[str, str], found: Found, *, where: str = "") -> 
         found.rows.append(row)
         if path.suffix.lower() not in (".jpeg", ".jpg", ".png", ".dcm"):
             suffix = path.suffix.lower()
-            found.late[f"{suffix} films" if file_kinds.has_known_suffix(path) else "films told by their content"] += 1
+            found.new_kinds[
+                f"{suffix} films" if file_kinds.has_known_suffix(path) else "films told by their content"
+            ] += 1
     else:
         found.corrupt.append((row["path"], ("not a file" if path.exists() else "no such file") + named))
 
 
-def _odd(path: Path) -> str | None:
+def _why_unprintable(path: Path) -> str | None:
     """Why a file's name cannot stand in a table."""
     text = path.name.isprintable() and not any("\ud800" <= letter <= "\udfff" for letter in path.name)
     return None if text else "name that is not text"

@@ -67,7 +67,7 @@ def assign_val(table: pd.DataFrame, *, share: float = VAL_SHARE, salt: str = VAL
     return table.assign(split=table["split"].mask(chosen, "val"))
 
 
-def settle_val(table: pd.DataFrame, found: Found) -> pd.DataFrame:
+def keep_or_merge_val(table: pd.DataFrame, found: Found) -> pd.DataFrame:
     """Keeps the validation films of a folder, or counts them as train, and notes which and why."""
     val, train = table[table["split"] == "val"], table[table["split"] == "train"]
     if val.empty:
@@ -89,5 +89,5 @@ def settle_val(table: pd.DataFrame, found: Found) -> pd.DataFrame:
         return table.assign(split=table["split"].replace("val", "train"))
     found.notes.append(f"{names} ({len(val):,} films) is kept as the validation split")
     if any(name.lower() == "val" for name in found.val_folders):
-        found.turns.append("the films of val were counted as train")
+        found.version_changes.append("the films of val were counted as train")
     return table

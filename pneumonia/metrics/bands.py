@@ -39,14 +39,14 @@ def bands(labels: ArrayLike, probabilities: ArrayLike, *, patients: ArrayLike) -
     for weights in resampled(patients, draws=DRAWS, seed=0):
         tp = np.cumsum(weights[:, order] * y[order], axis=1)[:, ends]
         fp = np.cumsum(weights[:, order] * (1 - y[order]), axis=1)[:, ends]
-        for hits, alarms in zip(tp, fp, strict=True):
-            if not hits[-1] or not alarms[-1]:
+        for true_positives, false_positives in zip(tp, fp, strict=True):
+            if not true_positives[-1] or not false_positives[-1]:
                 continue
-            recall, called = hits / hits[-1], hits + alarms
+            recall, called = true_positives / true_positives[-1], true_positives + false_positives
             # Where the curve rises at one x, np.interp takes the last of the points, which is the top of the step.
-            rates.append(np.interp(GRID, np.r_[0, alarms / alarms[-1]], np.r_[0, recall]))
+            rates.append(np.interp(GRID, np.r_[0, false_positives / false_positives[-1]], np.r_[0, recall]))
             at = np.searchsorted(recall, GRID - 1e-12)  # the first threshold that reaches the recall
-            precisions.append(hits[at] / np.maximum(called[at], 1e-12))
+            precisions.append(true_positives[at] / np.maximum(called[at], 1e-12))
     return _band(np.array(rates)), _band(np.array(precisions)[:, 1:], GRID[1:])  # at recall 0 nothing is called
 
 

@@ -19,12 +19,12 @@ def auc_components(y: Ints, p: Floats) -> tuple[float, Floats, Floats]:
 def auc_error(y: Ints, p: Floats, patient: Ints) -> tuple[float, float, float]:
     """AUC, its standard error, and the error's degrees of freedom; NaN where a class is missing or of one patient.
 
-    Near an AUC of 1 the error rests on the few patients whose films lie among those of the other class, however many
-    films there are, so the normal quantile is too small for it. The degrees of freedom are Satterthwaite's (1946):
+    Near an AUC of 1 the error depends on the few patients whose films lie among those of the other class, however many
+    films there are, so the normal quantile is too small. The degrees of freedom are Satterthwaite's (1946):
     twice the squared variance over the variance of its estimate, here from the patients' fourth moments. They are a
-    guide, not a law: what they are good for is seen in simulation. The normal quantile's intervals of an AUC of .95 to
-    .99 held 91 to 95 times in 100 (correlations of 0 to .9), of .998 86 to 93 times; these 94 to 96 and 93 to 96 times,
-    at 2 to 35 and 40 to 120% more width.
+    guide, not a law; simulation shows how good they are. With the normal quantile, intervals of an AUC of 0.95 to 0.99
+    covered the truth 91 to 95 times in 100 (correlations of 0 to 0.9), of 0.998 86 to 93 times; these do 94 to 96 and
+    93 to 96 times, and are 2 to 35% and 40 to 120% wider.
     """
     auc, of_positive, of_negative = auc_components(y, p)
     if not of_positive.size:
@@ -37,16 +37,16 @@ def components_error(y: Ints, of_positive: Floats, of_negative: Floats, patient:
     [N], and its degrees of freedom, by patient (Obuchowski 1997); NaN where a class is of one patient.
     """
     size = int(patient.max()) + 1
-    sums, held = [], []
+    sums, counts = [], []
     for label, values in ((1, of_positive), (0, of_negative)):
         sums.append(np.bincount(patient[y == label], weights=values, minlength=size) / values.size)
-        held.append(np.unique(patient[y == label]).size)
-    if min(held) < 2:
+        counts.append(np.unique(patient[y == label]).size)
+    if min(counts) < 2:
         return np.nan, np.nan
     squares = [float(part @ part) for part in sums]
-    within = sum(k / (k - 1) * square for k, square in zip(held, squares, strict=True))
+    within = sum(k / (k - 1) * square for k, square in zip(counts, squares, strict=True))
     variance = max(0.0, within + 2 * size / (size - 1) * float(sums[0] @ sums[1]))
-    spread = sum(float((part**4).sum()) - square**2 / k for part, square, k in zip(sums, squares, held, strict=True))
+    spread = sum(float((part**4).sum()) - square**2 / k for part, square, k in zip(sums, squares, counts, strict=True))
     # Patients who all count alike leave no spread.
     freedom = min(2 * sum(squares) ** 2 / spread, 1e6) if spread > 1e-6 * sum(squares) ** 2 else 1e6
     return float(np.sqrt(variance)), freedom

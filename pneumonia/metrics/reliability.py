@@ -19,9 +19,9 @@ class Line:
     """Cox's calibration line (1958): 1 and 0 where the probabilities are right.
 
     `slope`: of the logistic regression of the label on the probability's logit; below 1 the probabilities are too
-    extreme. `intercept`: of that regression with the slope held at 1, calibration in the large (Van Calster et al.
-    2016); below 0 they are too high. NaN where the data do not settle them: a class is missing, or none of its films
-    overlaps with the other's.
+    extreme. `intercept`: of that regression with the slope fixed at 1, calibration in the large (Van Calster et al.
+    2016); below 0 they are too high. NaN where the data do not determine them: a class is missing, or the classes do
+    not overlap.
     """
 
     slope: float

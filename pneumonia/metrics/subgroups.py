@@ -88,12 +88,12 @@ def predictive_values(
     def rate(of: int, calls: NDArray[np.bool_]) -> Rate:
         return Rate(float(calls[y == of].mean()), proportion(calls[y == of], patient[y == of]))
 
-    false_alarms = rate(0, called), rate(1, called)  # their ratio is 1 / LR+
-    misses = rate(1, ~called), rate(0, ~called)  # LR-
+    inverse_lr_positive = rate(0, called), rate(1, called)  # their ratio is 1 / LR+
+    lr_negative = rate(1, ~called), rate(0, ~called)  # LR-
     found = []
     for share in prevalences:
         odds = share / (1 - share)
-        found.append(Predictive(share, *_bayes(1 / odds, *false_alarms), *_bayes(odds, *misses)))
+        found.append(Predictive(share, *_bayes(1 / odds, *inverse_lr_positive), *_bayes(odds, *lr_negative)))
     return found
 
 

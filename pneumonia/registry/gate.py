@@ -29,7 +29,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from pneumonia.augmentation import stress_tests
-from pneumonia.data.classes import told_by_opacities
+from pneumonia.data.classes import is_opacity_task
 from pneumonia.metrics.intervals import mean_error
 from pneumonia.runtime.messages import first_line, shortened
 from pneumonia.served import CANONICAL, FilmError, decode, read_film
@@ -37,7 +37,7 @@ from pneumonia.tracking import places
 from pneumonia.tracking.connection import reach
 from pneumonia.tracking.record import Record
 from pneumonia.tracking.store import Tracker
-from pneumonia.tracking.sync import if_there, masked
+from pneumonia.tracking.sync import masked, none_if_missing
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 BY_HAND = "gate.by_hand"  # tag of a version promoted by hand: the highest version that was there
@@ -134,7 +134,7 @@ def validation(record: Record) -> Validation:
         found.append((hashlib.sha256(film).hexdigest(), int(label == classes[1]), name, patient))
     found.sort()
     lines = [f"{sha256} {label}" for sha256, label, *_ in found]
-    opacities = told_by_opacities(classes)
+    opacities = is_opacity_task(classes)
     lines.append(f"changes {stress_tests.VERSION}{', painted' if opacities else ''}")
     return Validation(
         films=[(root / name, sha256) for sha256, _, name, _ in found],
@@ -176,7 +176,7 @@ def losses(uri: str, films: Validation) -> np.ndarray:
             folder = mlflow.artifacts.download_artifacts(uri, dst_path=scratch)
             model = mlflow.pyfunc.load_model(folder)
         except Exception as error:  # a foreign flavour may raise anything
-            if _says_nothing(error):
+            if _is_local_fault(error):
                 raise
             raise Unreadable(shortened(masked(first_line(error).replace(scratch, uri)), 200)) from error
         images, asked, answers = films.images(), [], []
@@ -204,7 +204,7 @@ def decide(tracker: Tracker, name: str, version: str, films: Validation) -> Verd
         other = client.get_model_version(name, champion).tags.get(CLASSES)
         mine = client.get_model_version(name, version).tags.get(CLASSES)
         if other is not None and mine is not None and other != mine:
-            _again(client.set_registered_model_alias, name, CHALLENGER, version)
+            _retry_on_race(client.set_registered_model_alias, name, CHALLENGER, version)
             reason = (
                 f"it tells {mine} apart, the champion, version {champion}, {other}; promote it by hand if you mean it"
             )
@@ -213,7 +213,7 @@ def decide(tracker: Tracker, name: str, version: str, films: Validation) -> Verd
             rival = _score(client, name, champion, films)
         except Unreadable as error:
             reach(tracker.uri)  # a store that is away says nothing about the version
-            _again(client.set_registered_model_alias, name, CHALLENGER, version)
+            _retry_on_race(client.set_registered_model_alias, name, CHALLENGER, version)
             reason = (
                 f"the champion, version {champion}, cannot be read ({gone(tracker, name, champion) or error}), and is "
                 f"not replaced without being asked for: `{by_hand(name, version)}` does it"
@@ -221,19 +221,19 @@ def decide(tracker: Tracker, name: str, version: str, films: Validation) -> Verd
             return Verdict(name=name, version=version, alias=CHALLENGER, reason=reason)
         except Exception as error:  # it is a model of another kind with errors of its own
             reach(tracker.uri)
-            if _says_nothing(error):
+            if _is_local_fault(error):
                 raise
             notes.append(f"the champion of before, version {champion}, cannot be scored ({type(error).__name__})")
-            _again(client.set_model_version_tag, name, champion, UNUSABLE, "true")
+            _retry_on_race(client.set_model_version_tag, name, champion, UNUSABLE, "true")
     best = version
     for _ in range(20):
         best = _best(client, name, tag) or version
         if best not in (version, champion) and (said := gone(tracker, name, best)) is not None:
             notes.append(f"version {best}, which was better, cannot be read ({said})")
-            _again(client.set_model_version_tag, name, best, UNUSABLE, "true")
+            _retry_on_race(client.set_model_version_tag, name, best, UNUSABLE, "true")
             continue
         if champion_of(client, name) != best:
-            _again(client.set_registered_model_alias, name, CHAMPION, best)
+            _retry_on_race(client.set_registered_model_alias, name, CHAMPION, best)
             continue
         if best == (_best(client, name, tag) or version):
             break
@@ -241,11 +241,11 @@ def decide(tracker: Tracker, name: str, version: str, films: Validation) -> Verd
     if best == version:
         drop_challenger(client, name, version)
         return Verdict(name=name, version=version, alias=CHAMPION, reason=reason)
-    _again(client.set_registered_model_alias, name, CHALLENGER, version)
+    _retry_on_race(client.set_registered_model_alias, name, CHALLENGER, version)
     return Verdict(name=name, version=version, alias=CHALLENGER, reason=reason)
 
 
-def _says_nothing(error: Exception) -> bool:
+def _is_local_fault(error: Exception) -> bool:
     """Whether an error is this machine's, or a film's, and says nothing about the version that was being scored."""
     ours = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
     return isinstance(error, MemoryError | FilmGone) or getattr(error, "errno", None) in ours
@@ -255,7 +255,7 @@ def gone(tracker: Tracker, name: str, version: str) -> str | None:
     """What is missing of a version's files, and how to mend it; None where nothing is, or where the store, and so
     perhaps the files, is not on this machine.
     """
-    location = if_there(lambda: tracker.client.get_model_version_download_uri(name, version))
+    location = none_if_missing(lambda: tracker.client.get_model_version_download_uri(name, version))
     if location is None:
         return "the store no longer knows where its files are"
     said = places.missing(location, tracker.uri) if places.on_this_machine(tracker.uri) else None
@@ -291,11 +291,13 @@ def _reason(
 
 def _score(client: MlflowClient, name: str, version: str, films: Validation) -> np.ndarray:
     values = losses(f"models:/{name}/{version}", films)
-    _again(client.set_model_version_tag, name, version, f"gate.log_loss.{films.key}", repr(float(values.mean())))
+    _retry_on_race(
+        client.set_model_version_tag, name, version, f"gate.log_loss.{films.key}", repr(float(values.mean()))
+    )
     return values
 
 
-def _again(call: Callable[..., None], *arguments: str) -> None:
+def _retry_on_race(call: Callable[..., None], *arguments: str) -> None:
     """MLflow looks whether a tag or an alias is there, then inserts it: of two gates at once the database refuses one,
     whose second call finds it.
     """

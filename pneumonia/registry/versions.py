@@ -25,7 +25,7 @@ from pneumonia.registry.gate import (
 from pneumonia.reports import model_card
 from pneumonia.tracking.record import Record, records, write_json
 from pneumonia.tracking.store import Tracker, tracker_errors
-from pneumonia.tracking.sync import if_there, sent, unsent
+from pneumonia.tracking.sync import none_if_missing, sent, unsent
 
 VERSION = "model.version"  # tag of an evaluation: name/number of the version that it was of
 
@@ -120,7 +120,9 @@ def describe(tracker: Tracker, record: Record) -> None:
         return
     name, _, number = version.rpartition("/")
     with tracker_errors(tracker.uri):
-        if_there(lambda: tracker.client.update_model_version(name, number, _describe(record)))  # it may be deleted
+        none_if_missing(
+            lambda: tracker.client.update_model_version(name, number, _describe(record))
+        )  # it may be deleted
     write_json(record.folder / "sent.json", {**sent(record), "described": True})
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from pneumonia.config import TrainConfig
-from pneumonia.data.classes import told_by_opacities
+from pneumonia.data.classes import is_opacity_task
 from pneumonia.data.index import Index
 from pneumonia.results.evaluation import Evaluation
 
@@ -83,7 +83,7 @@ def card(name: str, *, index: Index, made: Made, validation: Evaluation, tags: M
     whose, config = origin(index), made.config
     copies = ", as they are and changed as another hospital might make them" if made.changed else ""
     judging = copies
-    if made.changed and told_by_opacities(index.classes):
+    if made.changed and is_opacity_task(index.classes):
         judging += ", and of normal ones painted, which count as ill"
     painted = ""
     if config.opacity:

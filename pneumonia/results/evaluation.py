@@ -25,7 +25,7 @@ FAILURES = 5  # named where people read; evaluation.json has all
 
 
 @dataclass(frozen=True)
-class Wrong:
+class Misclassified:
     """A film that is called what it is not."""
 
     path: str
@@ -84,13 +84,13 @@ class Evaluation:
     def name(self, label: int, subtype: str) -> str:
         return f"{self.classes[label]} {subtype}".strip()
 
-    def wrong(self) -> list[Wrong]:
+    def wrong(self) -> list[Misclassified]:
         """The films that are called what they are not, the surest (farthest from the threshold in the logit) first."""
         rows = self.rows.assign(probability=self.probabilities)[self.called != (self.rows["label"] == 1).to_numpy()]
         distance = np.abs(logit(rows["probability"].to_numpy()) - logit(self.threshold))
         columns = ["path", "patient", "label", "subtype", "probability"]
         surest_first = rows.iloc[np.argsort(-distance, kind="stable")][columns]
-        return [Wrong(*values) for values in surest_first.to_numpy(dtype=object).tolist()]
+        return [Misclassified(*values) for values in surest_first.to_numpy(dtype=object).tolist()]
 
     def bands(self) -> tuple[Band | None, Band | None]:
         """Of the ROC and the precision-recall curve; None where a class is missing."""
@@ -136,11 +136,11 @@ class Evaluation:
             "classes": list(self.classes),
             "threshold": self.threshold,
             "confusion_matrix": self.confusion.tolist(),
-            "scores": {name: valued(value, self.intervals[name]) for name, value in self.scores.items()},
+            "scores": {name: score_dict(value, self.intervals[name]) for name, value in self.scores.items()},
             "auc_bootstrap": [number(end) for end in self.auc_bootstrap],
             "calibration": {
-                "slope": valued(self.line.slope, self.line.slope_interval),
-                "intercept": valued(self.line.intercept, self.line.intercept_interval),
+                "slope": score_dict(self.line.slope, self.line.slope_interval),
+                "intercept": score_dict(self.line.intercept, self.line.intercept_interval),
             },
             "subgroups": [
                 {
@@ -148,15 +148,15 @@ class Evaluation:
                     "subtype": group.subtype,
                     "films": group.films,
                     "patients": group.patients,
-                    "called_right": valued(group.right, group.interval),
+                    "called_right": score_dict(group.right, group.interval),
                 }
                 for group in self.subgroups
             ],
             "predictive_values": [
                 {
                     "prevalence": at.prevalence,
-                    "ppv": valued(at.ppv, at.ppv_interval),
-                    "npv": valued(at.npv, at.npv_interval),
+                    "ppv": score_dict(at.ppv, at.ppv_interval),
+                    "npv": score_dict(at.npv, at.npv_interval),
                 }
                 for at in self.predictive
             ],
@@ -164,7 +164,7 @@ class Evaluation:
             "unique": self.unique
             and {
                 "films": len(self.unique.rows),
-                **{name: valued(self.unique.scores[name], self.unique.intervals[name]) for name in UNIQUE},
+                **{name: score_dict(self.unique.scores[name], self.unique.intervals[name]) for name in UNIQUE},
             },
             "warnings": self.warnings,
             "failures": [{"path": path, "error": error} for path, error in self.failures],
@@ -239,6 +239,6 @@ def _metric_name(text: str) -> str:
     return re.sub(r"[^\w.\- ]", "_", text)
 
 
-def valued(value: float, interval: Interval) -> dict[str, Any]:
+def score_dict(value: float, interval: Interval) -> dict[str, Any]:
     """A score and its interval for JSON."""
     return {"value": number(value), "interval": [number(bound) for bound in interval]}

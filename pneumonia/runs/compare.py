@@ -20,7 +20,7 @@ from pneumonia.runtime.names import split as split_names
 from pneumonia.serving import predict
 from pneumonia.tracking.record import Record, Run
 from pneumonia.tracking.store import Tracker, finished, tracker_errors
-from pneumonia.tracking.sync import if_there
+from pneumonia.tracking.sync import none_if_missing
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -75,7 +75,7 @@ def classes_of(tracker: Tracker, name: str) -> tuple[str, str] | None:
     """
     if RUN_ID.fullmatch(name):
         with tracker_errors(tracker.uri):
-            run = if_there(lambda: tracker.client.get_run(name))
+            run = none_if_missing(lambda: tracker.client.get_run(name))
         found = () if run is None else classes_in(run.data.tags)
         return (found[0], found[1]) if len(found) == 2 else None
     return predict.load(name).classes
@@ -89,7 +89,7 @@ def trained_from(tracker: Tracker, model: predict.Model | Logged) -> str | None:
     if run_id is None:
         return None
     with tracker_errors(tracker.uri):
-        run = if_there(lambda: tracker.client.get_run(run_id))
+        run = none_if_missing(lambda: tracker.client.get_run(run_id))
     return None if run is None else run.data.tags.get("data.fingerprint")
 
 

@@ -16,7 +16,7 @@ from pneumonia.metrics.scores import number, raw_loss
 from pneumonia.registry import test_openings, versions
 from pneumonia.reports import model_card, plots
 from pneumonia.reports.evaluation_page import html
-from pneumonia.results.evaluation import PREVALENCES, Evaluation, assess, valued
+from pneumonia.results.evaluation import PREVALENCES, Evaluation, assess, score_dict
 from pneumonia.runs.artifacts import write_predictions, write_scores
 from pneumonia.runs.context import RunContext
 from pneumonia.serving import predict
@@ -167,6 +167,6 @@ def _for_json(one: Reliability) -> dict[str, Any]:
         "brier": number(one.brier),
         "ece": number(one.ece),
         "log_loss": number(one.log_loss),
-        "slope": valued(one.line.slope, one.line.slope_interval),
-        "intercept": valued(one.line.intercept, one.line.intercept_interval),
+        "slope": score_dict(one.line.slope, one.line.slope_interval),
+        "intercept": score_dict(one.line.intercept, one.line.intercept_interval),
     }

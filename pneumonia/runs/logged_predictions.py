@@ -9,7 +9,7 @@ import pandas as pd
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from pneumonia.tracking.store import Tracker, tracker_errors
-from pneumonia.tracking.sync import if_there
+from pneumonia.tracking.sync import none_if_missing
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def is_of_seeds(tracker: Tracker, run_id: str) -> bool:
         TrackingError: the store cannot be reached.
     """
     with tracker_errors(tracker.uri):
-        run = if_there(lambda: tracker.client.get_run(run_id))
+        run = none_if_missing(lambda: tracker.client.get_run(run_id))
     return run is not None and run.data.tags.get("role") == "seeds"
 
 

@@ -183,14 +183,14 @@ def train_and_record(
                 child.add_traceback()
                 tracker.try_send(child)
                 listener.say(f"seed {seed}: {found.failed[seed]}")
-        _conclude(found)
+        _write_results(found)
     for child in found.children.values():
         if unsent(child):  # the store may be back
             tracker.try_send(child, force=True)
     return found
 
 
-def _conclude(found: Seeds) -> None:
+def _write_results(found: Seeds) -> None:
     """What came of the seeds, on their parent: table, figure, means and a description in words."""
     parent = found.record
     found.table().to_csv(parent.artifacts / "seeds.csv", index=False)

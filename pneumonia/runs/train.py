@@ -12,7 +12,7 @@ import pandas as pd
 
 from pneumonia.config import TrainConfig
 from pneumonia.data.cache import Decoded, decode, room
-from pneumonia.data.classes import told_by_opacities
+from pneumonia.data.classes import is_opacity_task
 from pneumonia.data.index import Index
 from pneumonia.metrics.calibration import Calibration, operating_point
 from pneumonia.metrics.scores import score
@@ -73,7 +73,7 @@ def run_training(
 
     fitted = fit(config, fit_data(data, changed=changed), on_epoch=log_epoch, on_step=listener.on_step)
     kept = keep_model(fitted.objective)
-    conclude(record, fitted, data, keep_model=kept, looks=looks if context.pictures else None)
+    write_results(record, fitted, data, keep_model=kept, looks=looks if context.pictures else None)
     return fitted.objective
 
 
@@ -142,7 +142,7 @@ def warm_up() -> None:
 
 def suited(config: TrainConfig, index: Index, *, listener: Listener = SILENT) -> TrainConfig:
     """`config`, without painted opacities where the classes are not told by them."""
-    if config.opacity == 0 or told_by_opacities(index.classes):
+    if config.opacity == 0 or is_opacity_task(index.classes):
         return config
     listener.say(
         f"no opacities are painted: they tell pneumonia and its like from normal, not {' from '.join(index.classes)}; "
@@ -151,7 +151,7 @@ def suited(config: TrainConfig, index: Index, *, listener: Listener = SILENT) ->
     return replace(config, opacity=0.0)
 
 
-def conclude(
+def write_results(
     record: Record, fitted: Fitted, data: Decoded, *, keep_model: bool, looks: dict[int, gallery.Look] | None
 ) -> None:
     """Calibration and threshold from the validation films, as they are and changed, then metrics, figures, predictions
@@ -161,7 +161,7 @@ def conclude(
     began = time.monotonic()
     val = data.index.only("val")
     labels, classes = val["label"].to_numpy(), data.index.classes
-    calibration, threshold = operating_point(*fitted.judged(labels))
+    calibration, threshold = operating_point(*fitted.calibration_data(labels))
     probabilities = calibration.apply(fitted.val_logits)
     scores = score(labels, probabilities, threshold)
     write_scores(record, labels, probabilities, threshold, scores, classes)

@@ -15,7 +15,7 @@ from pneumonia.registry import versions
 from pneumonia.registry.gate import Verdict
 from pneumonia.runs.context import dataset_of
 from pneumonia.runs.listener import Listener
-from pneumonia.runs.train import conclude, run_training
+from pneumonia.runs.train import run_training, write_results
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task, describe
 from pneumonia.serving import export
@@ -61,7 +61,7 @@ def finish(
     full = replace(task.base, **best.params, epochs=epochs)
     members = _members(trials[: ensemble.MOST], task) if task.long else []
     joined = {"best.trials": " ".join(str(trial.number) for trial, _ in members)} if members else {}
-    if (before := _made_before(task, full, joined, model_name)) is not None:
+    if (before := _already_finished(task, full, joined, model_name)) is not None:
         return before
     what = describe(best.params, task.base)
     if members:
@@ -86,13 +86,13 @@ def finish(
             networks, trained = [network for _, network in members], [trial.user_attrs for trial, _ in members]
             fitted = ensemble.join(networks, full, fit_data(data, changed=task.changed), trained=trained)
             record.add_params({**asdict(full), "members": fitted.members})
-            conclude(record, fitted, data, keep_model=True, looks={} if context.pictures else None)
+            write_results(record, fitted, data, keep_model=True, looks={} if context.pictures else None)
         else:
             run_training(full, data, record, context, listener=listener, changed=task.changed)
     return record, versions.enter(context.tracker, record) if versions.is_waiting(record) else None
 
 
-def _made_before(
+def _already_finished(
     task: Task, full: TrainConfig, joined: dict[str, str], model_name: str
 ) -> tuple[Record, Verdict] | None:
     """The final record that a killed search had finished, taken through the gate if it had not been."""

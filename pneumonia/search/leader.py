@@ -41,14 +41,14 @@ def holder(study: optuna.Study) -> dict[str, Any] | None:
 def claim(study: optuna.Study) -> bool:
     """Whether this process may lead. Of several that claim at once the last to write does, and all see that."""
     me = {**identity(), "run_id": None, "beat": 0}
-    studies.patiently(lambda: study.set_user_attr("leader", me))
+    studies.with_retries(lambda: study.set_user_attr("leader", me))
     time.sleep(CLAIM_SECONDS)
     now = _read(study)
     return now is not None and all(now[key] == me[key] for key in ("host", "pid", "started"))
 
 
 def _read(study: optuna.Study) -> dict[str, Any] | None:
-    value: dict[str, Any] | None = studies.patiently(lambda: study.user_attrs).get("leader")
+    value: dict[str, Any] | None = studies.with_retries(lambda: study.user_attrs).get("leader")
     return value
 
 
@@ -60,10 +60,10 @@ def held(study: optuna.Study, run_id: str) -> Iterator[None]:
     def beat() -> None:
         study.set_user_attr("leader", {**me, "beat": next(count)})
 
-    studies.patiently(beat)
+    studies.with_retries(beat)
     try:
-        with studies.beating(beat, BEAT_SECONDS):
+        with studies.repeating(beat, BEAT_SECONDS):
             yield
     finally:
         with suppress(StudyError):  # a database that is away must not hide how the search ended
-            studies.patiently(lambda: study.set_user_attr("leader", None), seconds=1)
+            studies.with_retries(lambda: study.set_user_attr("leader", None), seconds=1)

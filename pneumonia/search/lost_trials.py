@@ -15,13 +15,13 @@ from pneumonia.tracking.store import tracker_errors
 from pneumonia.tracking.sync import close_run
 
 
-def reap(study: optuna.Study, context: RunContext) -> None:
+def requeue_lost_trials(study: optuna.Study, context: RunContext) -> None:
     """Ends the trials whose worker on this machine is dead, and queues them again."""
     for trial in studies.lost(study):
         reason = "the worker was killed"
         if studies.fail(study, trial.number, reason, fault=False):
             close_lost(trial, context, reason)
-            studies.patiently(partial(studies.retry, study, trial))
+            studies.with_retries(partial(studies.retry, study, trial))
 
 
 def close_lost(trial: FrozenTrial, context: RunContext, reason: str) -> None:

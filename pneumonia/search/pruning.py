@@ -5,7 +5,7 @@ from optuna.trial import TrialState
 
 from pneumonia.config import Pruner, TrainConfig
 from pneumonia.search import space
-from pneumonia.search.study import patiently, trials
+from pneumonia.search.study import trials, with_retries
 
 
 def pruner(kind: Pruner, epochs: int, *, long: bool) -> optuna.pruners.BasePruner:
@@ -31,6 +31,6 @@ def pruner(kind: Pruner, epochs: int, *, long: bool) -> optuna.pruners.BasePrune
 
 def one_remains(study: optuna.Study, base: TrainConfig) -> bool:
     """Whether a trial has come to its end, or the recipe is on its way there, so that others may be pruned."""
-    recipe = patiently(lambda: space.values(base, space.read(study)))
+    recipe = with_retries(lambda: space.values(base, space.read(study)))
     alive = trials(study, TrialState.COMPLETE, TrialState.RUNNING)
     return any(trial.state == TrialState.COMPLETE or trial.params == recipe for trial in alive)

@@ -23,7 +23,7 @@ def table(study: optuna.Study) -> pd.DataFrame:
     """A row a trial, the best first, complete and pruned ones alike: number, state, objective, scores, the parameters,
     epochs, seconds, the reason.
     """
-    rows, searched = [], studies.patiently(lambda: space.read(study))
+    rows, searched = [], studies.with_retries(lambda: space.read(study))
     for trial in studies.trials(study):
         if trial.user_attrs.get("reason") == "surplus" or trial.state == TrialState.WAITING:
             continue

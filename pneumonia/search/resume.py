@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia.runs.listener import Listener
 from pneumonia.search import study as studies
-from pneumonia.search.lost_trials import reap
+from pneumonia.search.lost_trials import requeue_lost_trials
 from pneumonia.search.worker import Task
 from pneumonia.tracking.connection import TrackingError
 from pneumonia.tracking.record import State, records
@@ -16,7 +16,7 @@ from pneumonia.tracking.store import tracker_errors
 from pneumonia.tracking.sync import close_run
 
 
-def settle(study: optuna.Study, home: Path) -> None:
+def close_ended_records(study: optuna.Study, home: Path) -> None:
     """Ends the records of trials that ended in the study a moment before their worker was killed."""
     every = {trial.number: trial for trial in studies.trials(study)}
     for record in records(home / "records" / study.study_name):
@@ -39,18 +39,18 @@ def _end(trial: FrozenTrial) -> tuple[State, str]:
 def take_over(study: optuna.Study, parent_id: str, task: Task, experiment_id: str, listener: Listener) -> None:
     """Resuming: closes what a killed search left open and becomes the parent of its trials."""
     tracker = task.context.tracker
-    old = studies.patiently(lambda: study.user_attrs).get("parent")
+    old = studies.with_retries(lambda: study.user_attrs).get("parent")
     if old is None:
-        studies.patiently(lambda: study.set_user_attr("parent", parent_id))
+        studies.with_retries(lambda: study.set_user_attr("parent", parent_id))
         return
     done = len(studies.trials(study, *studies.DONE))
     listener.say(f"resumes study {study.study_name}: {done} of {task.goal} trials are done")
-    reap(study, task.context)
+    requeue_lost_trials(study, task.context)
     for record in records(task.context.home / "records"):
         if record.run.parent == old:
             record.update(parent=parent_id)
     still_open = tracker.hand_over(experiment_id, old, parent_id) if old != parent_id else {}
-    studies.patiently(lambda: study.set_user_attr("parent", parent_id))
+    studies.with_retries(lambda: study.set_user_attr("parent", parent_id))
     # Their machine died before it could send; it may still do so.
     ends = {trial.user_attrs.get("run_id"): _end(trial) for trial in studies.trials(study, *studies.DONE)}
     gone: tuple[State, str] = ("INTERRUPTED", "the search that trained it died")

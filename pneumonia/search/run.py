@@ -19,7 +19,7 @@ from pneumonia.runtime.signals import Interrupted
 from pneumonia.search import final, leader, pool, report, resume
 from pneumonia.search import study as studies
 from pneumonia.search.final import SearchError
-from pneumonia.search.lost_trials import reap
+from pneumonia.search.lost_trials import requeue_lost_trials
 from pneumonia.search.worker import Task, open_storage
 from pneumonia.tracking import views
 from pneumonia.tracking.record import Record, Run, close_dead
@@ -90,7 +90,7 @@ def search(
     )
     study = _open(config, task, listener)
     task = replace(task, study=study.study_name)
-    resume.settle(study, context.home)
+    resume.close_ended_records(study, context.home)
     close_dead(context.home)
     context.tracker.sync(context.home)
     return _follow(study, task, plan.workers, listener) or _lead(study, task, config, model_name, listener)
@@ -119,7 +119,7 @@ def _follow(study: optuna.Study, task: Task, workers: int, listener: Listener) -
         if holder is None:
             continue  # another claimed at the same time: it is the next holder
         outcome = _join(study, task, workers, holder["run_id"], listener)
-        if "finished" in studies.patiently(lambda: study.user_attrs) or leader.holder(study) is not None:
+        if "finished" in studies.with_retries(lambda: study.user_attrs) or leader.holder(study) is not None:
             tracker, run_id = task.context.tracker, task.context.run_id
             with tracker_errors(tracker.uri):
                 if run_id is not None:
@@ -159,7 +159,7 @@ def _lead(study: optuna.Study, task: Task, config: SearchConfig, model_name: str
         listener.say(f"best trial: {best.number} with val/objective {best.value:.4f}")
         last, verdict = final.finish(trials, task, plan.final_epochs, data, model_name, listener)
         parent.summarise(last.summary, step=0)
-        studies.patiently(lambda: study.set_user_attr("finished", parent_id))
+        studies.with_retries(lambda: study.set_user_attr("finished", parent_id))
     return Outcome(
         study=study.study_name,
         run_id=parent_id,
@@ -210,10 +210,10 @@ def _run_trials(study: optuna.Study, task: Task, workers: int, listener: Listene
     listener.on_progress(progress(study, task.goal))
     if len(studies.trials(study, *studies.DONE)) < task.goal:
         try:
-            pool.run(task, workers, on_poll=on_poll, on_death=lambda: reap(study, task.context))
+            pool.run(task, workers, on_poll=on_poll, on_death=lambda: requeue_lost_trials(study, task.context))
         except Interrupted:
             # A worker that had to be killed left its trial; a database that is away must not hold up the stop.
-            tidy = threading.Thread(target=reap, args=(study, task.context), daemon=True)
+            tidy = threading.Thread(target=requeue_lost_trials, args=(study, task.context), daemon=True)
             tidy.start()
             tidy.join(TIDY_SECONDS)
             raise

@@ -37,7 +37,7 @@ from pneumonia.search.storage import StudyError, holds_a_study, unusable
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60  # silence after which a worker on another machine counts as dead
 PATIENCE_SECONDS = 120.0  # how long a database may be away before a worker gives up
-UNBORN_SECONDS = 15.0  # a trial without a worker's name after so long was lost in the making
+UNCLAIMED_SECONDS = 15.0  # a trial without a worker's name after so long was lost in the making
 MAX_RETRIES = 3
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 LIVE = (*DONE, TrialState.RUNNING, TrialState.WAITING)
@@ -127,11 +127,11 @@ def check(url: str, name: str | None) -> None:
                 return
             study = optuna.load_study(study_name=full, storage=storage)
             if "finished" not in study.user_attrs:
-                require_ours(study)
+                require_search_study(study)
                 return
 
 
-def patiently(call: Callable[[], T], *, seconds: float = PATIENCE_SECONDS) -> T:
+def with_retries(call: Callable[[], T], *, seconds: float = PATIENCE_SECONDS) -> T:
     """Calls until the database answers; every call made through here may be made twice."""
     end = time.monotonic() + seconds
     while True:
@@ -145,7 +145,7 @@ def patiently(call: Callable[[], T], *, seconds: float = PATIENCE_SECONDS) -> T:
 
 
 @contextmanager
-def beating(beat: Callable[[], None], seconds: float) -> Iterator[None]:
+def repeating(beat: Callable[[], None], seconds: float) -> Iterator[None]:
     """Calls `beat` every `seconds`, in a thread, while the block runs."""
     done = threading.Event()
 
@@ -212,7 +212,7 @@ def create_or_resume(
         study = optuna.create_study(study_name=full, storage=storage, direction="minimize", load_if_exists=True)
         if "finished" not in study.user_attrs:
             break
-    require_ours(study)
+    require_search_study(study)
     if not study.get_trials(deepcopy=False):
         study.set_user_attr("objective", judged)
         space.write(study, ranges)
@@ -230,7 +230,7 @@ def _names(name: str) -> Iterator[str]:
         yield f"{name}-{number}"
 
 
-def require_ours(study: optuna.Study) -> None:
+def require_search_study(study: optuna.Study) -> None:
     """Raises:
     StudyError: the study, which somebody may have made beforehand, looks for something else than a search does.
     """
@@ -271,7 +271,7 @@ def left_behind(storage: RDBStorage, fingerprint: str) -> dict[str, str]:
     """
     return {
         study.study_name: str(study.user_attrs.get("objective"))
-        for study in patiently(lambda: optuna.get_all_study_summaries(storage))
+        for study in with_retries(lambda: optuna.get_all_study_summaries(storage))
         if study.study_name.startswith(f"{fingerprint[:12]}-")
         and study.n_trials
         and not {"finished", space.ATTRIBUTE} & study.user_attrs.keys()
@@ -284,7 +284,7 @@ def load(storage: RDBStorage, name: str, *, seed: int, pruner: optuna.pruners.Ba
 
 
 def trials(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
-    return patiently(lambda: study.get_trials(deepcopy=False, states=states or None))
+    return with_retries(lambda: study.get_trials(deepcopy=False, states=states or None))
 
 
 def value(trial: FrozenTrial) -> float:
@@ -310,13 +310,13 @@ def claim(study: optuna.Study, goal: int, *, wait: Callable[[], None]) -> optuna
         wait: called, for about a second, while others' trials fill the goal but are not done; may raise to stop.
     """
     while True:
-        patiently(lambda: optuna.storages.fail_stale_trials(study))
+        with_retries(lambda: optuna.storages.fail_stale_trials(study))
         if len(trials(study, *DONE)) >= goal:
             return None
         if len(trials(study, *DONE, TrialState.RUNNING)) >= goal:
             wait()
             continue
-        trial = patiently(lambda: study.ask(space.read(study)))
+        trial = with_retries(lambda: study.ask(space.read(study)))
         earlier = [t for t in trials(study, *LIVE) if t.number < trial.number]
         if len(earlier) < goal:
             return trial
@@ -338,7 +338,7 @@ def finish(study: optuna.Study, number: int, value: float | None, state: TrialSt
         study.tell(number, value, state)
 
     try:
-        patiently(tell)
+        with_retries(tell)
     except (UpdateFinishedTrialError, ValueError) as error:
         raise LeaseLost(f"trial {number} was given to another worker") from error
 
@@ -348,7 +348,7 @@ def fail(study: optuna.Study, number: int, reason: str, *, fault: bool) -> bool:
     trial = optuna.trial.Trial(study, trials(study)[number]._trial_id)
     try:
         for key, value in (("reason", reason), ("fault", fault)):
-            patiently(partial(trial.set_user_attr, key, value))
+            with_retries(partial(trial.set_user_attr, key, value))
         finish(study, number, None, TrialState.FAIL)
     except (LeaseLost, UpdateFinishedTrialError):
         return False
@@ -370,6 +370,6 @@ def lost(study: optuna.Study) -> list[FrozenTrial]:
         if worker is not None:
             return is_gone(worker)
         started = trial.datetime_start
-        return started is not None and (datetime.now() - started).total_seconds() > UNBORN_SECONDS
+        return started is not None and (datetime.now() - started).total_seconds() > UNCLAIMED_SECONDS
 
     return [trial for trial in trials(study, TrialState.RUNNING) if is_lost(trial)]

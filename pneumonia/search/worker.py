@@ -24,7 +24,7 @@ from pneumonia.runs.train import OBJECTIVE, run_training, warm_up
 from pneumonia.runtime.signals import Interrupted, Stop, identity, leave_quickly
 from pneumonia.search import pruning
 from pneumonia.search import study as studies
-from pneumonia.search.lost_trials import close_lost, reap
+from pneumonia.search.lost_trials import close_lost, requeue_lost_trials
 from pneumonia.tracking.connection import TrackingError
 from pneumonia.tracking.record import Record, Run, State
 from pneumonia.tracking.store import reason_of
@@ -77,7 +77,7 @@ def work(task: Task, stop: Stop) -> None:
     warm_up()
 
     def wait() -> None:
-        reap(study, task.context)
+        requeue_lost_trials(study, task.context)
         for _ in range(10):
             stop.check()
             time.sleep(0.1)
@@ -105,11 +105,13 @@ def open_storage(task: Task) -> RDBStorage:
 
 def run_trial(trial: optuna.Trial, study: optuna.Study, task: Task, data: cache.Decoded, stop: Stop) -> None:
     """One trial from its parameters to its end in the study, in its record and in MLflow."""
-    leader = studies.patiently(lambda: study.user_attrs).get("parent", task.context.parent)  # another may lead by now
+    leader = studies.with_retries(lambda: study.user_attrs).get(
+        "parent", task.context.parent
+    )  # another may lead by now
     context = task.context.under(str(leader))
     record = _begin(trial, task, context)
     config = replace(task.base, **trial.params)
-    watch = _Watch(trial, study, task, stop)
+    watch = _TrialListener(trial, study, task, stop)
     state: State = "FAIL"
     reason, value = "", math.nan
     try:
@@ -134,14 +136,14 @@ def run_trial(trial: optuna.Trial, study: optuna.Study, task: Task, data: cache.
     if state in ("COMPLETE", "PRUNED"):
         try:
             told = {**record.metrics[-1]["metrics"], **record.summary}
-            note(trial, {**told, **({"reason": reason} if reason else {})})
+            set_attributes(trial, {**told, **({"reason": reason} if reason else {})})
             studies.finish(study, trial.number, value if state == "COMPLETE" else None, TrialState[state])
         except studies.LeaseLost as event:
             state, reason = "FAIL", str(event)
     else:
         record.finish(state, reason)  # first, since the database may be away and the time to stop short
         if studies.fail(study, trial.number, reason, fault=state == "FAIL") and state == "INTERRUPTED":
-            studies.patiently(lambda: studies.retry(study, studies.trials(study)[trial.number]))
+            studies.with_retries(lambda: studies.retry(study, studies.trials(study)[trial.number]))
     record.finish(state, reason)
     context.tracker.try_send(record)
     if "model_id" in sent(record):
@@ -153,7 +155,7 @@ def run_trial(trial: optuna.Trial, study: optuna.Study, task: Task, data: cache.
 def _begin(trial: optuna.Trial, task: Task, context: RunContext) -> Record:
     """The trial's record, sent so that it is seen while it lasts."""
     folder = context.home / "records" / task.study / f"trial-{trial.number:04d}-{uuid.uuid4().hex[:8]}"
-    note(trial, {"worker": identity(), "folder": str(folder)})
+    set_attributes(trial, {"worker": identity(), "folder": str(folder)})
     record = context.begin(
         Run(
             name=f"trial {trial.number}",
@@ -166,11 +168,11 @@ def _begin(trial: optuna.Trial, task: Task, context: RunContext) -> Record:
     )
     context.tracker.try_send(record)
     if "run_id" in sent(record):
-        note(trial, {"run_id": sent(record)["run_id"]})
+        set_attributes(trial, {"run_id": sent(record)["run_id"]})
     return record
 
 
-class _Watch(Listener):
+class _TrialListener(Listener):
     """Tells the study of a trial's epochs, and ends it where it is behind or a stop was requested. `pruned` says why
     it was ended early.
     """
@@ -186,9 +188,9 @@ class _Watch(Listener):
         self.stop.check()
         trial, base = self.trial, self.task.base
         try:
-            studies.patiently(lambda: trial.report(epoch.metrics[OBJECTIVE], epoch.number))
+            studies.with_retries(lambda: trial.report(epoch.metrics[OBJECTIVE], epoch.number))
             # the pruner is asked about the recipe as well, since it notes there what others are compared with
-            behind = epoch.number < epoch.epochs and studies.patiently(trial.should_prune)
+            behind = epoch.number < epoch.epochs and studies.with_retries(trial.should_prune)
             behind = behind and replace(base, **trial.params) != base and pruning.one_remains(self.study, base)
         except optuna.exceptions.UpdateFinishedTrialError as error:
             raise studies.LeaseLost(f"trial {trial.number} was given to another worker") from error
@@ -199,7 +201,7 @@ class _Watch(Listener):
         return bool(behind)
 
 
-def note(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
+def set_attributes(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
     """Writes attributes on a trial, however long the database is away.
 
     Raises:
@@ -207,7 +209,7 @@ def note(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
     """
     for key, value in attributes.items():
         try:
-            studies.patiently(partial(trial.set_user_attr, key, value))
+            studies.with_retries(partial(trial.set_user_attr, key, value))
         except optuna.exceptions.UpdateFinishedTrialError as error:
             raise studies.LeaseLost(f"trial {trial.number} was given to another worker") from error
 
@@ -218,8 +220,8 @@ def heartbeat(storage: RDBStorage, trial: optuna.Trial, seconds: int) -> Iterato
 
     The first time before the block starts: a trial without any sign of life would never be missed.
     """
-    studies.patiently(lambda: storage.record_heartbeat(trial._trial_id))
-    with studies.beating(lambda: storage.record_heartbeat(trial._trial_id), seconds):
+    studies.with_retries(lambda: storage.record_heartbeat(trial._trial_id))
+    with studies.repeating(lambda: storage.record_heartbeat(trial._trial_id), seconds):
         yield
 
 

@@ -9,7 +9,16 @@ from pydicom.pixels.utils import pixel_array
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from pneumonia.served.dicom_frame import read_frame
-from pneumonia.served.dicom_header import ABOUT, BITS, GREYS, LAYOUT, dicom_header, number_of, stranger, words_of
+from pneumonia.served.dicom_header import (
+    ABOUT,
+    BITS,
+    GREYS,
+    LAYOUT,
+    dicom_header,
+    number_of,
+    why_no_chest_film,
+    words_of,
+)
 from pneumonia.served.dicom_window import windowed
 from pneumonia.served.limits import FilmError, check_bounds
 
@@ -32,7 +41,7 @@ def _read_dicom(data: bytes, any_dicom: bool) -> np.ndarray:
     film = dicom_header(data, ABOUT, LAYOUT, BITS, GREYS, pixels=True)
     if "PixelData" not in film:  # compressed frames may lack the mark that ends them, which pydicom looks for
         film = dicom_header(data + b"\xfe\xff\xdd\xe0\0\0\0\0", ABOUT, LAYOUT, BITS, GREYS, pixels=True)
-    if (reason := stranger(film)) and not any_dicom:
+    if (reason := why_no_chest_film(film)) and not any_dicom:
         raise FilmError(f"{reason} (any_dicom reads it all the same)")
     if number_of(film, "NumberOfFrames", 1) > 1:
         raise FilmError("the DICOM has more than one frame, by its NumberOfFrames")

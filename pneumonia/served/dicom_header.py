@@ -49,7 +49,7 @@ def warning_of(data: bytes) -> str:
         return ""
     header = dicom_header(data, ABOUT, "PhotometricInterpretation")
     words = {name: " ".join(words_of(header, name)) for name in (*ABOUT, "PhotometricInterpretation")}
-    doubts = [stranger(header)]
+    doubts = [why_no_chest_film(header)]
     if re.search(r"\bLAT|\b[LR]L\b|\b[LR]L[DO]\b|OBL|DECUB", words["ViewPosition"]):
         doubts.append("the film is not a frontal view, by its ViewPosition")
     if words["PresentationLUTShape"] == "INVERSE" and words["PhotometricInterpretation"] != "MONOCHROME1":
@@ -59,7 +59,7 @@ def warning_of(data: bytes) -> str:
     return "; ".join(filter(None, doubts))
 
 
-def stranger(header: pydicom.Dataset) -> str:
+def why_no_chest_film(header: pydicom.Dataset) -> str:
     """Why a DICOM says that it is no radiograph of a chest; empty if it does not."""
     modality, part = words_of(header, "Modality"), " ".join(words_of(header, "BodyPartExamined"))
     if modality and not _RADIOGRAPHS.intersection(modality):

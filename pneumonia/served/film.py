@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from pneumonia.served.dicom import decode_dicom
-from pneumonia.served.formats import kind, name_the_stranger
+from pneumonia.served.formats import kind, name_format
 from pneumonia.served.jpeg import decode_jpeg
 from pneumonia.served.limits import MAX_BYTES, FilmError
 from pneumonia.served.png import decode_png
@@ -43,7 +43,7 @@ def decode(data: bytes, *, min_side: int = 0, any_dicom: bool = False) -> np.nda
         case "DICOM":
             film = decode_dicom(data, any_dicom)
         case _:
-            raise FilmError(name_the_stranger(data))
+            raise FilmError(name_format(data))
     # X-ray films vary by tens of grey levels; a blank page, or all black, would be scored like a film.
     if cv2.meanStdDev(film)[1].item() < 1.0:
         raise FilmError("the film holds no picture: it is one even grey")

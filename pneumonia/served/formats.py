@@ -22,7 +22,7 @@ def _begins_like_dicom(head: bytes) -> bool:
     return explicit or (head[:1] == b"\x08" and int.from_bytes(head[4:8], "little") <= 64)
 
 
-def name_the_stranger(data: bytes) -> str:
+def name_format(data: bytes) -> str:
     if not data:
         return "the film is empty (0 bytes)"
     head = data[:512]

@@ -168,8 +168,8 @@ def _no_image(path: Path) -> str | None:
     for what cannot be looked at."""
     try:
         if not path.is_file():  # a pipe would be waited for
-            return file_kinds.unwanted(path) or (None if file_kinds.has_known_suffix(path) else "not a file")
-        why = file_kinds.no_film(path)
+            return file_kinds.why_unwanted(path) or (None if file_kinds.has_known_suffix(path) else "not a file")
+        why = file_kinds.why_not_film(path)
     except OSError:
         return None
     return None if why in file_kinds.REFUSED.values() else why

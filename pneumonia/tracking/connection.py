@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from pneumonia.runtime.messages import first_line, shortened
 from pneumonia.tracking.sync import masked
 
-QUESTION = "/api/2.0/mlflow/experiments/search"  # which any user of a server may ask
+PROBE = "/api/2.0/mlflow/experiments/search"  # which any user of a server may ask
 SAID_LETTERS = 200
 NAME, PASSWORD, TOKEN = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"
 WANTS_CERTIFICATE = (
@@ -52,24 +52,24 @@ def _reach_database(uri: str, seconds: float) -> None:
 def _reach_server(uri: str, seconds: float) -> None:
     where = masked(uri)
     try:
-        who = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
-        answer = _ask(who, seconds)
+        creds = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
+        answer = _ask(creds, seconds)
     except configparser.Error as error:
         raise TrackingError(f"~/.mlflow/credentials cannot be read: {first_line(error)}") from error
     except ImportError as error:
         raise TrackingError(f"the package {error.name} is missing, for requests as {where} wants them") from error
     except MlflowException as error:
         cause = error.__cause__ or error.__context__ or error  # MLflow raises most of its own without `from`
-        raise TrackingError(_silence(where, cause, seconds)) from error
+        raise TrackingError(_no_answer(where, cause, seconds)) from error
     if not answer.ok or not _is_json_object(answer.text):
-        raise TrackingError(_refusal(where, answer, who))
+        raise TrackingError(_refusal(where, answer, creds))
 
 
-def _ask(who: MlflowHostCreds, seconds: float, *, again: bool = True) -> requests.Response:
+def _ask(creds: MlflowHostCreds, seconds: float, *, again: bool = True) -> requests.Response:
     try:
         answer: requests.Response = http_request(  # type: ignore[no-untyped-call]
-            who,
-            QUESTION,
+            creds,
+            PROBE,
             "POST",
             json={"max_results": 1},
             timeout=seconds,
@@ -78,16 +78,16 @@ def _ask(who: MlflowHostCreds, seconds: float, *, again: bool = True) -> request
         )
     except MlflowException as error:
         if again and "Connection aborted" in str(error):  # one that was open since the last time, and is not any more
-            return _ask(who, seconds, again=False)
+            return _ask(creds, seconds, again=False)
         raise
     return answer
 
 
-def _silence(where: str, cause: BaseException, seconds: float) -> str:
+def _no_answer(where: str, cause: BaseException, seconds: float) -> str:
     """Why nothing came back."""
     said, kind = masked(str(cause)), type(cause).__name__
     if isinstance(cause, requests.exceptions.SSLError) or "[SSL" in said:
-        return _no_trust(where, said)
+        return _tls_failure(where, said)
     if isinstance(cause, requests.ConnectionError | requests.Timeout):
         slow = f" within {seconds:g} s" if "timed out" in said else ""
         return f"no MLflow server answers at {where}{slow} ({kind}): start it, or set MLFLOW_TRACKING_URI"
@@ -95,7 +95,7 @@ def _silence(where: str, cause: BaseException, seconds: float) -> str:
     return f"the MLflow server at {where} cannot be asked: {shortened(first_line(cause), SAID_LETTERS)}"
 
 
-def _no_trust(where: str, said: str) -> str:
+def _tls_failure(where: str, said: str) -> str:
     if "WRONG_VERSION_NUMBER" in said or "RECORD_LAYER_FAILURE" in said or "HTTP_REQUEST" in said:
         return f"{where} does not speak TLS: is it http:// in MLFLOW_TRACKING_URI?"
     if "ALERT" in said:
@@ -117,16 +117,16 @@ def _no_trust(where: str, said: str) -> str:
     return f"no safe connection to the MLflow server at {where}: {shortened(said, SAID_LETTERS)}"
 
 
-def _refusal(where: str, answer: requests.Response, who: MlflowHostCreds) -> str:
+def _refusal(where: str, answer: requests.Response, creds: MlflowHostCreds) -> str:
     """What an answer that is not MLflow's to the question means."""
     code = answer.status_code
     if code == 401:
-        return f"the MLflow server at {where} {_unknown(who)}"
+        return f"the MLflow server at {where} {_unauthorised(creds)}"
     if code == 400 and "certificate" in answer.text.lower():  # nginx says it so
         return f"the MLflow server at {where} {WANTS_CERTIFICATE}"
     if code == 400 and "https" in answer.text.lower():
         return f"{where} speaks TLS: write https:// in MLFLOW_TRACKING_URI"
-    said = _said(answer, who)
+    said = _server_message(answer, creds)
     if code == 403:
         return (
             f"the MLflow server at {where} forbids it (403{said}): set {NAME} and {PASSWORD}, or {TOKEN}, of somebody "
@@ -142,26 +142,26 @@ def _refusal(where: str, answer: requests.Response, who: MlflowHostCreds) -> str
     )
 
 
-def _unknown(who: MlflowHostCreds) -> str:
-    """Of a server that answers 401: what was said of who asks, never the secret itself, and what to set."""
-    if who.auth:
-        return f"does not know who asks (401): MLFLOW_TRACKING_AUTH names {who.auth}, which is missing or not enough"
-    if who.username and who.password:
+def _unauthorised(creds: MlflowHostCreds) -> str:
+    """Of a server that answers 401: which credentials were sent, never the secret itself, and what to set."""
+    if creds.auth:
+        return f"does not know who asks (401): MLFLOW_TRACKING_AUTH names {creds.auth}, which is missing or not enough"
+    if creds.username and creds.password:
         there = "which" if os.environ.get(PASSWORD) else "or ~/.mlflow/credentials, which"
         return f"does not take the name and password (401) of {NAME} and {PASSWORD}, {there} are set"
-    if who.token:
+    if creds.token:
         return f"does not take the token (401) of {TOKEN}, which is set"
-    missing = PASSWORD if who.username else NAME if who.password else f"{NAME} and {PASSWORD}, or {TOKEN}"
+    missing = PASSWORD if creds.username else NAME if creds.password else f"{NAME} and {PASSWORD}, or {TOKEN}"
     return f"asks who you are (401): set {missing}"
 
 
-def _said(answer: requests.Response, who: MlflowHostCreds) -> str:
+def _server_message(answer: requests.Response, creds: MlflowHostCreds) -> str:
     """The server's own words, where they are a sentence and not a page, without the password or token."""
     try:
         text = str(json.loads(answer.text).get("message", ""))
     except (ValueError, AttributeError):
         text = answer.text if "text/plain" in answer.headers.get("Content-Type", "") else ""
-    for secret in (who.password, who.token):
+    for secret in (creds.password, creds.token):
         text = text.replace(secret, "***") if secret else text
     line = " ".join(masked(text).split())
     return f": {shortened(line, SAID_LETTERS)}" if line else ""

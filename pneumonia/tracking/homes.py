@@ -32,12 +32,12 @@ def of(uri: str) -> Path:
     """
     if (old := _old(uri)) is not None:
         return old
-    mine = {"store": places.address(uri), "born": _born(uri)}
+    mine = {"store": places.address(uri), "born": _created(uri)}
     folder = platformdirs.user_data_path("pneumonia", appauthor=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "homes.lock"):
-            return _found(folder, mine) or _made(folder, mine)
+            return _existing(folder, mine) or _create(folder, mine)
     except OSError as error:
         raise RuntimeError(
             f"{folder}, for what the program keeps, cannot be used ({error.strerror or error}): "
@@ -45,16 +45,16 @@ def of(uri: str) -> Path:
         ) from error
 
 
-def _found(folder: Path, mine: dict[str, Any]) -> Path | None:
+def _existing(folder: Path, mine: dict[str, Any]) -> Path | None:
     for note in sorted(folder.glob(f"*/{NOTE}")):
-        if _is_of(theirs := read_json(note), mine):
+        if _belongs_to(theirs := read_json(note), mine):
             if theirs != mine:
                 write_json(note, mine)
             return note.parent
     return None
 
 
-def _is_of(theirs: dict[str, Any], mine: dict[str, Any]) -> bool:
+def _belongs_to(theirs: dict[str, Any], mine: dict[str, Any]) -> bool:
     """Whether a home is that of my store: of the same address, unless another database was there before, or of the
     same database, which was moved.
     """
@@ -65,7 +65,7 @@ def _is_of(theirs: dict[str, Any], mine: dict[str, Any]) -> bool:
     return mine["born"] is not None and theirs["born"] == mine["born"] and moved
 
 
-def _made(folder: Path, mine: dict[str, Any]) -> Path:
+def _create(folder: Path, mine: dict[str, Any]) -> Path:
     store = mine["store"]
     shown = urlsplit(store).netloc or Path(store).parent.name
     shown = re.sub(r"[^A-Za-z0-9._-]+", "-", shown).strip(".-")[:40] or "store"
@@ -78,7 +78,7 @@ def _made(folder: Path, mine: dict[str, Any]) -> Path:
     return home
 
 
-def _born(uri: str) -> int | None:
+def _created(uri: str) -> int | None:
     """When a database of this machine was made, milliseconds since 1970, as it says itself: a database that was moved
     is known by it, and one that took another's place.
     """

@@ -27,7 +27,7 @@ from pneumonia.tracking.connection import (
 )
 from pneumonia.tracking.places import address
 from pneumonia.tracking.record import Record, records, write_json
-from pneumonia.tracking.sync import DROPPED, experiment_there, if_there, masked, sent, sent_to, unsent
+from pneumonia.tracking.sync import DROPPED, experiment_there, masked, none_if_missing, sent, sent_to, unsent
 from pneumonia.tracking.system_metrics import Meters
 
 LOCK_SECONDS = 60.0  # another process that sends the same record is waited for so long
@@ -86,7 +86,7 @@ class Tracker:
         """
         reach(self.uri)
         with tracker_errors(self.uri):
-            found = if_there(lambda: self.client.get_experiment(experiment_id))
+            found = none_if_missing(lambda: self.client.get_experiment(experiment_id))
         return None if found is None else str(found.name)
 
     def has(self, record: Record) -> bool:
@@ -162,7 +162,7 @@ class Tracker:
             )
             for child in children:
                 self.client.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, new)
-            run = if_there(lambda: self.client.get_run(old))
+            run = none_if_missing(lambda: self.client.get_run(old))
             if run is not None and run.info.lifecycle_stage == "active":  # else somebody deleted it
                 self.client.set_tag(old, "resumed_by", new)
                 self.client.set_terminated(old, "KILLED")
@@ -183,7 +183,7 @@ class Tracker:
         if model_id is None:
             return None
         with tracker_errors(self.uri):
-            return None if if_there(lambda: self.client.get_logged_model(model_id)) is None else model_id
+            return None if none_if_missing(lambda: self.client.get_logged_model(model_id)) is None else model_id
 
     def has_model(self, run_id: str) -> bool:
         """Whether a run logged a model that is still there.
@@ -192,7 +192,7 @@ class Tracker:
             TrackingError: the store cannot be reached.
         """
         with tracker_errors(self.uri):
-            run = if_there(lambda: self.client.get_run(run_id))
+            run = none_if_missing(lambda: self.client.get_run(run_id))
             if run is None:
                 return False
             models = self.client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
@@ -218,7 +218,7 @@ class Tracker:
         if run_id is None:
             return None
         with tracker_errors(self.uri), tempfile.TemporaryDirectory(prefix="pneumonia-artifact-") as scratch:
-            there = if_there(lambda: self.client.list_artifacts(run_id, path.rpartition("/")[0] or None))
+            there = none_if_missing(lambda: self.client.list_artifacts(run_id, path.rpartition("/")[0] or None))
             if path not in {artifact.path for artifact in there or ()}:
                 return None
             return Path(self.client.download_artifacts(run_id, path, scratch)).read_text(encoding="utf-8")

@@ -49,7 +49,7 @@ DIGEST_LENGTH = 36  # MLflow's bound on a dataset's digest
 T = TypeVar("T")
 
 
-def if_there(call: Callable[[], T]) -> T | None:
+def none_if_missing(call: Callable[[], T]) -> T | None:
     """What `call` returns; None where the store has no such run, model, version or file."""
     try:
         return call()
@@ -59,7 +59,7 @@ def if_there(call: Callable[[], T]) -> T | None:
         return None
 
 
-def _raced(call: Callable[[], T]) -> T:
+def _retry_on_race(call: Callable[[], T]) -> T:
     """What `call` returns, at its second try where another process added the row between its look and its write."""
     try:
         return call()
@@ -80,11 +80,11 @@ def experiment_there(client: MlflowClient, name: str) -> Experiment:
         found = client.get_experiment_by_name(name)
         return found or client.get_experiment(client.create_experiment(name))
 
-    found = _raced(look_or_make)
+    found = _retry_on_race(look_or_make)
     if found.lifecycle_stage == LifecycleStage.ACTIVE:
         for key, value in views.experiment_tags().items():
             if key not in found.tags:
-                _raced(partial(client.set_experiment_tag, found.experiment_id, key, value))
+                _retry_on_race(partial(client.set_experiment_tag, found.experiment_id, key, value))
     return found
 
 
@@ -123,7 +123,7 @@ def send(record: Record, client: MlflowClient, uri: str) -> str:
         have = sent(record)
         if "run_id" not in have:
             raise
-        there = if_there(lambda: client.get_run(have["run_id"]))
+        there = none_if_missing(lambda: client.get_run(have["run_id"]))
         if there is not None and there.info.lifecycle_stage == "active":
             raise
         write_json(record.folder / "sent.json", {**have, "deleted": True})
@@ -222,7 +222,7 @@ def _open(run: Run, experiment_id: str, client: MlflowClient) -> str:
             profile=json.dumps(data.get("profile", {})),
         )
         context = InputTag(MLFLOW_DATASET_CONTEXT, data.get("context", "training"))
-        _raced(lambda: client.log_inputs(run_id, [DatasetInput(dataset, [context])]))
+        _retry_on_race(lambda: client.log_inputs(run_id, [DatasetInput(dataset, [context])]))
     return str(run_id)
 
 

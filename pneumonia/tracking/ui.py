@@ -20,7 +20,7 @@ HOST, PORT = "127.0.0.1", 5000
 START_SECONDS = 300.0  # a cold disk and a busy machine
 END_SECONDS = 5.0  # that the server has for ending by itself
 SMALL = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # with one worker .8 GB instead of 2.9
-TRAINING_HALF = {"workflowType": "machine_learning"}  # of the UI, which opens in the GenAI half otherwise
+TRAINING_VIEW = {"workflowType": "machine_learning"}  # of the UI, which opens in the GenAI half otherwise
 
 
 class UiError(RuntimeError):
@@ -43,24 +43,24 @@ def address(uri: str, *, host: str = HOST, port: int = PORT) -> str:
 
 def run_link(at: str, experiment_id: str, run_id: str) -> str:
     """The page of a run in the UI at the address `at`."""
-    return f"{at}/#/experiments/{experiment_id}/runs/{run_id}?{urlencode(TRAINING_HALF)}"
+    return f"{at}/#/experiments/{experiment_id}/runs/{run_id}?{urlencode(TRAINING_VIEW)}"
 
 
 def view_link(at: str, experiment_id: str, view: str = "trials") -> str:
     """A saved view of an experiment (see `views`): `trials`, `curves`, `films`, or the id of a run above others."""
     charts = {"compareRunsMode": "CHART"} if view in ("curves", "films") else {}
-    query = urlencode({**TRAINING_HALF, "viewStateShareKey": view, **charts})
+    query = urlencode({**TRAINING_VIEW, "viewStateShareKey": view, **charts})
     return f"{at}/#/experiments/{experiment_id}/runs?{query}"
 
 
 def version_link(at: str, name: str, version: str) -> str:
     """The page of a version of a registered model."""
-    return f"{at}/#/models/{quote(name)}/versions/{version}?{urlencode(TRAINING_HALF)}"
+    return f"{at}/#/models/{quote(name)}/versions/{version}?{urlencode(TRAINING_VIEW)}"
 
 
 def compare_link(at: str, experiment_id: str, run_ids: Sequence[str]) -> str:
     """The page that compares runs of an experiment."""
-    query = {"runs": json.dumps(list(run_ids)), "experiments": json.dumps([experiment_id]), **TRAINING_HALF}
+    query = {"runs": json.dumps(list(run_ids)), "experiments": json.dumps([experiment_id]), **TRAINING_VIEW}
     return f"{at}/#/compare-runs?{urlencode(query)}"
 
 
@@ -110,15 +110,15 @@ def server(uri: str, *, host: str = HOST, port: int = PORT, log: Path) -> Iterat
     with log.open("wb") as output:
         # In this process's group, so that a terminal that is closed ends the server as well.
         process = subprocess.Popen(words, env={**os.environ, **SMALL, **stores}, stdout=output, stderr=output)
-    family = [psutil.Process(process.pid)]
+    processes = [psutil.Process(process.pid)]
     try:
-        _answering(process, address(uri, host=host, port=port), log)
-        family += family[0].children(recursive=True)
+        _wait_until_up(process, address(uri, host=host, port=port), log)
+        processes += processes[0].children(recursive=True)
         yield process
     finally:
         with suppress(psutil.NoSuchProcess):
-            family += family[0].children(recursive=True)
-        _end(family)
+            processes += processes[0].children(recursive=True)
+        _end(processes)
         process.wait()
 
 
@@ -130,7 +130,7 @@ def ended(log: Path) -> UiError:
     return UiError(f"MLflow's server ended by itself: {shortened(last, 300)}")
 
 
-def _answering(process: "subprocess.Popen[bytes]", at: str, log: Path) -> None:
+def _wait_until_up(process: "subprocess.Popen[bytes]", at: str, log: Path) -> None:
     import requests  # a tenth of a second, which no other command needs to wait
 
     end = time.monotonic() + START_SECONDS
@@ -144,10 +144,10 @@ def _answering(process: "subprocess.Popen[bytes]", at: str, log: Path) -> None:
     raise UiError(f"MLflow's server does not answer after {START_SECONDS:.0f} s; {log} has what it says")
 
 
-def _end(family: Sequence[psutil.Process]) -> None:
-    for process in family:
+def _end(processes: Sequence[psutil.Process]) -> None:
+    for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
-    for process in psutil.wait_procs(family, timeout=END_SECONDS)[1]:
+    for process in psutil.wait_procs(processes, timeout=END_SECONDS)[1]:
         with suppress(psutil.NoSuchProcess):
             process.kill()

@@ -17,7 +17,7 @@ from pneumonia.augmentation import clahe, opacity, stress_tests
 from pneumonia.augmentation.augment import augment, halve, standardise
 from pneumonia.config import TrainConfig
 from pneumonia.data.cache import Decoded
-from pneumonia.data.classes import told_by_opacities
+from pneumonia.data.classes import is_opacity_task
 from pneumonia.metrics import objective
 from pneumonia.training import allocator, sampling
 from pneumonia.training.data_parallel import PART, Replicas, team
@@ -28,7 +28,7 @@ from pneumonia.training.optimizer import AdamW
 CLIP_NORM = 5.0  # of the gradient; far above a healthy step's, so it only tames outliers
 VAL_BATCH = 128
 SMALLEST_SCALE = 1.0  # of the loss, in float16; a healthy training's lies in the thousands
-CUDA_LOOK = 10  # on CUDA the loss is read every so many steps, since reading waits for the device
+CUDA_READ_EVERY = 10  # on CUDA the loss is read every so many steps, since reading waits for the device
 
 
 class Diverged(ArithmeticError):
@@ -99,7 +99,7 @@ class Fitted:
     training: dict[str, float]
     members: int = 1
 
-    def judged(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def calibration_data(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Labels and logits that calibration and threshold are fitted to: of the validation films as they are and,
         where such judge, changed; `labels` are theirs, [N].
         """
@@ -116,7 +116,7 @@ def fit_data(data: Decoded, *, changed: bool | None = None) -> FitData:
         train_labels=label[split == "train"],
         val_films=data.films[split == "val"],
         val_labels=label[split == "val"],
-        opacities=told_by_opacities(data.index.classes),
+        opacities=is_opacity_task(data.index.classes),
         changed=changed,
     )
 
@@ -154,7 +154,7 @@ def fit(
     with allocator.kept(), clahe.one_thread(), team(parts) as each:
         training = _Training(config, data, device, parts, each)
         for number in range(1, config.epochs + 1):
-            epoch = training.judge(number, training.epoch(number, on_step))
+            epoch = training.validate(number, training.epoch(number, on_step))
             if on_epoch(epoch) or number - training.best_epoch >= config.patience:
                 break
         return training.fitted()
@@ -172,21 +172,21 @@ class _Training:
         each: Callable[..., list[Any]],
     ) -> None:
         self.began = time.monotonic()
-        self.config, self.data, self.device, self.each = config, data, device, each
+        self.config, self.data, self.device, self.map_parts = config, data, device, each
         self.generator = torch.Generator().manual_seed(config.seed)
         self.films = torch.from_numpy(np.ascontiguousarray(data.train_films)).to(device)
-        self.halves = halve(self.films) if config.half_size else self.films
+        self.half_films = halve(self.films) if config.half_size else self.films
         labels = torch.from_numpy(data.train_labels.astype(np.float32)).to(device)
         self.targets = labels * (1 - config.label_smoothing) + 0.5 * config.label_smoothing
-        judging, self.real = judges(config, data)
-        self.judging = torch.from_numpy(judging).to(device)
-        self.draws = sampling.sampler(data.train_labels, config.sampler, self.generator)
+        val_films, self.unpainted = judges(config, data)
+        self.val_films = torch.from_numpy(val_films).to(device)
+        self.sampler = sampling.sampler(data.train_labels, config.sampler, self.generator)
 
         network = build(config.width, config.dropout, seed=config.seed)
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.replicas = Replicas(self.network, parts)
         self.average = copy.deepcopy(self.network).eval()
-        self.followers, self.followed = _floats(self.average), _floats(self.network)
+        self.average_tensors, self.network_tensors = _floats(self.average), _floats(self.network)
         self.steps = sampling.steps(len(self.films), config.batch_size) * config.epochs
         self.optimizer = AdamW(self.network, lr=config.lr, weight_decay=config.weight_decay, steps=self.steps)
         self.cuda, self.half = device.type == "cuda", half_precision(device)
@@ -200,17 +200,17 @@ class _Training:
     def epoch(self, number: int, on_step: Callable[[Step], None]) -> dict[str, float]:
         """Trains on one epoch of batches; its metrics."""
         self.replicas.train()
-        shown = self.halves if number <= self.config.half_size * self.config.epochs else self.films
+        shown = self.half_films if number <= self.config.half_size * self.config.epochs else self.films
         total, seen, started = (
             torch.zeros((), device=self.device),
             0,
             time.perf_counter(),
         )  # monotonic() may stand still
-        for batch in sampling.batches(self.draws, self.config.batch_size):
+        for batch in sampling.batches(self.sampler, self.config.batch_size):
             loss = self._step(batch, shown)
             total += loss * len(batch)
             seen += len(batch)
-            if self._looks() or self.step == self.steps:
+            if self._reads_loss() or self.step == self.steps:
                 pace = seen / (time.perf_counter() - started)
                 on_step(Step(step=self.step, steps=self.steps, loss=float(loss), images_per_second=pace))
         return {
@@ -219,9 +219,9 @@ class _Training:
             "train/lr": self.optimizer.lr,
         }
 
-    def _looks(self) -> bool:
+    def _reads_loss(self) -> bool:
         """Whether this step's loss is looked at, which on CUDA waits for the device."""
-        return not self.cuda or self.step % CUDA_LOOK == 0
+        return not self.cuda or self.step % CUDA_READ_EVERY == 0
 
     def _step(self, batch: Tensor, films: Tensor) -> Tensor:
         """One step of the optimizer and of the averaged weights; the batch's mean loss."""
@@ -229,19 +229,19 @@ class _Training:
         seeds = torch.randint(2**62, (len(parts),), generator=self.generator).tolist()
         self.replicas.zero_grad()
         compute = partial(self._gradient, films=films, batch=len(batch))
-        loss = torch.stack(self.each(compute, parts, seeds)).sum()
+        loss = torch.stack(self.map_parts(compute, parts, seeds)).sum()
         self.replicas.gather(len(parts))
         self.scaler.unscale_(self.optimizer)  # type: ignore[arg-type]
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
         self.step += 1
-        if self._looks():
+        if self._reads_loss():
             _check(loss, norm, self.scaler, self.step, self.optimizer.lr)
         self.scaler.step(self.optimizer)  # type: ignore[arg-type]
         self.scaler.update()
         self.optimizer.at(self.step)
         # a short memory at first, or the average would hang on the random start (as in Polyak averaging with bias)
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.followers, self.followed, 1 - decay)
+        torch._foreach_lerp_(self.average_tensors, self.network_tensors, 1 - decay)
         return loss
 
     def _gradient(self, part: tuple[nn.Module, Tensor], seed: int, *, films: Tensor, batch: int) -> Tensor:
@@ -259,10 +259,10 @@ class _Training:
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def judge(self, number: int, trained: dict[str, float]) -> Epoch:
+    def validate(self, number: int, trained: dict[str, float]) -> Epoch:
         """The epoch's scores on the validation films, by the averaged weights, which are kept if they are the best."""
-        logits = predict(self.average, self.judging, mirror=False, half=self.half, each=self.each)
-        scores = objective.epoch_scores(self.data.val_labels, logits[: self.real], logits[self.real :])
+        logits = predict(self.average, self.val_films, mirror=False, half=self.half, each=self.map_parts)
+        scores = objective.epoch_scores(self.data.val_labels, logits[: self.unpainted], logits[self.unpainted :])
         self.history.append({**trained, **scores})
         value = scores["val/objective"] if math.isfinite(scores["val/objective"]) else scores["val/loss"]
         if not math.isfinite(value):
@@ -280,7 +280,7 @@ class _Training:
     def fitted(self) -> Fitted:
         """The best epoch's network and what is known of it."""
         self.average.load_state_dict(self.best_state)
-        logits = predict(self.average, self.judging[: self.real], each=self.each)
+        logits = predict(self.average, self.val_films[: self.unpainted], each=self.map_parts)
         best, last, films = self.history[self.best_epoch - 1], self.history[-1], len(self.data.val_films)
         return Fitted(
             network=self.average.to("cpu"),

@@ -14,7 +14,7 @@ from torch.optim.adamw import adamw
 BETA2, EPSILON = 0.999, 1e-8
 WARM_UP = 0.25  # share of the steps in which the learning rate rises
 START, END = 1 / 25, 1 / 250_000  # of the peak learning rate
-CALM, PEAK = 0.95, 0.85  # momentum (beta1) at either end, and where the learning rate is highest
+MAX_MOMENTUM, MIN_MOMENTUM = 0.95, 0.85  # momentum (beta1) at either end, and where the learning rate is highest
 
 
 def one_cycle(step: int, steps: int) -> tuple[float, float]:
@@ -23,9 +23,9 @@ def one_cycle(step: int, steps: int) -> tuple[float, float]:
     """
     top = max(WARM_UP * (steps + 1), 2) - 1  # the rise takes at least one step
     if step <= top:
-        return _cosine(START, 1.0, step / top), _cosine(CALM, PEAK, step / top)
+        return _cosine(START, 1.0, step / top), _cosine(MAX_MOMENTUM, MIN_MOMENTUM, step / top)
     done = (step - top) / (steps - top)
-    return _cosine(1.0, END, done), _cosine(PEAK, CALM, done)
+    return _cosine(1.0, END, done), _cosine(MIN_MOMENTUM, MAX_MOMENTUM, done)
 
 
 def _cosine(start: float, end: float, done: float) -> float:
@@ -45,7 +45,7 @@ class AdamW:
     found_inf: Tensor | None = None
 
     def __init__(self, network: nn.Module, *, lr: float, weight_decay: float, steps: int) -> None:
-        self.lr, self.beta1 = 0.0, CALM
+        self.lr, self.beta1 = 0.0, MAX_MOMENTUM
         self._peak, self._steps = lr, steps
         kernels = [p for p in network.parameters() if p.ndim > 1]
         others = [p for p in network.parameters() if p.ndim <= 1]

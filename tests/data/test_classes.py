@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pneumonia.data.classes import choose, told_by_opacities
+from pneumonia.data.classes import choose, is_opacity_task
 from pneumonia.data.index import DataError, scan
 from tests.data.conftest import film
 
@@ -119,7 +119,7 @@ def test_films_asked_about_the_other_way_round_are_other_films(tmp_path: Path) -
     ],
 )
 def test_classes_that_opacities_tell_apart(classes: tuple[str, str]) -> None:
-    assert told_by_opacities(classes)
+    assert is_opacity_task(classes)
 
 
 @pytest.mark.parametrize(
@@ -138,4 +138,4 @@ def test_classes_that_opacities_tell_apart(classes: tuple[str, str]) -> None:
 )
 def test_classes_that_they_do_not(classes: tuple[str, str]) -> None:
     """Two illnesses, another illness, or no telling which class is which: an ill film must not become a normal one."""
-    assert not told_by_opacities(classes)
+    assert not is_opacity_task(classes)

@@ -240,14 +240,14 @@ class TestPatience:
                 raise answer
             return str(answer)
 
-        assert studies.patiently(call) == "here"
+        assert studies.with_retries(call) == "here"
 
     def test_gives_up(self) -> None:
         def call() -> None:
             raise StorageInternalError("away")
 
         with pytest.raises(studies.StudyError, match="has not answered"):
-            studies.patiently(call, seconds=0.05)
+            studies.with_retries(call, seconds=0.05)
 
     def test_is_for_the_database_alone(self) -> None:
         calls = []
@@ -257,7 +257,7 @@ class TestPatience:
             raise KeyError("a bug")
 
         with pytest.raises(KeyError):
-            studies.patiently(call)
+            studies.with_retries(call)
         assert len(calls) == 1
 
 

@@ -222,7 +222,7 @@ def test_an_earlier_best_epoch_comes_out_and_not_the_last(data: FitData, monkeyp
 
 def test_changed_films_judge_where_training_disturbs(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
     fitted, alone = fit(TINY, data), fit(replace(TINY, disturb=0), data)
-    labels, logits = fitted.judged(data.val_labels)
+    labels, logits = fitted.calibration_data(data.val_labels)
     assert len(logits) == len(labels) == 3 * len(data.val_labels)
     assert np.array_equal(labels, np.tile(data.val_labels, 3))
     assert np.array_equal(logits[: len(data.val_labels)], fitted.val_logits)
@@ -237,7 +237,7 @@ def test_changed_films_judge_where_training_disturbs(data: FitData, monkeypatch:
     assert judged == [(3 * films, normal), (3 * films, 0), (films, 0)]
 
     assert alone.changed_logits.size == 0
-    assert np.array_equal(alone.judged(data.val_labels)[1], alone.val_logits)
+    assert np.array_equal(alone.calibration_data(data.val_labels)[1], alone.val_logits)
     assert not np.array_equal(alone.val_logits, fitted.val_logits)
 
 
