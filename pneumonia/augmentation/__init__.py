@@ -1,1 +1,1 @@
-"""What is done to films while training, and to validation films that stand for another hospital."""
+"""Augmentation of training films, and corruptions of validation films that imitate another hospital."""

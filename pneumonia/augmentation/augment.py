@@ -11,10 +11,10 @@ from pneumonia.augmentation.disturb import disturb
 
 ROTATION = math.radians(15)
 SCALE, ASPECT = 0.15, 0.15  # of the logarithm
-DISTURBED_ASPECT = 0.5  # the same, at full disturbance
+DISTURBED_ASPECT = 0.5  # added at disturbance 1
 BLUR = 0.5  # share of the neighbourhood's mean in each pixel
-DISTURBED_BLUR, SHARPENING = 0.5, 1.0  # more of it, and less than none, at full disturbance
-DISTURBED_CLAHE = 0.6  # share of the films, at full disturbance
+DISTURBED_BLUR, SHARPENING = 0.5, 1.0  # more blur, and sharpening, at disturbance 1
+DISTURBED_CLAHE = 0.6  # share of the films, at disturbance 1
 SHIFT = 0.1  # of the film's side
 GAMMA = 0.3  # of the logarithm
 NOISE = 0.1  # of the film's standard deviation
@@ -67,10 +67,10 @@ def augment(films: Tensor, *, strength: float, disturbance: float = 0.0, generat
 
     Args:
         strength: scales every effect but mirroring, which 0 alone turns off.
-        disturbance: strength of `disturb`. Shortcuts hang on scale, gamma, aspect and blur too (ill films are wider
-            than normal ones before both become squares, and coarser): they vary more then, and films are sharpened
-            too. Before all else a share of the films goes through `clahe`, a larger one up to 1. 0 for both is
-            `standardise` alone.
+        disturbance: strength of the domain randomisation (see `disturb`). It also widens the ranges of scale, gamma,
+            aspect and blur and adds sharpening, since these give the class away too (ill films are wider than normal
+            ones before both become squares, and coarser), and sends a share of the films through `clahe` first. With
+            0 for both this is `standardise` alone.
     """
     if strength == disturbance == 0:
         return standardise(films)
@@ -87,7 +87,7 @@ def augment(films: Tensor, *, strength: float, disturbance: float = 0.0, generat
     aspect = torch.exp(draw(ASPECT * strength + DISTURBED_ASPECT * disturbance, 1.0) / 2)
     mirror = torch.where(torch.rand(batch, generator=generator) < (0.5 if strength else 0.0), -1.0, 1.0)
     cos, sin = torch.cos(angle), torch.sin(angle)
-    theta = torch.stack(  # rotation and aspect are not quite one after the other: a little shear comes of both
+    theta = torch.stack(  # rotation and aspect together give a little shear
         [
             torch.stack([cos * scale * aspect * mirror, -sin * scale, 2 * draw(SHIFT)], dim=1),
             torch.stack([sin * scale * mirror, cos * scale / aspect, 2 * draw(SHIFT)], dim=1),

@@ -1,7 +1,7 @@
-"""Local contrast evened out as viewers, archives and digital detectors do it, in a share of the training films.
+"""CLAHE on a share of the training films, since viewers, archives and digital detectors apply it.
 
-`disturb` evens it out smoothly, on a coarse grid, and that does not guard a network against the real thing: with CLAHE
-on all validation films the specificities of three models trained so were .92, .82 and .49. What it brought:
+`disturb` evens local contrast out smoothly, on a coarse grid, which does not protect a network against real CLAHE: with
+CLAHE on all validation films, three models trained that way had specificities of 0.92, 0.82 and 0.49. Results:
 `experiments/LOG.md`.
 """
 
@@ -16,8 +16,8 @@ from torch import Tensor
 
 CLIP = (1.0, 6.0)  # the limit of contrast, uniform in the logarithm; 2 to 4 are usual
 TILES = (3, 12)  # a side of the grid of tiles; 8 is usual
-# OpenCV's limit is a whole number of pixels of a tile, and one at least: with 8 by 8 pixels it is 4 whatever was drawn,
-# and with fewer there would be no limit to speak of.
+# OpenCV rounds the limit down to whole pixels of a tile, at least one: with 8 by 8 pixels it is 4 whatever was drawn,
+# and with fewer there would be no real limit.
 SMALLEST_TILE = 8  # pixels a side
 
 
@@ -47,8 +47,8 @@ def give(films: Tensor, *, share: float, generator: torch.Generator) -> Tensor:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """For a block that calls `give` again and again: OpenCV has threads of its own, one a core, and to wake them costs
-    more than they bring for films this small.
+    """For a block that calls `give` often: OpenCV's own threads, one per core, cost more to wake than they save on
+    films this small.
     """
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)

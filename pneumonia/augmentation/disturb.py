@@ -1,8 +1,8 @@
-"""Augmentation against shortcuts: what tells how and where a film was made is changed at random, a batch at once.
+"""Domain randomisation against shortcuts: changes at random what tells how and where a film was made, a batch at once.
 
-A network that is left alone goes by the borders of Kermany's films, where collimators, letters and the crop differ
-between the classes: painted grey, nearly every normal film of the validation films was called ill
-(`experiments/shortcut_audit.py`). What each effect brought: `experiments/LOG.md`.
+Without it a network uses the borders of Kermany's films, where collimators, letters and the crop differ between the
+classes: with grey borders, nearly every normal validation film was called ill (`experiments/shortcut_audit.py`).
+Results of each effect: `experiments/LOG.md`.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 CELLS = 8  # a side of the grid on which local contrast and exposure vary
 LOCAL, FLAT = 0.6, 0.8  # share of films whose local contrast is evened out, and what deviation it tends to
-TONE, MOST_TONE = 1.2, 0.9  # of the way to a curve that saturates at one deviation, or as far from it
+TONE, MOST_TONE = 1.2, 0.9  # how far towards, or away from, a curve that saturates at one deviation
 EXPOSURE = 0.6  # of the film's standard deviation, for the field of exposure
 HOLE, HOLE_SIDE = 0.5, 0.35  # share of films with a hole, and its longest side, of the film's
 FRAME, FRAME_WIDTH = 0.5, 0.2  # share of films with a frame, and the widest of its four bars, of the film's side
@@ -27,8 +27,8 @@ def disturb(x: Tensor, *, strength: float, generator: torch.Generator) -> Tensor
     the CPU.
 
     Args:
-        strength: of tone and exposure, and of the sides of holes and frames; up to 1 also how often the others happen.
-            0 returns x.
+        strength: scales tone, exposure, and the sizes of holes and frames; up to 1 also how often local contrast,
+            holes and frames change. 0 returns x.
     """
     if strength == 0:
         return x

@@ -1,9 +1,8 @@
-"""Opacities painted into normal films: one hospital's film, the same in all but the lungs, and yet ill.
+"""Opacities painted into normal films, which then count as ill.
 
-In films of one hospital much besides the lungs tells the classes apart. A normal film that counts as ill for the sake
-of an opacity painted into its lungs has all of that but the opacity in common with normal ones, so that it no longer
-says normal. (CutPaste, Li et al. 2021, makes its abnormal films so; here they stand beside real ones.) What it brought:
-`experiments/LOG.md`.
+Within one hospital much besides the lungs tells the classes apart. A painted film has all of that in common with normal
+films, and is ill by its lungs alone, so that the rest no longer says normal. (CutPaste, Li et al. 2021, makes abnormal
+images this way; here they are added to real ones.) Results: `experiments/LOG.md`.
 """
 
 from collections.abc import Callable
@@ -17,15 +16,15 @@ PLACES = (0.05, 0.08)  # how far they vary, either way
 HALF_WIDTH, HALF_HEIGHT, SIZES = 0.2, 0.42, 0.25  # and by how much the ellipses vary, of the logarithm
 CELLS = (3, 6, 12)  # sides of the grids of noise that an opacity is made of: lobes, patches, mottling
 AIR, TISSUE = 0.25, 0.85  # quantiles of a film's greys: about those of lungs, and of heart and liver
-SOFT = 10.0  # grey levels within which, above those of tissue, an opacity stops lying over what is denser
+SOFT = 10.0  # grey levels above tissue within which an overlying opacity fades out on denser structures
 SEVERITY = (0.6, 1.0)  # of the way from air to tissue, where the opacity is densest
 
 
 def give(films: Tensor, targets: Tensor, *, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """A `share` of the normal films gets an opacity, and counts as ill.
 
-    Films [B, S, S] of grey levels and targets [B] from 0 to 1, normal ones below half -> the same. A film that was
-    given one becomes as ill, by its target, as it had been normal. All draws come from `generator`, on the CPU.
+    Films [B, S, S] of grey levels and targets [B] from 0 to 1, normal ones below 0.5 -> the same. The target t of a
+    painted film becomes 1 - t. All draws come from `generator`, on the CPU.
     """
     chosen = torch.rand(len(films), generator=generator).to(films.device) < share
     chosen &= targets < 0.5

@@ -1,12 +1,12 @@
-"""Validation films as another hospital might make them: stand-ins for the shift to come, the same ones every time.
+"""Corruptions of validation films that imitate distribution shift to another hospital, the same ones every time.
 
-They judge epochs, trials, calibration, threshold and champion beside the films as they are. On films like those it was
-trained on, a network's AUC saturates above .99, and its threshold lies where such films part, which harder normal films
-do not respect.
+Corrupted copies are scored beside the films as they are, for epochs, trials, calibration, threshold and champion. On
+films like those it was trained on, a network's AUC saturates above 0.99, and the threshold that separates such films is
+too low for harder normal films.
 
-Changed copies still share all that one class's films of one hospital have in common. A normal film with a painted
-opacity has that too, and is ill: where opacities tell the classes apart, such films judge epochs, trials (if training
-disturbs) and champion. Calibration and threshold are for real films, and go without them.
+Corrupted copies still share everything that one class's films of one hospital have in common. A normal film with a
+painted opacity shares it too, and is ill: where opacities tell the classes apart, such films are scored for epochs,
+trials (if training uses `disturb`) and champion. Calibration and threshold are for real films, and do not use them.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-VERSION = 4  # raise it when a change, or `opacity.paint`, changes: scores of films changed otherwise do not compare
+VERSION = 4  # raise it when a corruption or `opacity.paint` changes: scores on other copies do not compare
 Change = Callable[[np.ndarray], np.ndarray]  # a film uint8 [S, S] -> uint8 [S, S]
 
 
@@ -69,10 +69,10 @@ def _wide(film: np.ndarray) -> np.ndarray:
 
 
 def stretched(ratio: float) -> Change:
-    """As a film of another shape becomes a square: wider by `ratio` in width over height, of the same area.
+    """The film as if its original had been wider by `ratio` (in width over height), with the same area.
 
-    Kermany's ill films are a quarter wider than the normal ones, so that a chest made narrow looks ill to a network
-    that knows no better.
+    Kermany's ill films are a quarter wider than the normal ones, so that a narrowed chest looks ill to a network that
+    uses shape.
     """
     across, down = ratio**0.5, ratio**-0.5
 
@@ -102,13 +102,15 @@ CHANGES: dict[str, Change] = {
     "wide": _wide,
     "turned": _turned,
 }
-# Each film has a copy of each: films as they are flatter a network that goes by the shape, and among nine other changes
-# shape would weigh too little.
+# Each film gets one copy of each kind: films as they are flatter a network that uses shape, and as one of ten
+# corruptions shape would weigh too little.
 KINDS = (SHAPES, CHANGES)
 
 
 def change(films: np.ndarray) -> np.ndarray:
-    """Films uint8 [N, S, S] -> uint8 [2 N, S, S]: each in another shape, then each otherwise changed, by turns."""
+    """Films uint8 [N, S, S] -> uint8 [2 N, S, S]: a copy of each in another shape, then a copy of each
+    with another corruption, in rotation.
+    """
     copies = np.empty((len(KINDS), *films.shape), dtype=np.uint8)
     for number, film in enumerate(films):
         copies[:, number] = copies_of(np.asarray(film), number)
@@ -116,7 +118,7 @@ def change(films: np.ndarray) -> np.ndarray:
 
 
 def copies_of(film: np.ndarray, number: int) -> list[np.ndarray]:
-    """The film uint8 [S, S] in the shape, and with the change, that are number `number`'s turn."""
+    """Two copies of a film uint8 [S, S]: in the shape, and with the corruption, whose turn it is for film `number`."""
     return [list(kind.values())[number % len(kind)](film) for kind in KINDS]
 
 
@@ -130,8 +132,8 @@ def painted(films: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def painted_of(film: np.ndarray, number: int) -> np.ndarray:
-    """The film uint8 [S, S] with the opacity that is number `number`'s, the same one at any size."""
-    import torch  # a second or two, which commands that judge nothing need not wait
+    """The film uint8 [S, S] with the opacity of film `number`, the same one at every size."""
+    import torch  # takes a second or two, only needed here
 
     from pneumonia.augmentation import opacity
 

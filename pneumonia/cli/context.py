@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def home() -> Path:
-    """PNEUMONIA_HOME, or the folder for the tracking store among the user's data (see `homes`)."""
+    """PNEUMONIA_HOME, or the folder for the tracking store among the user's data (see `tracking.homes`)."""
     from pneumonia.runtime.working_folder import located
     from pneumonia.tracking import homes
     from pneumonia.tracking.store import default_uri
@@ -63,13 +63,15 @@ def context() -> "RunContext":
 def tracking(*, files: bool = True) -> "tuple[Tracker, str, str | None]":
     """The tracker, the experiment's name, and the run to adopt when `mlflow run` made one.
 
-    MLFLOW_EXPERIMENT_NAME and MLFLOW_EXPERIMENT_ID name the experiment; where they name two, neither is taken.
+    MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID names the experiment; that both name different ones is an error.
 
     Args:
-        files: whether the experiment's files are needed; then they must be where MLflow has them (see `places`).
+        files: whether the experiment's files are needed; then they must be where MLflow expects them (see
+        `tracking.places`).
 
     Raises:
         TrackingError: they are not, or the store cannot be reached.
+        ValueError: the environment names no experiment of the store, or two.
     """
     tracker = store()
     run_id = os.environ.pop("MLFLOW_RUN_ID", None)

@@ -19,8 +19,8 @@ def films(
     any_dicom: bool | None = None,
     need: Literal["train", "test"] = "train",
 ) -> "Index":
-    """The index of a folder, a manifest, or the synthetic films, which are drawn when they are not there. What was
-    found is said, before what refuses it; `positive` and `like` as for `scan`.
+    """The index of a folder, a manifest, or the synthetic films, which are drawn if need be. Prints what was found,
+    also before an error; `positive` and `like` as for `scan`.
     """
     from pneumonia import synthetic
     from pneumonia.data.index import DataError, require, scan

@@ -15,8 +15,10 @@ BAD_INPUT, FAILED = 2, 1  # exit codes
 
 @contextmanager
 def exit_codes(*, resumes: bool = False) -> Iterator[None]:
-    """Signals are caught, and errors become one sentence and an exit code; `resumes`: the command goes on where it
-    was stopped when it is typed again.
+    """Catches signals and turns errors into one sentence and an exit code.
+
+    Args:
+        resumes: whether the same command, typed again, continues where it was stopped.
     """
     from pneumonia.runtime.signals import Interrupted, Stop, follow_mlflow_run
     from pneumonia.runtime.working_folder import go_there
@@ -53,7 +55,7 @@ def close_adopted(run_id: str, reason: str) -> None:
     from pneumonia.tracking.sync import close_run
 
     tracker = Tracker(default_uri())
-    with suppress(TrackingError), tracker_errors(tracker.uri):  # a server that is away gets it from the record, later
+    with suppress(TrackingError), tracker_errors(tracker.uri):  # a server that is away learns it from the record, later
         reach(tracker.uri, seconds=1)
         close_run(tracker.client, run_id, "INTERRUPTED", reason, trial=False)
     end_mlflow_run()

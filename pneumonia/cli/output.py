@@ -28,21 +28,20 @@ def link(record: "Record", tracker: "Tracker") -> str | None:
 
 
 def say_link(what: str, link: str | None, tracker: "Tracker") -> None:
-    """Says where the UI shows `what`, and, where the store has no server, which command makes it do so."""
+    """Prints the link to `what` in the UI and, where the store has no server, the command that starts the UI."""
     from pneumonia.runtime.working_folder import typed_in
     from pneumonia.tracking.ui import is_served
 
     if link is not None:
         ui = "uv run pneumonia ui" if typed_in() is None else "mlflow ui"
-        say(f"{what}: {link}" + ("" if is_served(tracker.uri) else f"    once `{ui}` runs"))
+        say(f"{what}: {link}" + ("" if is_served(tracker.uri) else f"    (start `{ui}` first)"))
 
 
 def report_run(record: "Record", tracker: "Tracker", result: Mapping[str, Any] | str | None = None) -> None:
-    """Says what came of a command, which run and model hold it, and where they are seen; exit code 1 if they are still
-    to be sent.
+    """Prints a command's result, its run and model, and the link to them; exits with code 1 if they could not be sent.
 
     Args:
-        result: a mapping for --json, printed with the run's id and link; a text; or nothing but the run.
+        result: a mapping for --json, printed with the run's id and link; a text; or None for the run alone.
     """
     from pneumonia.tracking.sync import sent, unsent
 

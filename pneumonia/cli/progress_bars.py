@@ -45,8 +45,8 @@ class SearchBar:
 
 
 class TrainBar:
-    """Steps of one training with the loss, the last val AUC, films a second and the time left; `begin` is for the next
-    of several.
+    """Steps of one training with the loss, the last val AUC, films per second and the time left; `begin` starts the bar
+    of the next training.
     """
 
     def __init__(self) -> None:

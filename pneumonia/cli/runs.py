@@ -1,4 +1,4 @@
-"""Commands that train: `search`, `train`, and `sync` for what of them could not be sent."""
+"""Commands that train: `search`, `train`, and `sync`, which sends their runs later if MLflow was away."""
 
 import json
 import sys
@@ -18,7 +18,6 @@ from pneumonia.runtime.environment import cores
 from pneumonia.tracking.ui import is_served
 
 if TYPE_CHECKING:
-    from pneumonia.data.index import Index
     from pneumonia.tracking.store import Tracker
 
 
@@ -32,12 +31,12 @@ def search(as_json: bool, **values: Any) -> None:
         demo = config.data == "synthetic"
         if (storage := config.storage) is not None:
             from pneumonia.runtime.working_folder import located
-            from pneumonia.search import check  # seconds, so not for those who need none
+            from pneumonia.search import check  # takes seconds to import
 
             driver, slashes, path = storage.partition(":///")
             if driver.startswith("sqlite") and path and (there := located(path)) != path:
                 storage = f"{driver}{slashes}{there}"
-                say(f"the study stands in {there}")
+                say(f"the study is in {there}")
                 config = replace(config, storage=storage)
             check(storage, config.study)
         run = context()
@@ -75,7 +74,7 @@ def search(as_json: bool, **values: Any) -> None:
         else:
             click.echo("\n" + outcome.table.to_string(index=False, float_format=lambda x: f"{x:.4g}", na_rep="-"))
         if outcome.joined:
-            say("the trials are done; the search that this one joined goes on with the final training")
+            say("the trials are done; the search that leads this study goes on with the final training")
             say_link("its trials side by side", where, tracker)
         elif outcome.verdict is None:
             say("the tracking server was away: type `pneumonia sync` when it is back, to send and register the rest")
@@ -85,7 +84,8 @@ def search(as_json: bool, **values: Any) -> None:
             sys.exit(FAILED)
         elif not as_json:
             score = outcome.final.summary if outcome.final else {}
-            say(f"validation: AUC {score['val/auc']:.4f}, log loss {score['val/log_loss']:.4f}, {len_val(index)} films")
+            films_scored = len(index.only("val"))
+            say(f"validation: AUC {score['val/auc']:.4f}, log loss {score['val/log_loss']:.4f}, {films_scored} films")
             say(outcome.verdict.line())
             say_link("its trials side by side", where, tracker)
             next_commands(outcome.verdict.name, tracker, demo)
@@ -179,16 +179,12 @@ def sync() -> None:
             sys.exit(FAILED)
 
 
-def len_val(index: "Index") -> int:
-    return len(index.only("val"))
-
-
 def next_commands(name: str, tracker: "Tracker", demo: bool) -> None:
     from pneumonia.runtime.working_folder import typed_in
     from pneumonia.tracking.store import has_old_runs
 
     say("\nNext:")
-    if typed_in() is not None:  # `uv run` would know nothing of the project there
+    if typed_in() is not None:  # `uv run` does not find the project there
         if not is_served(tracker.uri):
             say("  mlflow ui                                          # compare runs in MLflow's UI")
         say(f"  mlflow models serve -m models:/{name}@champion --env-manager local -p 5001")
@@ -199,7 +195,7 @@ def next_commands(name: str, tracker: "Tracker", demo: bool) -> None:
         return
     if not is_served(tracker.uri):
         say("  uv run pneumonia ui                                # compare runs in MLflow's UI")
-    # Beside old runs MLflow's own commands would look for a store there.
+    # MLflow's own commands would take the folder of old runs for their store.
     ours = tracker.uri.startswith("sqlite") and has_old_runs(Path("mlruns"))
     where = f"MLFLOW_TRACKING_URI={tracker.uri} " if ours else ""
     say(f"  {where}uv run mlflow models serve -m models:/{name}@champion --env-manager local -p 5001")

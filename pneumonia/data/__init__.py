@@ -1,4 +1,4 @@
-"""Films: where they stand, whose they are, which split each is in, and what is kept of them on disk."""
+"""Films: their files, patients and splits, and the decoded copies on disk."""
 
 from pneumonia.data.cache import Decoded, decode
 from pneumonia.data.index import Index, scan

@@ -21,7 +21,7 @@ from pneumonia.data.index import DataError, Index
 
 MIN_GOOD_SHARE = 0.9
 EXAMPLES = 5  # of unread films
-STALE_SECONDS = 3600.0  # a half-written cache that nobody has written to for so long has lost its process
+STALE_SECONDS = 3600.0  # a half-written cache older than this was left by a dead process
 
 
 class DiskFullError(OSError):
@@ -51,16 +51,16 @@ class Decoded:
         """Lines about the films that could not be decoded; none when all could."""
         lines = [f"{len(self.failures)} films could not be read and are left out"] if self.failures else []
         lines += [f"  {path}: {reason}" for path, reason in self.failures[:EXAMPLES]]
-        return lines + (["  ... all of them stand in data_report.json"] if len(self.failures) > EXAMPLES else [])
+        return lines + (["  ... data_report.json lists them all"] if len(self.failures) > EXAMPLES else [])
 
 
 def decode(index: Index, *, size: int, home: Path, workers: int | None = None, progress: bool = False) -> Decoded:
     """Decodes every film of an index to `size` x `size` pixels, or opens what an earlier call decoded.
 
-    The cache stands in `home`/cache under a key of the films' contents in their order, the size, and the versions of
-    the decoding code and of OpenCV. Paths, labels and splits are not in it: a moved folder finds its cache again. It
-    is written beside its place and renamed into it whole; its checksum is verified at every opening. Two processes
-    that build at once do the work twice, and both end with the one that came first.
+    The cache is in `home`/cache under a key of the films' contents in their order, the size, and the versions of the
+    decoding code and of OpenCV. Paths, labels and splits are not part of the key: a moved folder finds its cache again.
+    The cache is written beside its place and renamed whole; its checksum is verified whenever it is opened. Two
+    processes that build at once do the work twice, and both use the one that was first.
 
     Films are decoded in `workers` processes. By default that is one a core for large sets, and for less than
     `decoding.HERE_BYTES` this process itself.
@@ -75,13 +75,13 @@ def decode(index: Index, *, size: int, home: Path, workers: int | None = None, p
     place = home / "cache" / key
     n = len(index.table)
     opened = _open(place, key, n, size)
-    for _ in range(3):  # another process that found a torn cache may just be replacing ours
+    for _ in range(3):  # another process that found a damaged cache may be replacing ours
         if opened is None:
             with room(place, n * size * size + (1 << 20)):
                 _build(place, index, key, size, workers, progress)
             opened = _open(place, key, n, size)
     if opened is None:
-        raise RuntimeError(f"the cache {place} is damaged again and again as soon as it is written")
+        raise RuntimeError(f"the cache {place} was damaged each time it was written: check the disk")
     films, reasons = opened
     paths = index.table["path"]
     failures = [(str(paths.iloc[row]), reason) for row, reason in sorted(reasons.items())]
@@ -111,7 +111,7 @@ def room(path: Path, needed: int) -> Iterator[None]:
 def _key(index: Index, size: int) -> str:
     import cv2
 
-    from pneumonia.served import DECODE_VERSION  # imports MLflow, which takes seconds
+    from pneumonia.served import DECODE_VERSION  # takes seconds to import
 
     how = f"decode {DECODE_VERSION}, OpenCV {cv2.__version__}, {size} px{', any DICOM' if index.any_dicom else ''}"
     parts = [how, *index.table["sha256"]]

@@ -21,7 +21,7 @@ _FORMERLY = re.compile(r"(normal|negative|healthy|controls?)\b|(no|non) ")
 
 @dataclass(frozen=True)
 class Choice:
-    """Two classes, negative and positive; and whether versions before 0.2 took them the other way round."""
+    """Two classes, negative and positive; `swapped` where versions before 0.2 took them the other way round."""
 
     classes: tuple[str, str]
     swapped: bool
@@ -100,7 +100,7 @@ def is_negative(name: str, other: str) -> bool:
 
 
 def is_opacity_task(classes: tuple[str, str]) -> bool:
-    """Whether the negative class is normal and the positive one ill by opacities of the lungs, as their names have it.
+    """Whether the negative class is normal and the positive one ill by opacities of the lungs, by their names.
 
     Not so for two illnesses, nor where their names do not tell which class is which.
     """
@@ -113,7 +113,7 @@ def is_opacity_task(classes: tuple[str, str]) -> bool:
 
 
 def differ(told: tuple[str, ...], there: tuple[str, str]) -> str | None:
-    """How the classes of a model are others than those of the films, as the end of a sentence; None if they are not."""
+    """How a model's classes differ from the films', as the end of a sentence; None if they do not."""
     if told == there:
         return None
     if tuple(reversed(told)) == there:
@@ -138,7 +138,7 @@ def _named(words: list[str]) -> list[str]:
 
 
 def _formerly_negative(first: str, last: str) -> str:
-    """Which one versions before 0.2 took for the negative class: without a word that they knew, by the alphabet. The
-    fingerprint stays theirs where the choice does."""
+    """The negative class as versions before 0.2 chose it: by words they knew, else by the alphabet. Where that choice
+    is the same as today's, so is the fingerprint."""
     known = [key for key in (first, last) if _FORMERLY.match(re.sub(r"[\W_]+", " ", key).strip())]
     return known[0] if len(known) == 1 else first

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from pneumonia.data.index import DataError, Index
 
 TOGETHER = 32  # films that a thread takes at a time
-HERE_BYTES = 64 << 20  # of files: so much is decoded in about 3 s, which is what it takes to start a process for it
+HERE_BYTES = 64 << 20  # of files: fewer are decoded in this process, in about the 3 s that it takes to start others
 FILMS_A_PROCESS = 250  # at least; a process takes seconds to start and 200 MB
 
 Job = tuple[int, str, str]  # row, path, sha256
@@ -87,14 +87,14 @@ def _in_threads(
 
 
 def _in_processes(shares: list[list[Job]], films: Path, offset: int, size: int, any_dicom: bool) -> Iterator[Answer]:
-    """One process a share of (row, path, sha256): yields an answer a film.
+    """Decodes each share of (row, path, sha256) in a process of its own: yields one answer per film.
 
     Plain child processes: multiprocessing would import the caller's main module again in each, which fails in scripts
     that do not expect it. All write their answers to one pipe (a line is far shorter than PIPE_BUF, so lines stay
     whole), which ends when the last of them does. A child whose parent is gone dies of the broken pipe.
     """
     code = (
-        "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"  # a terminal's ^C is the parent's to handle
+        "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"  # the parent handles a terminal's ^C
         "from pneumonia.data.decoding import _decode_jobs; _decode_jobs()"
     )
     search = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -190,11 +190,11 @@ def _decode_one(path: str, sha256: str, size: int, any_dicom: bool, films: int, 
 
     try:
         with open(path, "rb") as file:
-            # Not MAX_BYTES + 1 at once: room for 128 MiB is made and given back for every film, in both threads' way.
+            # Not MAX_BYTES + 1: Python would allocate and free 128 MiB for every film, which slows all threads.
             data = file.read(min(os.fstat(file.fileno()).st_size, MAX_BYTES) + 1)
     except OSError as error:
         raise DataError(
-            f"{path} could be read when it was indexed and no more ({error.strerror}): start again"
+            f"{path} could be read when it was indexed, but not any more ({error.strerror}): start again"
         ) from error
     if len(data) <= MAX_BYTES and hashlib.sha256(data).hexdigest() != sha256:
         raise DataError(f"{path} was changed since it was indexed: start again")

@@ -26,7 +26,7 @@ BYTES = 1_235_512_464
 
 ATTEMPTS = 6  # in a row without a single new byte
 TIMEOUT_SECONDS = (10.0, 60.0)  # to connect, and between two packets
-BLOCK = 1 << 16  # bytes; a transfer that breaks off loses what has come of its last block
+BLOCK = 1 << 16  # bytes; a broken transfer loses its last, incomplete block
 FOLDER = "chest_xray"
 
 
@@ -41,8 +41,8 @@ class _Broken(Exception):
 def download(dest: Path, *, url: str = URL, sha256: str = SHA256, size: int = BYTES, progress: bool = True) -> Path:
     """Fetches the zip into `dest`, checks it, and unpacks it to `dest`/chest_xray; the zip is then removed.
 
-    A transfer that breaks off is taken up again where it stopped, at once or by the next call: what has come stands
-    in a .part file. The folder appears under its name only when it is whole; if it is already there nothing is done.
+    A broken transfer resumes where it stopped, at once or by the next call: what has arrived is in a .part file. The
+    folder appears under its name only when it is complete; if it is already there nothing is done.
 
     Args:
         dest: folder, made if it is missing. It needs room for twice `size` and a little.
@@ -129,7 +129,7 @@ def _transfer(session: requests.Session, url: str, part: Path, length: int, bar:
         status = answer.status_code
         begins = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
         if status == 416 or (status == 206 and (begins is None or int(begins[1]) != have)):
-            part.unlink(missing_ok=True)  # what we have is no beginning of what the server has
+            part.unlink(missing_ok=True)  # the server's file does not begin with our part
             raise _Broken(f"the server has no such range, status {status}")
         if status == 429 or status >= 500:
             raise _Broken(f"the server answered {status}")
@@ -177,7 +177,7 @@ def _unpack(archive: Path, folder: Path, progress: bool) -> None:
                 finally:
                     shutil.rmtree(unpacking, ignore_errors=True)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
-        raise DownloadError(f"{archive} is no zip that can be unpacked ({error}): remove it and start again") from error
+        raise DownloadError(f"{archive} cannot be unpacked ({error}): remove it and start again") from error
 
 
 def _safe_entries(zipped: zipfile.ZipFile) -> list[zipfile.ZipInfo]:

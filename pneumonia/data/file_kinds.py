@@ -42,7 +42,7 @@ class DataError(ValueError):
 
 
 def why_unwanted(path: Path) -> str | None:
-    """Why a file is no film, by its name alone, whatever else is known; in words to count by."""
+    """Why a file is not a film, by its name alone, as a kind to count by; None where the name does not say."""
     name = path.name
     if name == ".DS_Store":
         return name
@@ -52,8 +52,8 @@ def why_unwanted(path: Path) -> str | None:
 
 
 def why_not_film(path: Path) -> str | None:
-    """Why a file is no film, in words to count by; None where it is one, as far as its name and, where the suffix says
-    nothing, its first bytes tell. A pipe would be waited for.
+    """Why a file is not a film, as a kind to count by; None where it is one by its name or, where the suffix says
+    nothing, by its first bytes. Blocks on a pipe.
 
     Raises:
         OSError: its content would have to be looked at, and cannot be.
@@ -82,7 +82,7 @@ def _suffix(path: Path) -> str:
 
 
 def _by_content(path: Path) -> str | None:
-    from pneumonia.served import kind  # seconds, so not for those who need it not
+    from pneumonia.served import kind  # takes seconds to import
 
     with open(path, "rb", buffering=0) as file:
         head = file.read(_HEAD)
@@ -98,8 +98,8 @@ def _by_content(path: Path) -> str | None:
 
 
 def below(folder: Path) -> tuple[list[Path], Counter[str]]:
-    """Every file below a folder in a fixed order, those that are no films too; and how many were passed over for the
-    folder that they stand in, by its name. Links are followed, each folder once, so that a loop ends.
+    """Every file below a folder in a fixed order, films or not; and how many were skipped for the name of their folder.
+    Links are followed, each folder once, so that a loop ends.
 
     Raises:
         DataError: a folder cannot be read.
@@ -135,8 +135,8 @@ def below(folder: Path) -> tuple[list[Path], Counter[str]]:
 
 
 def aside(name: str, siblings: Iterable[str]) -> str | None:
-    """Why nothing in a folder of that name is a film, in words to count by: it is hidden, or holds masks of the films
-    in others; None where its name does not say so."""
+    """Why a folder of that name holds no films, as a kind to count by: it is hidden, or holds masks of the films in
+    other folders; None where its name does not say so."""
     if name == "__MACOSX":
         return name
     plain = re.sub(r"[\W_]+", " ", name.casefold()).strip()

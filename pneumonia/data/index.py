@@ -21,17 +21,17 @@ from pneumonia.data.split import assign_val, keep_or_merge_val
 __all__ = ["DataError", "Group", "Index", "Report", "Split", "assign_val", "require", "scan"]
 
 COLUMNS = ("path", "split", "label", "patient", "subtype", "bytes", "sha256")
-TOGETHER = 64  # films that a thread reads at a time: one by one, handing them out costs as much as reading them
+TOGETHER = 64  # films per task of a thread: handing them out one by one costs as much as reading them
 
 
 @dataclass(frozen=True)
 class Index:
     """The films in use.
 
-    `table` has a RangeIndex and the columns path (relative to `root`, forward slashes; absolute where a manifest
-    points elsewhere), split ('train', 'val', 'test'), label (0, 1), patient, subtype ('' if unknown), bytes and
-    sha256. `classes` is (negative, positive). `fingerprint` (64 hex digits) stands for the content: it knows neither
-    paths nor the order of files. `any_dicom`: films are read also where a DICOM says that it is no chest radiograph.
+    `table` has a RangeIndex and the columns path (relative to `root`, forward slashes; absolute where a manifest points
+    elsewhere), split ('train', 'val', 'test'), label (0, 1), patient, subtype ('' if unknown), bytes and sha256.
+    `classes` is (negative, positive). `fingerprint` (64 hex digits) stands for the content: it does not depend on paths
+    or the order of files. `any_dicom`: films are read also where a DICOM says that it is no chest radiograph.
     """
 
     table: pd.DataFrame
@@ -72,21 +72,20 @@ def scan(
     """Finds the films of a folder or a manifest, reads each once for its SHA-256, and chooses the validation films.
 
     A folder holds `train`, `val` and `test`, or some of them, each with two class folders; other words for these are
-    known, in any case (`layout.split_of`). It may also be one or two levels further down, as in the parent of
+    known, in any case (`layouts.split_of`). It may also be one or two levels further down, as in the parent of
     `chest_xray`. A manifest is a CSV or Parquet table with the columns path (relative to it) and label, and optionally
     patient, split and subtype. `~` is the user's home.
 
     A film in two splits stays in test before val before train; of identical films within train one stays, or none if
     their labels differ. Test films are never left out for being alike.
 
-    Validation films are whole patients, see `assign_val`; a manifest's own val split is kept as it is, a folder's if it
-    can choose: with `ENOUGH` films of each class, and no patient of train among them. Kaggle's of 16 films is counted
-    as train.
+    Validation films are whole patients, see `assign_val`. A manifest's own val split is kept as it is; a folder's is
+    kept if it has `ENOUGH` films of each class and no patient of train. Kaggle's, of 16 films, is counted as train.
 
     Args:
         positive: the class that is positive; by the names of both where None (`classes.choose`).
         like: (negative, positive) of a model; decides where the films have the same classes.
-        any_dicom: lets films be read, later, whose DICOM says that it is no chest radiograph.
+        any_dicom: whether to read films, later, whose DICOM says that it is not a chest radiograph.
 
     Raises:
         DataError: nothing there, no films, not two classes, nothing to tell which is positive, or a manifest that
@@ -126,7 +125,7 @@ def scan(
         found.notes.insert(
             0,
             f"versions before 0.2 read this otherwise: {'; '.join(found.version_changes)}; "
-            "what they trained, and the studies that they began, is of other films",
+            "their models and studies are of other films",
         )
     table = table[list(COLUMNS)].reset_index(drop=True)
     report = Report(

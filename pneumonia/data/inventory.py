@@ -6,7 +6,7 @@ from typing import Any
 
 from pneumonia.runtime.messages import shortened
 
-EXAMPLES = 5  # of each trouble that are shown
+EXAMPLES = 5  # of each problem that are shown
 LONG = 200  # letters of a path that are shown
 
 
@@ -60,7 +60,7 @@ class Report:
         }
 
     def lines(self) -> list[str]:
-        """For people: at most five examples of each trouble."""
+        """For people: at most five examples of each problem."""
         lines = [f"{self.used:,} of {self.found:,} films used"]
         if self.classes is not None:
             lines.append(f"positive: {self.classes[1]}, negative: {self.classes[0]}")

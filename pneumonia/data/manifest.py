@@ -139,7 +139,7 @@ def _parquet(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
         values = table.iloc[:, number].tolist()
         for where, value in zip(wheres, values, strict=True):
             if not pd.api.types.is_scalar(value) or isinstance(value, bytes):
-                raise DataError(f"{where} has {type(value).__name__} in the column {header[number]}, and not text")
+                raise DataError(f"{where} has {type(value).__name__} in the column {header[number]}, not text")
         columns.append([_text(value) for value in values])
     rows = [list(cells) for cells in zip(*columns, strict=True)] if columns else [[] for _ in wheres]
     return ([header[number] for number in known] if columns else header), rows, wheres

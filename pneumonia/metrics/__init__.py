@@ -1,4 +1,4 @@
-"""Scores, and how sure one can be of them. Knows neither films nor networks."""
+"""Scores with their uncertainty. Knows neither films nor networks."""
 
 from pneumonia.metrics.scores import auc, confusion, score
 

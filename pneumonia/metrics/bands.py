@@ -1,4 +1,4 @@
-"""95% bands of the ROC and the precision-recall curve, point by point, from a bootstrap over patients."""
+"""95% confidence bands of the ROC and the precision-recall curve, point by point, from a bootstrap over patients."""
 
 from dataclasses import dataclass
 
@@ -24,8 +24,8 @@ class Band:
 def bands(labels: ArrayLike, probabilities: ArrayLike, *, patients: ArrayLike) -> tuple[Band, Band]:
     """The bands of the true positive rate over the false positive rate, and of precision over recall.
 
-    Each holds the curve at a given x in 95 of 100 samples, not the whole curve at once. Draws without a film of each
-    class are passed over.
+    Each covers the curve at a given x in 95 of 100 samples, not the whole curve at once (a pointwise confidence band).
+    Draws without a film of each class are skipped.
 
     Raises:
         ValueError: as `metrics.score`, or a class is missing.

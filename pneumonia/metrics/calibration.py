@@ -1,4 +1,4 @@
-"""From a network's logits to the probability that is served and its threshold, and the scores that a search compares.
+"""From a network's logits to the probability that is served, and its threshold.
 
 All of it is fitted to validation films: `labels` is int [N] with 1 for the positive class, `logits` is float [N].
 """
@@ -48,7 +48,7 @@ def fit_calibration(labels: ArrayLike, logits: ArrayLike) -> Calibration:
 
 
 def operating_point(labels: ArrayLike, logits: ArrayLike) -> tuple[Calibration, float]:
-    """The calibration, and the threshold for its probabilities: what a served model calls films by.
+    """The calibration and the threshold for its probabilities, as a served model uses them.
 
     Raises:
         ValueError: as `fit_calibration`, or a class is missing.

@@ -35,12 +35,12 @@ def intervals(
     The rest: percentiles of a bootstrap over patients, for ECE reflected about the score. A perfect AUC has no DeLong
     variance; Wilson's interval for the smaller class's patients stands in.
 
-    How often they hold the truth (experiments/interval_coverage.py: 624 films, patients with 1 to 4, a correlation of
-    .5 between their logits, AUC .95 to .99): AUC 94.9 to 96.0 times in 100, sensitivity and specificity 93.7 to 97.1,
-    accuracy 94.2 to 95.4. Of the others, precision and F1 are held up to always where sensitivity and specificity lie
-    far apart, since the simulation keeps the classes' shares; ECE 91 to 92 times, none less than 91 times.
+    Coverage in simulation (experiments/interval_coverage.py: 624 films, patients with 1 to 4, a correlation of 0.5
+    between their logits, AUC 0.95 to 0.99): AUC 94.9 to 96.0 times in 100, sensitivity and specificity 93.7 to 97.1,
+    accuracy 94.2 to 95.4. Of the others, precision and F1 are covered up to always where sensitivity and specificity
+    lie far apart, since the simulation keeps the classes' shares; ECE 91 to 92 times, none less than 91 times.
 
-    A score that is NaN has the interval (NaN, NaN), and so has one of which a bootstrap tells nothing: `percentiles`.
+    A score that is NaN has the interval (NaN, NaN), and so has one that the bootstrap cannot bound: see `percentiles`.
 
     Raises:
         ValueError: as `score`, or `patients` is of another length.
@@ -106,7 +106,7 @@ def wilson(successes: float, n: float) -> Interval:
 
 
 def _delong(y: Ints, p: Floats, patient: Ints) -> Interval:
-    from scipy.special import stdtrit  # .3 s to import, which a process that trains can do without
+    from scipy.special import stdtrit  # takes 0.3 s to import, and training does not need it
 
     auc, error, freedom = auc_error(y, p, patient)
     if auc in (0.0, 1.0):
@@ -132,8 +132,8 @@ def proportion(successes: NDArray[np.bool_], patient: Ints) -> Interval:
     The effect is estimated from the patients' residuals, as a ratio of variances (Kish 1965), and is at least 1. The
     estimate rests on the patients who have the rarer outcome. Where there are none, a patient counts once, however
     many its films; where there are few, the effect lies between that and the estimate, as if half a patient more had
-    the rarer outcome. Without that half a sensitivity of .98 is held 90 times in 100 where a patient's films are
-    nearly alike (a correlation of .9), with it 94 times.
+    the rarer outcome. Without that half a sensitivity of 0.98 is covered 90 times in 100 where a patient's films are
+    nearly alike (a correlation of 0.9), with it 94 times.
     """
     n = successes.size
     if not n:
@@ -156,7 +156,7 @@ def combined(right: NDArray[np.bool_], y: Ints, patient: Ints) -> tuple[Interval
     Both are sums of specificity and sensitivity, by the classes' shares and by halves. The distances from each one's
     score to its limits of `proportion` are squared and added (Newcombe 1998; MOVER, Zou and Donner 2008), with twice
     their product times their correlation where patients have films of both classes. Wilson's interval of all films
-    would allow for other shares of the classes too: it held accuracy up to 98.5 times in 100. If a class is missing,
+    would allow for other shares of the classes too: it covered accuracy up to 98.5 times in 100. If a class is missing,
     accuracy is the other one's share and balanced accuracy has no interval.
     """
     if y.min() == y.max():

@@ -40,8 +40,8 @@ def auc_difference(labels: ArrayLike, first: ArrayLike, second: ArrayLike, *, pa
     """DeLong's paired test (1988), with the components summed by patient (Obuchowski 1997); the plain test where each
     film is its own patient. NaN if a class is missing.
 
-    By the normal quantile, unlike the interval of one AUC: between two models that are alike it found a difference in 2
-    to 6 of 100 simulations (AUC .95 to .998, films of one patient alike or not), where t found one in 1 to 5.
+    By the normal quantile, unlike the interval of one AUC: between two equal models it found a difference in 2 to 6 of
+    100 simulations (AUC 0.95 to 0.998, films of one patient alike or not), where t found one in 1 to 5.
 
     Raises:
         ValueError: as `metrics.score`.

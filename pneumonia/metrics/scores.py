@@ -22,7 +22,7 @@ FEW = 30
 
 
 def score(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> dict[str, float]:
-    """Scores by name. One that has no meaning, mostly for lack of a class, is NaN: see `warnings_for`.
+    """Scores by name. One that is undefined, mostly for lack of a class, is NaN: see `warnings_for`.
 
     `ece` is the expected calibration error of the positive class's probability over 15 equal bins; `log_loss` is the
     mean of the two classes' mean losses in nats (probabilities clipped at 1e-7), so that it does not depend on the
@@ -142,7 +142,7 @@ def raw_loss(labels: np.ndarray, logits: np.ndarray) -> float:
 
 
 def best_accuracy(labels: np.ndarray, scores: np.ndarray) -> float:
-    """The accuracy that the best of all thresholds would have had on these very films."""
+    """The accuracy at the threshold that is best on these very films."""
     order = np.argsort(scores)
     below = np.concatenate([[0], np.cumsum(labels[order] == 0)])  # negative films below each of N + 1 thresholds
     above = np.concatenate([np.cumsum(labels[order][::-1] == 1)[::-1], [0]])
@@ -197,7 +197,7 @@ def _clipped(y: Ints, p: Floats) -> Floats:
 @contextmanager
 def _scikit_learn() -> Iterator[ModuleType]:
     """`sklearn.metrics`, for arrays that `checked` has seen: its own checks cost more than the scores."""
-    import sklearn  # 1 to 2 s, .4 where seaborn is there; commands that score nothing need not wait
+    import sklearn  # takes 1 to 2 s to import, 0.4 after seaborn; only needed here
     from sklearn import metrics as sk
 
     with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):

@@ -1,4 +1,4 @@
-"""The probability from which on a film is called positive."""
+"""The probability from which a film is called positive."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,10 +10,10 @@ from pneumonia.metrics.scores import checked
 def choose_threshold(labels: ArrayLike, probabilities: ArrayLike) -> float:
     """The threshold that maximises balanced accuracy once each film's logit is blurred by a kernel.
 
-    The kernel is logistic, its scale .28 of the classes' mean standard deviation (a standard deviation of half of it).
-    Give it validation films only. The plain optimum hangs on a handful of films: for 200 + 580 normal, heavy-tailed
-    or skew logits it wandered with a standard deviation of .35 to .41 in the logit and the mean of 200 bootstrap
-    optima with .26 to .29, this with .13 to .15, and its balanced accuracy on new films was the highest
+    The kernel is logistic, its scale 0.28 of the classes' mean standard deviation (its own standard deviation is half
+    of theirs). Use it on validation films only. The plain optimum depends on a handful of films: for 200 + 580 normal,
+    heavy-tailed or skew logits it varied with a standard deviation of 0.35 to 0.41 in the logit and the mean of 200
+    bootstrap optima with 0.26 to 0.29, this with 0.13 to 0.15, and its balanced accuracy on new films was the highest
     (`test_threshold_is_steadier_than_the_plain_optimum`).
 
     Raises:

@@ -15,11 +15,11 @@ from pneumonia.results.evaluation import NAMES, UNIQUE, Evaluation
 # From experiments/interval_coverage.py
 COVERAGE = (
     "In simulations of 624 films the intervals of AUC (DeLong), sensitivity, specificity, accuracy and, at a given "
-    "share of ill ones, PPV and NPV hold the truth 94 to 97 times in 100 (97.2 at most: Wilson's moves in steps "
+    "share of ill ones, PPV and NPV cover the truth 94 to 97 times in 100 (97.2 at most: Wilson's moves in steps "
     "near 1); precision's and F1's more often (up to always) where sensitivity and specificity lie far apart, since "
     "they allow for other shares of the classes; ECE's 91 to 92 times, since resampling adds to it; balanced "
     "accuracy's 93 to 96, the other bootstrapped ones' 91 to 97 times. Where no film is called wrong, a bootstrap "
-    "knows no interval; where few are, AUC's is too narrow."
+    "has no interval; where few are, AUC's is too narrow."
 )
 
 
@@ -48,8 +48,8 @@ def html(
         f"{model} on {films:,} {e.split} films of {e.rows['patient'].nunique():,} patients in {index.root.name}: "
         f"{positive:,} {e.classes[1]}, {films - positive:,} {e.classes[0]}. The threshold {e.threshold:.3f} was chosen "
         "on validation films before any of these was opened.",
-        f"This is opening number {openings} of the test films for this model. Only the first one is a test: whoever "
-        "looks, changes something and looks again has turned them into validation films.",
+        f"This is opening number {openings} of the test films for this model. Only the first one is a test: after a "
+        "look and a change, the films are validation films.",
     )
     if e.warnings:
         intro += bullets(e.warnings)
@@ -87,7 +87,7 @@ def _method(name: str) -> str:
     if name in WILSON:
         return "Wilson, with the design effect of patients"
     if name in COMBINED:
-        return "those of sensitivity and specificity, squared and added"
+        return "MOVER, from those of sensitivity and specificity"
     return "bootstrap over patients" if name in BOOTSTRAPPED else "DeLong, by patient, on the logit scale, t"
 
 
@@ -152,8 +152,8 @@ def _calibration(e: Evaluation, calibrations: Sequence[tuple[str, Reliability, R
         table(
             ["films", "calibration", "n", "Brier", "ECE", "log loss", "slope", "intercept"],
             rows,
-            caption="Before and after the calibration. It was fitted on val, and where training disturbs on changed "
-            "copies of those films too: that line is no test of it",
+            caption="Before and after the calibration. It was fitted on val and, unless disturb is 0, on corrupted "
+            "copies of val: the line of val is no test of it",
         ),
         row(
             *(
@@ -178,8 +178,8 @@ def _operating_point(e: Evaluation) -> list[Markup]:
     parts = [
         text(
             f"At the threshold {e.threshold:.3f} the accuracy is {e.scores['accuracy']:.3f}. The best one that any "
-            f"threshold could have had on these films is {e.best_accuracy:.3f}: what is between the two was lost for "
-            "want of knowing these films, and cannot honestly be had."
+            f"threshold could have had on these films is {e.best_accuracy:.3f}: the difference can only be had by "
+            "choosing the threshold on these films, which would be no test."
         )
     ]
     if e.predictive:

@@ -180,8 +180,8 @@ def _shortcuts(e: Exploration) -> list[Markup]:
     ]
     return [
         text(
-            f"What a network could learn of {classes[1]} without a look at a lung. The AUC of each number by itself: "
-            f".5 tells nothing; below .5, {classes[1]} films have the lower values. A number that tells the classes "
+            f"What a network could learn of {classes[1]} without looking at a lung: the AUC of each number by itself. "
+            f"0.5 tells nothing; below 0.5, {classes[1]} films have the lower values. A number that tells the classes "
             "apart in train, and in test does not or does it the other way round, misleads a model that leans on it."
         ),
         table(

@@ -1,4 +1,4 @@
-"""The same few validation films in every run, with what the model makes of them, for the UI to lay side by side."""
+"""The same few validation films in every run, with their probabilities and heat maps, for the UI to compare."""
 
 from dataclasses import dataclass
 
@@ -45,7 +45,7 @@ def epochs(total: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Look:
-    """What a network makes of N films: logits float64 [N], uncalibrated, and class-activation maps float32 [N, h, w];
+    """A network's output for N films: logits float64 [N], uncalibrated, and class-activation maps float32 [N, h, w];
     both the mean of the film's and its mirror image's.
     """
 
@@ -55,7 +55,7 @@ class Look:
 
 @torch.inference_mode()
 def look(network: Network, films: NDArray[np.uint8]) -> Look:
-    """What a network in training (in eval mode, on whatever device) makes of films [N, S, S]."""
+    """The output of a network in training (in eval mode, on any device) for films [N, S, S]."""
     device = next(network.parameters()).device
     x = torch.from_numpy(standardise(np.concatenate((films, films[:, :, ::-1])))).to(device)
     logits, maps = (part.float().cpu().numpy().reshape(2, len(films), *part.shape[1:]) for part in Graph(network)(x))

@@ -15,7 +15,7 @@ from pneumonia.results.evaluation import Evaluation
 
 DESCRIPTION_LENGTH = 5000  # PostgreSQL refuses a longer one, sqlite keeps it silently
 TEST = "Test films"
-# What a description keeps, the first ones first where not all have room.
+# The sections of a description; where not all have room, the first ones.
 KEPT = (
     "Intended use",
     "Validation films",
@@ -31,7 +31,7 @@ Origin = Literal["synthetic", "kermany", "other"]
 
 
 def origin(index: Index) -> Origin:
-    """Whose films these are, as far as their names tell: drawn by this program, Kermany's, or others."""
+    """Where the films come from, by their names: drawn by this program, Kermany's, or others."""
     if any(part.startswith("synthetic-v") for part in index.root.parts):
         return "synthetic"
     subtypes = set(index.table["subtype"]) - {""}
@@ -40,8 +40,8 @@ def origin(index: Index) -> Origin:
 
 @dataclass(frozen=True)
 class Made:
-    """How a model was made: by one training with `config`, whose epoch `best_epoch` was the best, or (0) of the
-    networks of `members` trainings. `changed`: changed copies of the validation films judged beside them.
+    """How a model was made: by one training with `config`, whose epoch `best_epoch` was the best, or (`best_epoch` 0)
+    as an ensemble of `members` trainings. `changed`: corrupted copies of the validation films were scored too.
     """
 
     config: TrainConfig
@@ -71,7 +71,7 @@ class Made:
 
 
 def card(name: str, *, index: Index, made: Made, validation: Evaluation, tags: Mapping[str, str]) -> str:
-    """The card of a model that has not met the test films yet.
+    """The card of a model before its test films are opened.
 
     Args:
         name: of the registered model.
@@ -95,7 +95,7 @@ def card(name: str, *, index: Index, made: Made, validation: Evaluation, tags: M
     sections = {
         "Intended use": _bullets(
             f"Gives a probability that a frontal chest film is {positive} rather than {negative}.",
-            "For research and teaching. It is not a medical device, and nobody's treatment may rest on it.",
+            "For research and teaching. It is not a medical device, and nobody's treatment may depend on it.",
             *USES[whose],
         ),
         "Data": _bullets(
@@ -205,11 +205,11 @@ FAILURES: dict[Origin, tuple[str, ...]] = {
     "kermany": (
         "Normal films of the test set differ from those of the training set: specificity falls there, and "
         "probabilities come out too high.",
-        "On another hospital's films of adults, models from these films alone fall far (AUC .65 to .76 where it was "
-        "measured).",
+        "On another hospital's films of adults, models from these films alone do much worse (AUC 0.65 to 0.76 where it "
+        "was measured).",
         "The training films' JPEG quality alone tells the classes apart; a network may use what is left of that.",
     ),
     "other": (
-        "Not known. Models of this kind fall where films come from another hospital, machine or age than in training.",
+        "Not known. Models of this kind do worse on films of another hospital, machine or age than in training.",
     ),
 }

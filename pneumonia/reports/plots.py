@@ -68,7 +68,7 @@ def roc(
 ) -> Figure:
     """The ROC curve, with the operating point and, if given, its band. `scores` are `metrics.score`'s of the same."""
     fpr, tpr = roc_curve(labels, probabilities)
-    figure, axes = _figure(f"Sensitivity against false alarms\n{_films(labels)}")
+    figure, axes = _figure(f"Sensitivity against false positives\n{_films(labels)}")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1, label="chance")
     axes.plot(fpr, tpr, color=BLUE, linewidth=2, label=f"ROC, AUC {scores['auc']:.3f}")
     _shade(axes, band)
@@ -100,10 +100,10 @@ def _corner(axes: Axes, place: tuple[float, float, float, float]) -> Axes:
 
 def rocs(labels: ArrayLike, models: Mapping[str, ArrayLike]) -> Figure:
     """The ROC curves of several models, each name to its probabilities [N] of the same films."""
-    figure, axes = _figure(f"Sensitivity against false alarms\n{_films(labels)}")
+    figure, axes = _figure(f"Sensitivity against false positives\n{_films(labels)}")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1)
     corner = _corner(axes, (0.42, 0.34, 0.53, 0.34))
-    # Line styles as well as colours: curves lie upon each other, and not all eyes tell all colours.
+    # Line styles as well as colours: curves overlap, and some readers are colour-blind.
     styles = zip(itertools.cycle(("-", "--", "-.", ":", (0, (5, 1)))), itertools.cycle((BLUE, ORANGE, GREEN, BLACK)))
     for (name, probabilities), (style, colour) in zip(models.items(), styles, strict=False):
         fpr, tpr = roc_curve(labels, probabilities)
@@ -271,7 +271,7 @@ def seeds(recipes: Mapping[str, Mapping[str, ArrayLike]]) -> Figure:
         for row, (recipe, scores) in enumerate(shown.items()):
             values, colour = scores[name], (BLUE, ORANGE, GREEN, BLACK)[row]
             there = np.isfinite(values)
-            # Equal values lie below each other, in the order of the seeds.
+            # Spread vertically in the order of the seeds, so that equal values do not overlap.
             heights = -row - 0.3 * np.linspace(-1, 1, values.size) if values.size > 1 else np.array([-row])
             axes.plot(values[there], heights[there], "o", color=colour, markersize=4, alpha=0.6, clip_on=False)
             if there.any():
@@ -280,7 +280,7 @@ def seeds(recipes: Mapping[str, Mapping[str, ArrayLike]]) -> Figure:
                 axes.errorbar(
                     mean, -row, xerr=bar, fmt="|", color=colour, markersize=14, capsize=4, label=plain(recipe)
                 )
-                if len(shown) < 3:  # more lines than two lie upon each other
+                if len(shown) < 3:  # more than two lines would overlap
                     text, at = mean_and_spread(mean, spread), 1 - (row + 0.5) / len(shown)
                     axes.text(1.03, at, text, color=colour, transform=axes.transAxes, va="center", fontsize="small")
         axes.set(yticks=[], ylim=(0.5 - len(shown), 0.5))

@@ -1,1 +1,1 @@
-"""The numbers that a command comes to, before anybody draws or logs them."""
+"""The results of commands as numbers, before they are drawn or logged."""

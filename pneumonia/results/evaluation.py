@@ -1,4 +1,4 @@
-"""What a model is worth on films that nothing was chosen on: scores with 95% intervals, and the films behind them."""
+"""A model's scores on held-out films with 95% intervals, and the films behind them."""
 
 import math
 import re
@@ -21,12 +21,12 @@ from pneumonia.metrics.subgroups import Predictive, Subgroup, by_subtype, predic
 NAMES = {"auc": "AUC", "npv": "NPV", "f1": "F1", "mcc": "MCC", "ece": "ECE", "brier": "Brier"}
 PREVALENCES = (0.01, 0.05, 0.2, 0.5)
 UNIQUE = ("auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity")  # of the films without copies
-FAILURES = 5  # named where people read; evaluation.json has all
+FAILURES = 5  # shown in the text; evaluation.json has all
 
 
 @dataclass(frozen=True)
 class Misclassified:
-    """A film that is called what it is not."""
+    """A misclassified film."""
 
     path: str
     patient: str
@@ -70,7 +70,7 @@ class Evaluation:
 
     @property
     def best_accuracy(self) -> float:
-        """What no threshold chosen beforehand can be sure of: see `metrics.best_accuracy`."""
+        """The accuracy at the best threshold for these very films: see `scores.best_accuracy`."""
         return best_accuracy(self.rows["label"].to_numpy(), self.probabilities)
 
     def by_group(self) -> dict[str, np.ndarray]:
@@ -85,7 +85,7 @@ class Evaluation:
         return f"{self.classes[label]} {subtype}".strip()
 
     def wrong(self) -> list[Misclassified]:
-        """The films that are called what they are not, the surest (farthest from the threshold in the logit) first."""
+        """The misclassified films, the most confident (farthest from the threshold in the logit) first."""
         rows = self.rows.assign(probability=self.probabilities)[self.called != (self.rows["label"] == 1).to_numpy()]
         distance = np.abs(logit(rows["probability"].to_numpy()) - logit(self.threshold))
         columns = ["path", "patient", "label", "subtype", "probability"]

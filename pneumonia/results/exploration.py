@@ -1,4 +1,4 @@
-"""What is known of the films before any model: the numbers behind the exploratory report."""
+"""What is known of the films before any model: the numbers of the exploratory report."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from pneumonia.data.index import Index
 from pneumonia.data.layouts import SPLITS, Split
 from pneumonia.metrics.scores import Floats, Ints, auc, number
 
-# What may tell the classes apart without a look at a lung. The last two are of pixels: there are none for test.
+# What may tell the classes apart without looking at a lung. The last two are of pixels, so not known for test films.
 STATISTICS = ("bytes_per_pixel", "quantisation", "pixels", "aspect", "grey_mean", "grey_sd")
 
 
@@ -67,7 +67,7 @@ class Exploration:
     def aucs(self) -> dict[str, dict[str, float]]:
         """{split: {statistic: AUC}}: how well each file statistic by itself tells positive from negative films.
 
-        Below .5 where positive films have the lower values; NaN where a class has no values.
+        Below 0.5 where positive films have the lower values; NaN where a class has no values.
         """
         return {
             split: {name: _auc(rows["label"], rows[name]) for name in STATISTICS}

@@ -12,7 +12,7 @@ from pneumonia.reports import plots
 from pneumonia.reports.comparison_page import html
 from pneumonia.reports.recipes_page import html as recipes_html
 from pneumonia.results import recipes
-from pneumonia.results.comparison import LOGGED, SCORES, STRANGER, Comparison, assess
+from pneumonia.results.comparison import LOGGED, OTHER_FILMS, SCORES, Comparison, assess
 from pneumonia.results.recipes import Recipe, Recipes
 from pneumonia.runs.context import RunContext
 from pneumonia.runs.logged_predictions import Logged, by_seed, classes_in, is_of_seeds, logged_by
@@ -98,14 +98,14 @@ def compare(
     index: Index,
     *,
     names: Sequence[str],
-    strangers: Sequence[str] = (),
+    of_other_films: Sequence[str] = (),
     progress: bool = False,
 ) -> Comparison:
     """Scores the validation films with each model, through its own code and at its own threshold; those of a run that
     kept no model have their scores already.
 
     Args:
-        strangers: those of `names` that were trained from other films than the index's.
+        of_other_films: those of `names` that were trained from other films than the index's.
 
     Raises:
         ValueError: the models, or models and films, tell other classes apart; no validation films of both classes; no
@@ -134,7 +134,7 @@ def compare(
         thresholds=[model.threshold for model in models],
         classes=index.classes,
         notes=[
-            *(STRANGER.format(name) for name in strangers),
+            *(OTHER_FILMS.format(name) for name in of_other_films),
             *(LOGGED.format(name) for model, name in zip(models, names, strict=True) if isinstance(model, Logged)),
         ],
         failures=[(path, error) for path, error in zip(rows["path"], errors, strict=True) if error],
@@ -147,7 +147,7 @@ def compare_seeds(
     """Compares recipes by what the trainings of their seeds logged of the validation films; no model is run.
 
     Args:
-        trainings: of each recipe, as `logged.by_seed` gives them.
+        trainings: of each recipe, as `logged_predictions.by_seed` gives them.
 
     Raises:
         ValueError: a recipe was trained from other films than the index's, or has fewer than two seeds; no validation
@@ -193,8 +193,8 @@ def all_of_seeds(tracker: Tracker, names: Sequence[str]) -> bool:
     alone = [name for name in names if name not in several]
     if several and alone:
         raise ValueError(
-            f"{several[0]} is a run of several seeds and {alone[0]} is not: how far other seeds of that one would lie "
-            "nobody knows; compare it with one of the seeds' runs, or train it with --seeds too"
+            f"{several[0]} is a run of several seeds and {alone[0]} is not: its spread over "
+            "seeds is not known: compare it with one of the seeds' runs, or train it with --seeds too"
         )
     return bool(several)
 
@@ -228,8 +228,8 @@ def compare_and_record(texts: Sequence[str], index: Index, context: RunContext) 
             _write_recipes(record, recipes_found, index)
             return record, recipes_found
         origins = [trained_from(tracker, model) for model in models]
-        strangers = [name for name, origin in zip(labels, origins, strict=True) if origin != index.fingerprint]
-        found = compare(models, index, names=labels, strangers=strangers, progress=context.progress)
+        of_other_films = [name for name, origin in zip(labels, origins, strict=True) if origin != index.fingerprint]
+        found = compare(models, index, names=labels, of_other_films=of_other_films, progress=context.progress)
         _write_models(record, found, index)
     return record, found
 

@@ -128,14 +128,14 @@ def evaluate_and_record(
             tested = model_card.with_test(whole, evaluation, folder=index.root.name, openings=openings)
             (record.artifacts / "model_card.md").write_text(tested, encoding="utf-8")
     if not unsent(record):
-        with suppress(TrackingError):  # `sync` makes up for it
+        with suppress(TrackingError):  # `sync` does it later
             versions.describe(tracker, record)
     return record, evaluation
 
 
 def chosen_on(tracker: Tracker, model: predict.Model) -> pd.DataFrame | None:
-    """predictions/val.csv of the run that trained the model: the films that calibration and threshold came from, as
-    they are; changed copies may have judged beside them.
+    """predictions/val.csv of the run that trained the model: the films that calibration and threshold were
+    fitted to, without their corrupted copies.
     """
     text = tracker.text_of(model.metadata.run_id, "predictions/val.csv")
     words = {"path": str, "patient": str, "label": str}

@@ -1,4 +1,4 @@
-"""What the films are like before any model: who is in them, how their files were made, what a batch would hold.
+"""Describes the films before any model: patients, files, grey levels, and what a batch would hold.
 
 Test films are described by their files alone: path, bytes, hash, and the size and compression that the header tells.
 Grey levels, mean films and samples come from train and val; no pixel of a test film is looked at (it is decoded only
@@ -70,7 +70,7 @@ def explore(
     of_train = labels[(films["split"] == "train").to_numpy()]
     draws = draw(of_train, "none", batch_size), draw(of_train, "weighted", batch_size)
     seen = np.flatnonzero(films["split"] != "test")
-    # Rows that have pixels and no header can only be files that vanished in between.
+    # Films with pixels but no header are files that vanished in between.
     pixels = decoded.films[decoded.index.table["path"].isin(films["path"]).to_numpy()]
     grey, mean, variance, of_film = _pixels(pixels, labels[seen])
     films[["grey_mean", "grey_sd"]] = np.nan

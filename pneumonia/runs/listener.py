@@ -1,4 +1,4 @@
-"""Who is told what happens in a run."""
+"""The listener that is told what happens in a run."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""What there is of trainings without their models: the predictions that their runs logged."""
+"""The predictions that runs logged, which stand in for models that were not kept."""
 
 import io
 from collections.abc import Mapping
@@ -51,7 +51,9 @@ def logged_by(tracker: Tracker, run_id: str) -> Logged | None:
 
 
 def classes_in(tags: Mapping[str, str]) -> tuple[str, ...]:
-    """The classes, negative and positive, by the tags of a run (`trial.data_tags`); before 0.2 there was but one."""
+    """The classes, negative and positive, by the tags of a run (`context.data_tags`); before 0.2 there was only one
+    tag.
+    """
     both = tuple(tags[name] for name in ("data.negative", "data.positive") if name in tags)
     return both if len(both) == 2 else tuple(tags.get("data.classes", "").split("/"))
 

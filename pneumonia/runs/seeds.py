@@ -1,4 +1,4 @@
-"""One recipe trained with several seeds: what it is worth in the mean, and how far one model may lie from that."""
+"""One recipe trained with several seeds: the mean of its scores, and their spread."""
 
 import time
 from collections.abc import Sequence
@@ -179,7 +179,7 @@ def train_and_record(
             try:
                 with finished(child, tracker):
                     run_training(one, decoded, child, inside, listener=listener)
-            except Exception:  # the record says why; another seed may well come through
+            except Exception:  # the record says why; other seeds may succeed
                 child.add_traceback()
                 tracker.try_send(child)
                 listener.say(f"seed {seed}: {found.failed[seed]}")
@@ -191,7 +191,7 @@ def train_and_record(
 
 
 def _write_results(found: Seeds) -> None:
-    """What came of the seeds, on their parent: table, figure, means and a description in words."""
+    """Writes the results of all seeds to their parent: table, figure, means and a description."""
     parent = found.record
     found.table().to_csv(parent.artifacts / "seeds.csv", index=False)
     if not found.complete:

@@ -31,7 +31,7 @@ from pneumonia.training.loop import Epoch, Fitted, fit, fit_data
 from pneumonia.training.network import build
 
 MODEL_BYTES = 100 << 20  # more than two copies of the widest network take
-OBJECTIVE = "val/objective"  # lower is better; val AUC saturates above .99 and cannot tell good trials apart
+OBJECTIVE = "val/objective"  # lower is better; val AUC saturates above 0.99 and cannot tell good trials apart
 
 
 def run_training(
@@ -50,11 +50,10 @@ def run_training(
         context: its tracker sees the curves while they grow.
         listener: what it raises leaves the record as it is.
         keep_model: told the objective, says whether the record keeps the model.
-        changed: whether changed validation films judge, see `FitData`.
+        changed: whether corrupted validation films are scored too, see `FitData`.
 
     Returns:
-        The objective: the best epoch's class-balanced log loss on the validation films, as they are and, if training
-        disturbs, changed and, if opacities tell the classes, painted.
+        The objective: the best epoch's class-balanced log loss on the validation films (see `training.fit`).
 
     Raises:
         Diverged: loss or gradient was no number.
@@ -127,8 +126,8 @@ def decode_for(record: Record, index: Index, context: RunContext, *, size: int, 
 
 
 def warm_up() -> None:
-    """Does once what makes the first record of a process slow: importing scikit-learn, seaborn and the ONNX exporter,
-    and MLflow's look at all packages that are installed.
+    """Does once what makes a process's first record slow: importing scikit-learn, seaborn and the ONNX exporter, and
+    MLflow's search of all installed packages.
     """
     score([0, 1], [0.0, 1.0], 0.5)
     with tempfile.TemporaryDirectory() as scratch:
@@ -141,12 +140,12 @@ def warm_up() -> None:
 
 
 def suited(config: TrainConfig, index: Index, *, listener: Listener = SILENT) -> TrainConfig:
-    """`config`, without painted opacities where the classes are not told by them."""
+    """`config`, without painted opacities where the classes are not normal and an illness with opacities."""
     if config.opacity == 0 or is_opacity_task(index.classes):
         return config
     listener.say(
-        f"no opacities are painted: they tell pneumonia and its like from normal, not {' from '.join(index.classes)}; "
-        "if they do, name the classes so"
+        f"no opacities are painted, since the classes are {' and '.join(index.classes)}: if one is normal and the "
+        "other pneumonia, name them so"
     )
     return replace(config, opacity=0.0)
 
@@ -154,9 +153,9 @@ def suited(config: TrainConfig, index: Index, *, listener: Listener = SILENT) ->
 def write_results(
     record: Record, fitted: Fitted, data: Decoded, *, keep_model: bool, looks: dict[int, gallery.Look] | None
 ) -> None:
-    """Calibration and threshold from the validation films, as they are and changed, then metrics, figures, predictions
-    and the model, of the films as they are; the gallery, unless `looks` is None, which has by epoch what the network
-    made of its films then.
+    """Fits calibration and threshold to the validation films, as they are and corrupted, and writes metrics, figures,
+    predictions and the model, of the films as they are; and the gallery, unless `looks` is None, which holds by epoch
+    the network's output for its films.
     """
     began = time.monotonic()
     val = data.index.only("val")
@@ -199,7 +198,7 @@ def write_results(
             OBJECTIVE: fitted.objective,
             "val/loss": fitted.loss,
             "val/threshold": threshold,
-            # a training's epochs have logged it already: a second point at the last step would be one too many
+            # the epochs of a training have logged it already, at the same step
             **{name: value for name, value in fitted.training.items() if not fitted.history or name != "train/loss"},
             "train/seconds": fitted.seconds,
             **({"train/best_epoch": fitted.best_epoch} if fitted.history else {}),

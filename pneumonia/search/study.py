@@ -37,7 +37,7 @@ from pneumonia.search.storage import StudyError, holds_a_study, unusable
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60  # silence after which a worker on another machine counts as dead
 PATIENCE_SECONDS = 120.0  # how long a database may be away before a worker gives up
-UNCLAIMED_SECONDS = 15.0  # a trial without a worker's name after so long was lost in the making
+UNBORN_SECONDS = 15.0  # a trial without a worker's name after so long was lost in the making
 MAX_RETRIES = 3
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 LIVE = (*DONE, TrialState.RUNNING, TrialState.WAITING)
@@ -370,6 +370,6 @@ def lost(study: optuna.Study) -> list[FrozenTrial]:
         if worker is not None:
             return is_gone(worker)
         started = trial.datetime_start
-        return started is not None and (datetime.now() - started).total_seconds() > UNCLAIMED_SECONDS
+        return started is not None and (datetime.now() - started).total_seconds() > UNBORN_SECONDS
 
     return [trial for trial in trials(study, TrialState.RUNNING) if is_lost(trial)]

@@ -1,4 +1,5 @@
-"""What a registered model runs, and what training and evaluation read films with, so that a film is read in one way.
+"""What a registered model runs; training and evaluation read films with it too, so that there is one way to read a
+film.
 
 MLflow logs these modules as one file of code with the model (see `bundle`), so they import nothing else of the package,
 and no torch: a model's folder serves on a machine that has neither. `model` imports MLflow, which takes seconds, and is

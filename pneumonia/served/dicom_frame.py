@@ -14,8 +14,8 @@ from pneumonia.served.lossless import decode_lossless
 
 
 def read_frame(film: pydicom.Dataset) -> np.ndarray:
-    """The codes of a film's only compressed frame, [H, W] or [H, W, samples]. Told by content, as viewers do, for the
-    transfer syntax is not always there, or right.
+    """The codes of a film's only compressed frame, [H, W] or [H, W, samples]. The format is detected by content, as
+    viewers do, since the transfer syntax may be missing or wrong.
     """
     height, width, samples, sample_bytes = film.Rows, film.Columns, film.SamplesPerPixel, film.BitsAllocated // 8
     frame = get_frame(film.PixelData, 0, number_of_frames=1)

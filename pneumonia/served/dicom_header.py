@@ -1,4 +1,4 @@
-"""What a DICOM says of its film: the elements that are read, whether it is a chest radiograph, what is doubtful."""
+"""A DICOM's header: the elements that are read, whether it is a chest radiograph, and what is doubtful."""
 
 import io
 import math
@@ -13,7 +13,9 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from pneumonia.served.formats import kind
 from pneumonia.served.limits import FilmError
 
-pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # warns where it reads all the same
+pydicom.config.settings.reading_validation_mode = (
+    pydicom.config.IGNORE
+)  # or it warns of values that it reads all the same
 
 _RADIOGRAPHS = {"CR", "DX", "DR", "RG"}  # computed, digital (two codes) and scanned radiographs
 _CHEST = ("CHEST", "THORAX", "TORAX", "LUNG")
@@ -41,9 +43,8 @@ class _Meter(io.BytesIO):
 def warning_of(data: bytes) -> str:
     """What is doubtful about a film that `decode` has read, in a sentence; empty where nothing is.
 
-    Doubtful is what only a DICOM says of itself: that it is another kind of image than a chest radiograph (it is read
-    all the same if `any_dicom` asks for it), seen from another side than the front or the back, inverted once more
-    when it is shown, or written on.
+    Only a DICOM can be doubtful: it says that it is not a chest radiograph (and is read all the same with `any_dicom`),
+    not a frontal view, to be inverted once more when it is shown, or has burned-in letters.
     """
     if kind(data[:1024]) != "DICOM":
         return ""
@@ -60,7 +61,7 @@ def warning_of(data: bytes) -> str:
 
 
 def why_no_chest_film(header: pydicom.Dataset) -> str:
-    """Why a DICOM says that it is no radiograph of a chest; empty if it does not."""
+    """Why a DICOM is not a chest radiograph, by its header; empty if it may be one."""
     modality, part = words_of(header, "Modality"), " ".join(words_of(header, "BodyPartExamined"))
     if modality and not _RADIOGRAPHS.intersection(modality):
         return "the DICOM is not a plain radiograph: its Modality is none of CR, DX, DR, RG"

@@ -38,8 +38,8 @@ def windowed(codes: np.ndarray, film: pydicom.Dataset) -> np.ndarray:
 
 
 def _complete_greys(film: pydicom.Dataset) -> None:
-    """What turns stored values into greys, made to be as the standard asks (PS3.3, C.11.1 and C.11.2), which pydicom
-    takes for granted: half of a rescale, a slope or a window of 0 and a vendor's word for a function say nothing.
+    """What turns stored values into greys, completed as the standard asks (PS3.3, C.11.1 and C.11.2), which pydicom
+    takes for granted: half of a rescale, a slope or window of 0 and a vendor's name for a function are ignored.
     """
     for name in ("ModalityLUTSequence", "VOILUTSequence"):
         if name not in film:

@@ -9,7 +9,7 @@ from pneumonia.served.jpeg import decode_jpeg
 from pneumonia.served.limits import MAX_BYTES, FilmError
 from pneumonia.served.png import decode_png
 
-DECODE_VERSION = 4  # raise it when the same bytes come to give other grey values: caches and packages are keyed by it
+DECODE_VERSION = 4  # raise it when the same bytes give other grey values: caches and packages are keyed by it
 CANONICAL = 224  # side in pixels that larger films are stretched to on the way to the model's size
 
 
@@ -19,8 +19,8 @@ def decode(data: bytes, *, min_side: int = 0, any_dicom: bool = False) -> np.nda
     Dimensions are read from the header and checked before anything is decoded: no input needs more than 3 times
     `MAX_DECODED` of memory (the largest JPEG, PNG and DICOM films that pass took up to 470 MB). Films of more than 8
     bits are stretched to 8 by their own grey values (a DICOM's rescale, window and inversion first). Transparent PNGs
-    are laid on black, EXIF rotation is applied. A JPEG that its decoder complains of is refused where a pixel may hang
-    on it, and read where none does.
+    are laid on black, EXIF rotation is applied. A JPEG that its decoder complains of is refused where a pixel may
+    depend on the damage, and read where none does.
 
     Args:
         data: the file's content.
@@ -44,7 +44,7 @@ def decode(data: bytes, *, min_side: int = 0, any_dicom: bool = False) -> np.nda
             film = decode_dicom(data, any_dicom)
         case _:
             raise FilmError(name_format(data))
-    # X-ray films vary by tens of grey levels; a blank page, or all black, would be scored like a film.
+    # X-ray films vary by tens of grey levels; a blank or black page would be scored like a film.
     if cv2.meanStdDev(film)[1].item() < 1.0:
         raise FilmError("the film holds no picture: it is one even grey")
     return film
@@ -69,14 +69,15 @@ def min_side_of(size: int) -> int:
 def stretch(film_hw: np.ndarray, size: int) -> np.ndarray:
     """Stretches a film to a square, uint8 [H, W] to uint8 [size, size].
 
-    The film's aspect is lost, but a chest becomes narrower in a wide film, and Kermany's ill films are wider: training
-    varies the shape against that (`disturb`).
+    The film's aspect is lost, and a chest becomes narrower in a wide film; Kermany's ill films are wider, so training
+    varies the shape (`disturb`).
 
     Large films go through 224 px on their way to a smaller size, as the copies of public data sets do. Mean absolute
-    difference between 70 films at full size and their 224 px JPEG copies, in standard deviations of the film: at 64,
-    96 and 128 px .014, .021 and .025, against .015, .023 and .030 straight to the size (largest single pixel at 96 px
-    .26 against .47). Decoding a JPEG reduced to no less than 224 px makes that .016, .021 and .026, over 210 films, in
-    three quarters of the time that 448 px take; below 224 px it is .018, .024 and .029 for little more speed.
+    difference between 70 films at full size and their 224 px JPEG copies, in standard deviations of the film: at 64, 96
+    and 128 px 0.014, 0.021 and 0.025, against 0.015, 0.023 and 0.030 straight to the size (largest single pixel at 96
+    px 0.26 against 0.47). Decoding a JPEG reduced to no less than 224 px makes that 0.016, 0.021 and 0.026, over 210
+    films, in three quarters of the time that 448 px take; below 224 px it is 0.018, 0.024 and 0.029 for little more
+    speed.
     """
     shortest = min(film_hw.shape)
     if size < CANONICAL <= shortest:

@@ -1,4 +1,4 @@
-"""JPEG films: their headers, their pixels, and what of damage no pixel hangs on."""
+"""JPEG films: their headers, their pixels, and damage that affects no pixel."""
 
 import struct
 from typing import Literal, NamedTuple
@@ -88,7 +88,7 @@ def decode_jpeg(data: bytes, min_side: int) -> np.ndarray:
 
 def jpeg_pixels(data: bytes, header: JpegHeader, factor: int = 1) -> tuple[np.ndarray, bytes]:
     """A film of 8 bits, reduced by `factor`, as it lies (inks, where there are four, as [H, W, 4]); and the JPEG that
-    it was read from: `data`, or that without what no pixel hangs on.
+    it was read from: `data`, or a copy without the parts that affect no pixel.
     """
     if header.precision != 8:
         raise FilmError(f"the JPEG has {header.precision} bits a sample; only 8 are read")
@@ -112,9 +112,9 @@ def jpeg_pixels(data: bytes, header: JpegHeader, factor: int = 1) -> tuple[np.nd
 
 
 def _without_oddities(data: bytes, header: JpegHeader) -> bytes:
-    """The same JPEG without what decoders complain of although no pixel hangs on it: bytes between its segments, zeros
-    that fill up a scan, an end marker that is missing, and fields of the header for which libjpeg has an answer of its
-    own (ITU-T T.81, B.2; JFIF 1.02).
+    """The same JPEG without what decoders complain of although it affects no pixel: bytes between its segments, zeros
+    that fill up a scan, an end marker that is missing, and fields of the header that libjpeg fills in by
+    itself (ITU-T T.81, B.2; JFIF 1.02).
     """
     mended, at = bytearray(b"\xff\xd8"), 2
     while (at := data.find(b"\xff", at)) >= 0:

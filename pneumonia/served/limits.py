@@ -1,7 +1,7 @@
-"""What a film may be at most, and the refusal of one that is not.
+"""The limits of a film's size, and the error for a film that breaks them or cannot be read.
 
 OpenCV takes its limit from the environment when it is loaded, and by default lets 2**30 pixels through. Headers are
-checked before anything is decoded; this makes OpenCV itself stop what such a check might be tricked into.
+checked before anything is decoded; this stops OpenCV itself where such a check was tricked.
 """
 
 import os
@@ -39,6 +39,6 @@ def imdecode(data: bytes, flags: int, kind: str) -> np.ndarray:
         film: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         film = None
-    if film is None:  # OpenCV's answer to a file that ends early, too
+    if film is None:  # also for a file that ends early
         raise FilmError(f"the {kind} is damaged or cut short")
     return film

@@ -50,7 +50,7 @@ def decode_lossless(frame: bytes, header: JpegHeader) -> np.ndarray:
     }
     if find_spec("_gdcm") is None:
         raise FilmError("the DICOM's lossless compression takes python-gdcm to read, which is not installed")
-    if header.frame == 0xC3 and samples > 1:  # nothing would tell whether it is damaged
+    if header.frame == 0xC3 and samples > 1:  # damage could not be detected
         raise FilmError("the DICOM's lossless JPEG is in colour, which is not read")
     shape = (height, width) if samples == 1 else (height, width, samples)
     try:
@@ -70,8 +70,8 @@ def decode_lossless(frame: bytes, header: JpegHeader) -> np.ndarray:
 
 
 def _whole_lossless(frame: bytes, codes: np.ndarray, precision: int) -> bool:
-    """Whether a lossless JPEG of one component holds as many bits as its pixels [H, W] take (ITU-T T.81, annex H): of a
-    damaged one a decoder needs more, which it invents, or fewer.
+    """Whether a lossless JPEG of one component holds as many bits as its pixels [H, W] take (ITU-T T.81, annex H): for
+    a damaged one a decoder needs more, which it invents, or fewer.
     """
     at, restart = 2, 0
     lengths: dict[int, dict[int, int]] = {}  # of the codes in bits, by table and category

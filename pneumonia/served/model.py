@@ -1,4 +1,4 @@
-"""The served model: a table of films to a table of predictions, and what a client is told of a wrong request."""
+"""The served model: a table of films to a table of predictions, and the errors that a client gets."""
 
 import base64
 import binascii
@@ -68,7 +68,7 @@ class ServedModel(PythonModel):
             return self._predict(model_input, bool(given.get("explain")), bool(given.get("any_dicom")))
         except RequestError:
             raise
-        except Exception:  # the client must not see what an unforeseen error holds; the log does
+        except Exception:  # an unforeseen error goes to the log, not to the client
             logger.exception("prediction failed")
             raise RequestError("the model failed on this request; the server's log says why", INTERNAL_ERROR) from None
 

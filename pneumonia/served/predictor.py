@@ -17,7 +17,7 @@ class Predictor:
     """A package folder (`export.write`) that scores films; safe to call from several threads.
 
     Films go through the network one at a time: on one thread a batch is no faster (1.9 ms a film either way at 96 px,
-    width 24), and kernels may round otherwise for another batch, so a film's result never depends on its company.
+    width 24), and kernels may round otherwise for another batch, so a film's result never depends on its batch.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""MLflow's own UI: the addresses of what stands there, and its server for a store that has none running."""
+"""MLflow's own UI: links to its pages, and its server for a store without one."""
 
 import errno
 import json
@@ -18,8 +18,8 @@ from pneumonia.runtime.messages import shortened
 
 HOST, PORT = "127.0.0.1", 5000
 START_SECONDS = 300.0  # a cold disk and a busy machine
-END_SECONDS = 5.0  # that the server has for ending by itself
-SMALL = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # with one worker .8 GB instead of 2.9
+END_SECONDS = 5.0  # for the server to end by itself
+SMALL = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # with one worker 0.8 GB instead of 2.9
 TRAINING_VIEW = {"workflowType": "machine_learning"}  # of the UI, which opens in the GenAI half otherwise
 
 
@@ -87,7 +87,7 @@ def free_port(host: str, port: int) -> int:
         if error.errno == errno.EADDRINUSE:
             raise taken from None
         raise ValueError(f"nothing can listen at {host}, port {port}: {error.strerror or error}") from None
-    with socket.socket(family) as one:  # there are systems where a second one may bind a port that is listened at
+    with socket.socket(family) as one:  # some systems let a second socket bind a port in use
         one.settimeout(2)
         if port and one.connect_ex((urlsplit(at).hostname, port)) == 0:
             raise taken
@@ -123,7 +123,7 @@ def server(uri: str, *, host: str = HOST, port: int = PORT, log: Path) -> Iterat
 
 
 def ended(log: Path) -> UiError:
-    """What to say of a server that ended by itself: the last error that it told of, or else its last line."""
+    """The error for a server that ended by itself: the last error in its log, or else its last line."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if "error" in line.lower()]
     last = (errors or lines or ["it said nothing"])[-1]
@@ -131,7 +131,7 @@ def ended(log: Path) -> UiError:
 
 
 def _wait_until_up(process: "subprocess.Popen[bytes]", at: str, log: Path) -> None:
-    import requests  # a tenth of a second, which no other command needs to wait
+    import requests  # takes 0.1 s to import, only needed here
 
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
