@@ -19,7 +19,7 @@ def objective(labels: ArrayLike, logits: ArrayLike, painted: ArrayLike = ()) -> 
 
     Args:
         painted: logits of normal films with a painted opacity, which make up a tenth of the positive class, however
-            many they are; they do not stand in for a class that is missing.
+            many they are; they do not replace a missing class.
 
     Raises:
         ValueError: as `fit_calibration`.
@@ -37,13 +37,13 @@ def objective(labels: ArrayLike, logits: ArrayLike, painted: ArrayLike = ()) -> 
 
 
 def epoch_scores(labels: np.ndarray, logits: np.ndarray, painted: np.ndarray) -> dict[str, float]:
-    """An epoch's scores on the validation films at the threshold that would be chosen now, by metric; NaN as losses if
+    """An epoch's scores on the validation films by metric, at the threshold that would be chosen now; losses are NaN if
     a logit is not finite.
 
     Args:
         labels: [N], of the films as they are.
-        logits: of the films as they are, and perhaps of the changed ones behind them, [N] or [3 N].
-        painted: of normal films with an opacity, which count as ill, in the objective alone; perhaps none.
+        logits: of the films as they are, perhaps followed by those of their corrupted copies, [N] or [3 N].
+        painted: logits of normal films with a painted opacity, which count as ill in the objective alone; may be empty.
     """
     if not (np.isfinite(logits).all() and np.isfinite(painted).all()):
         return {"val/loss": float("nan"), "val/objective": float("nan")}

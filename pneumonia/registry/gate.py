@@ -61,7 +61,7 @@ class Verdict:
 
 
 class Image(NamedTuple):
-    """What a model is asked about: a film, or a changed copy of it."""
+    """A film, or a corrupted or painted copy of it, as a model gets it."""
 
     film: int  # number of the film
     label: int  # 0 or 1
@@ -78,21 +78,21 @@ class FilmGone(ValueError):
 
 @dataclass(frozen=True)
 class Validation:
-    """The films that the gate scores on, in the order of their content, which decides how each is changed. `key`
-    identifies them, whatever their order or place.
+    """The films that the gate scores on, sorted by content, which decides the corruption of each. `key` identifies
+    them, whatever their order or folder.
     """
 
     films: list[tuple[Path, str]]  # and the SHA-256 of each
     labels: np.ndarray  # [N], 0 and 1
     patients: list[str]
-    opacities: bool  # tell the classes apart
+    opacities: bool  # whether they tell the classes apart
     key: str
-    any_dicom: bool = False  # they are read also where a DICOM says that it is no chest radiograph
+    any_dicom: bool = False  # also read DICOMs that say they are not chest radiographs
 
     def images(self) -> Iterator[Image]:
-        """Three of each film: as it is, in another shape, otherwise changed (as it is, where a change leaves nothing
-        that a model would take); of a normal one perhaps a fourth, with an opacity. They are read for each model anew,
-        since all those of a large set would not fit into memory.
+        """Three images of each film: as it is, in another shape, and with another corruption (as it is, where no model
+        would read the copy); of a normal one perhaps a fourth, with an opacity. They are read again for each model,
+        since those of a large set would not fit into memory.
 
         Raises:
             FilmGone: a film is no longer there, or another one.
@@ -100,8 +100,8 @@ class Validation:
         for number, (path, sha256) in enumerate(self.films):
             film = _read(path)
             if hashlib.sha256(film).hexdigest() != sha256:
-                raise FilmGone(f"the validation film {path} has just become another one")
-            # At 224 px, since models of all sizes are to see the same copies; training makes them at its own size.
+                raise FilmGone(f"the validation film {path} has changed since it was indexed")
+            # At 224 px, so that models of all sizes see the same copies; training makes them at its own size.
             read, label = read_film(film, CANONICAL, any_dicom=self.any_dicom), int(self.labels[number])
             copies = [_png(copy) or film for copy in stress_tests.copies_of(read, number)]
             for image in (film, *copies):
@@ -114,8 +114,8 @@ class Validation:
 
 
 def validation(record: Record) -> Validation:
-    """The validation films that the record's model was chosen on. Each is read, so that one that cannot be is named
-    before anything is registered.
+    """The validation films that the record's model was chosen on. Each is read, so that an unreadable one is
+    named before anything is registered.
 
     Raises:
         FilmGone: a film is no longer there, or can no longer be read.
@@ -206,7 +206,8 @@ def decide(tracker: Tracker, name: str, version: str, films: Validation) -> Verd
         if other is not None and mine is not None and other != mine:
             _retry_on_race(client.set_registered_model_alias, name, CHALLENGER, version)
             reason = (
-                f"it tells {mine} apart, the champion, version {champion}, {other}; promote it by hand if you mean it"
+                f"it tells {mine} apart, but the champion, version {champion}, {other}: promote it by hand if that is "
+                "what you want"
             )
             return Verdict(name=name, version=version, alias=CHALLENGER, reason=reason)
         try:
@@ -216,14 +217,14 @@ def decide(tracker: Tracker, name: str, version: str, films: Validation) -> Verd
             _retry_on_race(client.set_registered_model_alias, name, CHALLENGER, version)
             reason = (
                 f"the champion, version {champion}, cannot be read ({gone(tracker, name, champion) or error}), and is "
-                f"not replaced without being asked for: `{by_hand(name, version)}` does it"
+                f"not replaced automatically: `{by_hand(name, version)}` replaces it"
             )
             return Verdict(name=name, version=version, alias=CHALLENGER, reason=reason)
-        except Exception as error:  # it is a model of another kind with errors of its own
+        except Exception as error:  # a model of another kind raises its own errors
             reach(tracker.uri)
             if _is_local_fault(error):
                 raise
-            notes.append(f"the champion of before, version {champion}, cannot be scored ({type(error).__name__})")
+            notes.append(f"the previous champion, version {champion}, cannot be scored ({type(error).__name__})")
             _retry_on_race(client.set_model_version_tag, name, champion, UNUSABLE, "true")
     best = version
     for _ in range(20):
@@ -246,14 +247,14 @@ def decide(tracker: Tracker, name: str, version: str, films: Validation) -> Verd
 
 
 def _is_local_fault(error: Exception) -> bool:
-    """Whether an error is this machine's, or a film's, and says nothing about the version that was being scored."""
+    """Whether an error comes from this machine or a film, and not from the version that was being scored."""
     ours = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
     return isinstance(error, MemoryError | FilmGone) or getattr(error, "errno", None) in ours
 
 
 def gone(tracker: Tracker, name: str, version: str) -> str | None:
-    """What is missing of a version's files, and how to mend it; None where nothing is, or where the store, and so
-    perhaps the files, is not on this machine.
+    """Which of a version's files are missing, and how to mend it; None where all are there, or where the store, and so
+    perhaps the files, is on another machine.
     """
     location = none_if_missing(lambda: tracker.client.get_model_version_download_uri(name, version))
     if location is None:
@@ -268,7 +269,7 @@ def by_hand(name: str, version: str) -> str:
 
 
 def drop_challenger(client: MlflowClient, name: str, version: str) -> None:
-    """A champion is no challenger."""
+    """Removes the challenger alias from a version that is now champion."""
     challenger = client.get_registered_model(name).aliases.get(CHALLENGER)
     if challenger is not None and str(challenger) == version:
         client.delete_registered_model_alias(name, CHALLENGER)
@@ -298,8 +299,8 @@ def _score(client: MlflowClient, name: str, version: str, films: Validation) -> 
 
 
 def _retry_on_race(call: Callable[..., None], *arguments: str) -> None:
-    """MLflow looks whether a tag or an alias is there, then inserts it: of two gates at once the database refuses one,
-    whose second call finds it.
+    """MLflow looks up a tag or alias, then inserts it: of two gates at once the database refuses one, whose second call
+    finds it.
     """
     try:
         call(*arguments)

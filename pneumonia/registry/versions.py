@@ -1,4 +1,4 @@
-"""The registered model: its versions, promotion by hand, and how often each has seen the test films."""
+"""The registered model: its versions, their descriptions, and promotion by hand."""
 
 import json
 import time
@@ -56,10 +56,10 @@ def enter(tracker: Tracker, record: Record) -> Verdict:
 
 
 def catch_up(tracker: Tracker, home: Path) -> tuple[list[Verdict], list[str]]:
-    """Registers the models under `home` that were to be registered when the tracker was away, and puts the test figures
-    into the descriptions that lack them.
+    """Registers the models under `home` that wait for it since the tracker was away, and adds test scores to
+    descriptions that lack them.
 
-    Returns what became of the models, and a line for each that cannot be registered.
+    Returns a verdict for each model, and a line for each that cannot be registered.
     """
     here = [r for r in records(home / "records") if tracker.has(r)]
     waiting = [r for r in here if is_waiting(r)]
@@ -114,7 +114,7 @@ def _describe(record: Record) -> str:
 
 
 def describe(tracker: Tracker, record: Record) -> None:
-    """Gives the version that an evaluation was of, if it was of one, the description with the test figures in it."""
+    """Adds the test scores of an evaluation to the description of the version that it evaluated, if any."""
     version = record.run.tags.get(VERSION)
     if version is None or not (record.artifacts / "model_card.md").exists():
         return
@@ -140,7 +140,7 @@ def version_of(tracker: Tracker, uri: str, model_id: str | None) -> ModelVersion
 
 
 def champion_gone(tracker: Tracker, name: str) -> str | None:
-    """A sentence on a champion whose files are gone, and on what follows; None where all is well."""
+    """A sentence on a champion whose files are missing, and what that means; None where all is well."""
     with tracker_errors(tracker.uri):
         champion = champion_of(tracker.client, name)
         said = None if champion is None else gone(tracker, name, champion)

@@ -1,1 +1,1 @@
-"""What each command does and logs: one run of MLflow, or several under one."""
+"""What each command does and logs: one MLflow run, or several under a parent."""

@@ -1,1 +1,1 @@
-"""The process, its folders and its words to the terminal."""
+"""The process: signals, environment, working folder, and messages."""

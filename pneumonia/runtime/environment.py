@@ -1,4 +1,4 @@
-"""What the environment says of this process's libraries, and how many cores it has."""
+"""Defaults for libraries by environment variables, and the number of cores."""
 
 import os
 import sys
@@ -6,17 +6,17 @@ import warnings
 
 
 def quiet() -> None:
-    """Libraries' warnings, which name files and lines of theirs, are kept from who types a command; -W and
-    PYTHONWARNINGS have the last word, and the environment takes it to the processes that this one starts.
+    """Hides the warnings of libraries from the user of a command, in this process and those that it starts; -W and
+    PYTHONWARNINGS override it.
     """
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
         os.environ["PYTHONWARNINGS"] = "ignore"
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what it makes of a file is said by who asked it
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # errors of decoding are raised where a film is read
 
 
 def mlflow_defaults() -> None:
-    """How MLflow should behave in a process of ours, unless the environment says otherwise."""
+    """Settings for MLflow in a process of this program, unless the environment has others."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that is away costs 5 s, not 247
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # a uv.lock in this folder is not the model's

@@ -1,4 +1,4 @@
-"""What an error or another program says, made short enough for one line of ours."""
+"""Errors and the output of other programs, shortened to one line."""
 
 
 def first_line(error: BaseException) -> str:

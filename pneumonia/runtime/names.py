@@ -1,4 +1,4 @@
-"""Several names in one text, as an MLproject parameter holds them: MLflow hands a value on as one word."""
+"""Splits several names in one text: MLflow passes an MLproject parameter on as a single word."""
 
 import re
 import shlex
@@ -24,7 +24,7 @@ def _names(text: str, is_there: Callable[[str], bool]) -> list[str]:
         words = shlex.shlex(text, posix=True)
         words.whitespace_split, words.escape, words.commenters = True, "", ""  # a backslash is part of a path
         words.whitespace += ","
-        with suppress(ValueError):  # a mark that is not closed: part of a name
+        with suppress(ValueError):  # an unclosed quotation mark is part of a name
             return [word for word in words if word]
     spans = [match.span() for match in re.finditer(r"[^\s,]+", text)]
     names, at = [], 0

@@ -16,13 +16,13 @@ from typing import Any
 import psutil
 
 POLL_SECONDS = 0.5
-MERCY_SECONDS = 3.0  # from losing the parent to leaving without tidying up
+MERCY_SECONDS = 3.0  # from losing the parent to exiting without cleaning up
 AGAIN_SECONDS = 0.01
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised where a stop is noticed; no `except Exception` swallows it."""
+    """Raised where a stop request is noticed; `except Exception` does not catch it."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -30,7 +30,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Stop:
-    """The first request to stop; later ones change nothing, so that tidying up is not itself interrupted."""
+    """The first request to stop; later ones are ignored, so that cleaning up is not interrupted."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -53,7 +53,7 @@ class Stop:
         def handle(signum: int, frame: FrameType | None) -> None:
             if self.signum is None:
                 self.signum = signum
-                # By the system, since an interpreter that shuts down takes its own handlers away: the next would kill.
+                # Ignored by the system, since an interpreter that shuts down removes its own handlers.
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
                 raise Interrupted(signum)
@@ -98,16 +98,14 @@ class Stop:
 
 
 def leave_quickly() -> None:
-    """For a process of its own: at its end it does not look through all of torch's and MLflow's objects for garbage,
-    which takes a second.
-    """
+    """Skips the garbage collection at the end of this process, which takes a second with torch and MLflow."""
     atexit.register(gc.freeze)
 
 
 @contextmanager
 def held(*, most: float = 2.0) -> Iterator[None]:
-    """For a call to a database: a signal that comes meanwhile acts at the end of the block, or, where the block hangs,
-    with the next signal after `most` seconds.
+    """For a call to a database: delays a signal to the end of the block or, where the block hangs, to the next signal
+    after `most` seconds.
 
     An exception in the middle of a transaction would leave the database locked while that exception is handled.
     """
@@ -186,12 +184,14 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def identity() -> dict[str, str | int | float]:
-    """This process, told apart from any other on any machine: host, pid and when it started (seconds)."""
+    """What identifies this process among those of all machines: host, pid and start time (seconds)."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
 
 
 def is_gone(who: dict[str, str | int | float]) -> bool:
-    """Whether the process of an `identity` is known to be dead; of one on another machine nothing is known."""
+    """Whether the process of an `identity` is known to be dead; False for one on another machine, which is not
+    known.
+    """
     if who.get("host") != socket.gethostname():
         return False
     try:

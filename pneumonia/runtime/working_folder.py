@@ -1,5 +1,5 @@
-"""Where a command was typed. `mlflow run` starts the program in the project's folder, which for a git address is a
-temporary one; paths are meant from the folder where the user is.
+"""Where a command was typed. `mlflow run` starts the program in the project's folder, which for a git address is
+temporary; relative paths are meant from the user's folder.
 """
 
 import os
@@ -18,10 +18,10 @@ PROJECT = Path(__file__).parents[2]
 @cache
 def typed_in() -> Path | None:
     """The folder where `mlflow run`, or a program that calls `mlflow.projects.run`, started this process, if that is
-    another one than the project's; None without either. To be asked before the process goes elsewhere.
+    another one than the project's; None without either. Call it before the process changes its folder.
     """
     run_id = os.environ.get("MLFLOW_RUN_ID")
-    if run_id is None or not _is_here(PROJECT):  # the run's id alone may be the user's own doing
+    if run_id is None or not _is_here(PROJECT):  # the user may have set the run's id alone
         return None
     try:
         for ancestor in psutil.Process().parents():
@@ -42,8 +42,8 @@ def go_there() -> None:
 
 
 def located(text: str, is_there: Callable[[str], bool] = os.path.exists) -> str:
-    """What a user means by a path: from the folder where it was typed or, where that has nothing of the name, from the
-    project's folder, as far as `mlflow run` went there. Any other text, such as a URI, comes back as it is.
+    """The path that a user means: from the folder where it was typed or, if nothing of that name is there, from the
+    project's folder, if `mlflow run` went there. Any other text, such as a URI, comes back as it is.
 
     Args:
         is_there: whether a path, or a pattern, names something.

@@ -48,11 +48,11 @@ def ranked(study: optuna.Study) -> list[FrozenTrial]:
 def finish(
     trials: Sequence[FrozenTrial], task: Task, epochs: int, data: cache.Decoded, model_name: str, listener: Listener
 ) -> tuple[Record, Verdict | None]:
-    """Makes the final model and takes it through the gate; what a killed search had done of that is not done again.
+    """Makes the final model and takes it through the gate; what a killed search did of that is not repeated.
 
     Where trials are shorter than `epochs`, the best one's configuration is trained in full. Where they are as long,
-    that would give the best trial's network again: instead the networks of the best trials are joined (see
-    `ensemble`).
+    that would give the best trial's network again: instead the networks of the best trials become an
+    ensemble.
 
     Args:
         trials: the complete ones, the best first.
@@ -65,8 +65,10 @@ def finish(
         return before
     what = describe(best.params, task.base)
     if members:
-        listener.say(f"final model: of trials {joined['best.trials']}, which were trained in full; the best: {what}")
-        description = f"The networks of the best trials, {joined['best.trials']}, joined. The best: {what}"
+        listener.say(
+            f"final model: ensemble of trials {joined['best.trials']}, which were trained in full; the best: {what}"
+        )
+        description = f"Ensemble of the best trials, {joined['best.trials']}. The best: {what}"
     else:
         listener.say(f"final training: {what} {full.epochs} epochs")
         description = f"Trial {best.number}'s configuration trained in full. {what}"

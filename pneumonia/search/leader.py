@@ -19,8 +19,8 @@ CLAIM_SECONDS = 1.0  # longer than a write to the database takes
 def holder(study: optuna.Study) -> dict[str, Any] | None:
     """The living leader of `study`, or None.
 
-    Of a leader on this machine the process table knows. One elsewhere shows that it lives by counting on; waiting for
-    that, rather than comparing times, needs no agreeing clocks.
+    A leader on this machine is looked up in the process table. One elsewhere is alive if its beat goes on; waiting for
+    that, rather than comparing times, does not need synchronised clocks.
     """
     seen = _read(study)
     if seen is None or is_gone(seen):
@@ -39,7 +39,7 @@ def holder(study: optuna.Study) -> dict[str, Any] | None:
 
 
 def claim(study: optuna.Study) -> bool:
-    """Whether this process may lead. Of several that claim at once the last to write does, and all see that."""
+    """Claims the lead for this process; whether it got it. Of several that claim at once, the last to write leads."""
     me = {**identity(), "run_id": None, "beat": 0}
     studies.with_retries(lambda: study.set_user_attr("leader", me))
     time.sleep(CLAIM_SECONDS)
@@ -65,5 +65,5 @@ def held(study: optuna.Study, run_id: str) -> Iterator[None]:
         with studies.repeating(beat, BEAT_SECONDS):
             yield
     finally:
-        with suppress(StudyError):  # a database that is away must not hide how the search ended
+        with suppress(StudyError):  # an unreachable database must not hide how the search ended
             studies.with_retries(lambda: study.set_user_attr("leader", None), seconds=1)

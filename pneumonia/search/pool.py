@@ -16,7 +16,7 @@ MAX_DEATHS = 10
 
 
 class WorkersDied(RuntimeError):
-    """The workers died more often than chance explains."""
+    """Too many workers died."""
 
 
 def run(task: Task, workers: int, *, on_poll: Callable[[], None], on_death: Callable[[], None]) -> None:
@@ -24,7 +24,7 @@ def run(task: Task, workers: int, *, on_poll: Callable[[], None], on_death: Call
 
     Args:
         on_poll: called about four times a second; what it raises stops the workers.
-        on_death: called after a worker died without being asked to, before another takes its place.
+        on_death: called after a worker died by itself, before it is replaced.
 
     Raises:
         WorkersDied: too many died.
@@ -60,7 +60,7 @@ def run(task: Task, workers: int, *, on_poll: Callable[[], None], on_death: Call
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Processes started in the block compute with one thread each: more threads than cores fight for them."""
+    """Processes started in the block compute with one thread each; more threads than cores slow each other down."""
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     try:

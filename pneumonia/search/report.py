@@ -1,4 +1,4 @@
-"""What a search shows of itself: the table of trials and Optuna's plots."""
+"""The report of a search: the table of trials and Optuna's plots."""
 
 import warnings
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def figures(study: optuna.Study, folder: Path) -> None:
     }
     if len({trial.value for trial in drawn.trials} - {None}) > 1:
         drawings["importance"] = lambda: visualization.plot_param_importances(drawn, target_name=OBJECTIVE)
-    with warnings.catch_warnings(), matplotlib.rc_context():  # Optuna sets a style, which all later figures would have
+    with warnings.catch_warnings(), matplotlib.rc_context():  # Optuna sets a style that would stay for later figures
         warnings.simplefilter("ignore")  # the matplotlib back end calls itself experimental
         for name, draw in drawings.items():
             axes = draw()

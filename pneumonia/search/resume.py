@@ -1,4 +1,4 @@
-"""Going on where a killed search stopped: what it left open is closed, and its trials get a new parent."""
+"""Resumes a killed search: closes what it left open, and gives its trials a new parent."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -51,7 +51,7 @@ def take_over(study: optuna.Study, parent_id: str, task: Task, experiment_id: st
             record.update(parent=parent_id)
     still_open = tracker.hand_over(experiment_id, old, parent_id) if old != parent_id else {}
     studies.with_retries(lambda: study.set_user_attr("parent", parent_id))
-    # Their machine died before it could send; it may still do so.
+    # The runs of a machine that died before it could send them; it may still do so.
     ends = {trial.user_attrs.get("run_id"): _end(trial) for trial in studies.trials(study, *studies.DONE)}
     gone: tuple[State, str] = ("INTERRUPTED", "the search that trained it died")
     ends |= {run_id: gone for run_id, role in still_open.items() if role == "final"}

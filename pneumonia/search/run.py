@@ -31,7 +31,7 @@ TIDY_SECONDS = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a search came to. `verdict` is None where another process ends the study, or the tracker was away;
+    """The outcome of a search. `verdict` is None where another process ends the study, or the tracker was away;
     `unsent` records wait for `pneumonia sync`."""
 
     study: str
@@ -97,8 +97,8 @@ def search(
 
 
 def _open(config: SearchConfig, task: Task, listener: Listener) -> optuna.Study:
-    """The study of these films, this space and this way to judge, made if it is not there; others of an earlier
-    version that are not finished are named."""
+    """The study of these films, this space and this objective, made if need be. Names the unfinished studies of an
+    earlier version."""
     ranges, changed, fingerprint = config.ranges(), config.changed, task.index.fingerprint
     name = config.study or studies.default_name(fingerprint, task.base, ranges, changed=changed)
     storage = open_storage(task)
@@ -107,8 +107,8 @@ def _open(config: SearchConfig, task: Task, listener: Listener) -> optuna.Study:
         if old != name:
             also = " --disturb 0" if judged == studies.judge(changed=False) else ""
             listener.say(
-                f"study {old} of these films was begun by an earlier version, which searched otherwise, and is not "
-                f"finished; it stays as it is, and `--study {old}{also}` goes on with it"
+                f"study {old} of these films is unfinished, from an earlier version that searched differently: "
+                f"`--study {old}{also}` resumes it"
             )
     return study
 
@@ -125,12 +125,14 @@ def _follow(study: optuna.Study, task: Task, workers: int, listener: Listener) -
                 if run_id is not None:
                     tracker.client.set_terminated(run_id)
             return outcome
-        listener.say("the search that this one joined is gone: one of those that joined leads on")
+        listener.say("the search that led this study is gone: one of the others leads it now")
     return None
 
 
 def _lead(study: optuna.Study, task: Task, config: SearchConfig, model_name: str, listener: Listener) -> Outcome:
-    """The run that all trials are under: runs them on this machine, makes the final model and registers it."""
+    """Leads the study, as the parent run of all trials: runs trials on this machine, makes the final model, registers
+    it.
+    """
     plan, index, context = config.decided(), task.index, task.context
     home, tracker = context.home, context.tracker
     parent = context.begin(
@@ -174,9 +176,7 @@ def _lead(study: optuna.Study, task: Task, config: SearchConfig, model_name: str
 def _join(study: optuna.Study, task: Task, workers: int, leader: str, listener: Listener) -> Outcome:
     """Lends this machine's workers to a search that another process leads, as the run `leader`."""
     tracker, run_id = task.context.tracker, task.context.run_id
-    listener.say(
-        f"joins study {study.study_name}, led by run {leader}: that one trains the best in full and registers it"
-    )
+    listener.say(f"joins study {study.study_name}, led by run {leader}, which trains the best in full and registers it")
     if run_id is not None:
         with tracker_errors(tracker.uri):
             tracker.client.set_tag(run_id, "role", "worker")
@@ -212,7 +212,7 @@ def _run_trials(study: optuna.Study, task: Task, workers: int, listener: Listene
         try:
             pool.run(task, workers, on_poll=on_poll, on_death=lambda: requeue_lost_trials(study, task.context))
         except Interrupted:
-            # A worker that had to be killed left its trial; a database that is away must not hold up the stop.
+            # A killed worker left its trial; an unreachable database must not delay the stop.
             tidy = threading.Thread(target=requeue_lost_trials, args=(study, task.context), daemon=True)
             tidy.start()
             tidy.join(TIDY_SECONDS)

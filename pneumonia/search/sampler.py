@@ -1,4 +1,4 @@
-"""Where the search looks next: Optuna's TPE, its random numbers drawn anew for each trial."""
+"""Which parameters to try next: Optuna's TPE, seeded anew for each trial."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a study searches over: written down in the study when it begins, so that all of its trials have the same.
+"""The search space of a study: stored in the study when it begins, so that all of its trials have the same.
 
 A study that began under other ranges, by an earlier version, keeps them to its end.
 """
@@ -19,8 +19,8 @@ from optuna.trial import FrozenTrial
 from pneumonia.config import Range, TrainConfig, search_space
 
 ATTRIBUTE = "space"  # of the study
-# What few films have wanted instead of the recipe: tried after it, before anything is drawn, where trials are long
-# enough to tell. To a search of a dozen trials such a portfolio (Feurer et al. 2022) is worth more than random ones.
+# What suited few films better than the recipe: tried after it, before random trials, where trials are long enough to
+# tell. In a search of a dozen trials such a portfolio (Feurer et al. 2022) is worth more than random ones.
 BEGINNINGS: tuple[dict[str, Any], ...] = (
     {"lr": 3e-3, "batch_size": 16, "disturb": 0.25},
     {"weight_decay": 0.3, "disturb": 0.3},

@@ -1,4 +1,4 @@
-"""The database of a study, before anything is written there: whether its URL names one, and whether it is free."""
+"""Checks the database of a study before anything is written: its URL, its driver, and whose tables it holds."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, Oper
 from sqlalchemy.pool import NullPool
 
 LOOK_SECONDS = 5
-OPTUNA, ALEMBIC = "version_info", "alembic_version"  # the tables that say which version made the others
+OPTUNA, ALEMBIC = "version_info", "alembic_version"  # tables that hold the version of the schema
 MLFLOW = {"experiments", "runs"}
 IN_MEMORY = "it is in memory, where neither workers nor a later search find it; give a file"
 EXAMPLES = "sqlite:///study.db or postgresql+psycopg2://me@host/base"
@@ -26,7 +26,7 @@ class StudyError(RuntimeError):
 
 
 def unusable(url: str, reason: str) -> StudyError:
-    """What is said of a database that cannot be used, in one line."""
+    """The error for a database that cannot be used, in one line."""
     return StudyError(f"the study's database {url} cannot be used: {' '.join(reason.split())}")
 
 

@@ -37,7 +37,7 @@ from pneumonia.search.storage import StudyError, holds_a_study, unusable
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60  # silence after which a worker on another machine counts as dead
 PATIENCE_SECONDS = 120.0  # how long a database may be away before a worker gives up
-UNBORN_SECONDS = 15.0  # a trial without a worker's name after so long was lost in the making
+UNBORN_SECONDS = 15.0  # a trial without a worker's name after so long was lost when it began
 MAX_RETRIES = 3
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 LIVE = (*DONE, TrialState.RUNNING, TrialState.WAITING)
@@ -67,7 +67,7 @@ def connect(
     Raises:
         StudyError: the URL holds a password, the database cannot be reached, or it is another program's.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # the search itself says what happens
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # the search reports what happens
     warnings.filterwarnings("ignore", category=ExperimentalWarning)  # heartbeats, since 2020
     warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")  # `worker.heartbeat` beats instead
     arguments: dict[str, Any] = {"pool_pre_ping": True}
@@ -79,7 +79,7 @@ def connect(
         retry(study, trial)
 
     storage, last = None, None
-    for _ in range(3):  # two that make the tables of an empty database at once trip over each other
+    for _ in range(3):  # two processes that make the tables of an empty database at once collide
         try:
             holds_a_study(url)
             storage = RDBStorage(
@@ -107,13 +107,13 @@ def connect(
 
 
 def check(url: str, name: str | None) -> None:
-    """What can be told of a study's place before a search begins: nothing is written.
+    """Checks a study's database before a search begins; writes nothing.
 
     Args:
         name: the study's, where it is named.
 
     Raises:
-        StudyError: the search could not stand there.
+        StudyError: the study cannot be kept there.
     """
     try:
         holds = holds_a_study(url)
@@ -132,7 +132,7 @@ def check(url: str, name: str | None) -> None:
 
 
 def with_retries(call: Callable[[], T], *, seconds: float = PATIENCE_SECONDS) -> T:
-    """Calls until the database answers; every call made through here may be made twice."""
+    """Repeats a call until the database answers; the call must be safe to repeat."""
     end = time.monotonic() + seconds
     while True:
         try:
@@ -177,7 +177,7 @@ def default_name(fingerprint: str, base: TrainConfig, ranges: Mapping[str, Range
 
 
 def judge(changed: bool) -> str:
-    """What judges the trials, in words: those judged otherwise do not compare."""
+    """The objective of the trials in words, as studies store it: trials of another one do not compare."""
     also = (
         f" and changed (changes {stress_tests.VERSION}, with painted normal ones where opacities tell)"
         if changed
@@ -200,12 +200,12 @@ def create_or_resume(
 
     Args:
         long: its trials are as long as the final training.
-        goal: how many trials it is to have; no more are queued, or a lost one would wait for ever behind them.
+        goal: how many trials it is to have; no more are queued, or a lost trial would wait for ever behind them.
         ranges: what a new study varies; one that is there keeps its own.
-        changed: whether changed validation films judge the trials.
+        changed: whether trials are scored on corrupted validation films too.
 
     Raises:
-        StudyError: it is not as a search's is, or its trials were judged by another objective.
+        StudyError: it is not a search's study, or its trials have another objective.
     """
     judged = judge(changed)
     for full in _names(name):
@@ -224,7 +224,7 @@ def create_or_resume(
 
 
 def _names(name: str) -> Iterator[str]:
-    """Where a search of this name goes on: in the first of these that is not finished."""
+    """The names that a search tries: it resumes the first of these studies that is not finished."""
     yield name
     for number in itertools.count(2):
         yield f"{name}-{number}"
@@ -232,24 +232,24 @@ def _names(name: str) -> Iterator[str]:
 
 def require_search_study(study: optuna.Study) -> None:
     """Raises:
-    StudyError: the study, which somebody may have made beforehand, looks for something else than a search does.
+    StudyError: the study, which somebody may have made beforehand, is not a search's.
     """
     name, directions = study.study_name, study.directions
     if len(directions) > 1:
         raise StudyError(
-            f"study {name} has {len(directions)} objectives, and a search one, {OBJECTIVE}, which is to be small: name "
-            "another study, or make it with one, direction minimize"
+            f"study {name} has {len(directions)} objectives, but a search minimizes one, {OBJECTIVE}: name another "
+            "study, or make it with one objective, direction minimize"
         )
     if directions != [StudyDirection.MINIMIZE]:
         raise StudyError(
-            f"study {name} is to {directions[0].name.lower()} its objective, and a search looks for a small "
-            f"{OBJECTIVE}: name another study, or make it with direction minimize"
+            f"study {name} is to {directions[0].name.lower()} its objective, but a search minimizes {OBJECTIVE}: name "
+            "another study, or make it with direction minimize"
         )
     try:
         searched = set(space.read(study))
     except Exception as error:  # whatever an attribute of that name may hold
         raise StudyError(
-            f"the attribute {space.ATTRIBUTE!r} of study {name} is not of a search: name another"
+            f"the attribute {space.ATTRIBUTE!r} of study {name} was not written by a search: name another study"
         ) from error
     tried = {one for trial in study.get_trials(deepcopy=False) for one in (*trial.distributions, *_queued(trial))}
     foreign = (searched - {field.name for field in fields(TrainConfig)}) | (tried - searched)
@@ -266,8 +266,8 @@ def _queued(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def left_behind(storage: RDBStorage, fingerprint: str) -> dict[str, str]:
-    """Studies of these films that an earlier version began under the default name and did not finish, with what judged
-    them (see `judge`).
+    """Unfinished studies of these films that an earlier version began under the default name, with their objectives
+    (see `judge`).
     """
     return {
         study.study_name: str(study.user_attrs.get("objective"))
@@ -288,7 +288,7 @@ def trials(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
 
 
 def value(trial: FrozenTrial) -> float:
-    """The objective of a trial that is done: of its best epoch, also where Optuna, for a pruned trial, has the last."""
+    """The objective of a trial that is done, of its best epoch; Optuna's own, for a pruned trial, is of the last."""
     if trial.state == TrialState.COMPLETE and trial.value is not None:
         return trial.value
     reported = min(trial.intermediate_values.values(), default=math.inf)
@@ -296,15 +296,15 @@ def value(trial: FrozenTrial) -> float:
 
 
 def failures(study: optuna.Study, *, since: int = 0) -> list[FrozenTrial]:
-    """Trials from number `since` that failed by themselves: not those interrupted, killed, or too many."""
+    """Trials from number `since` on that failed by themselves, not those interrupted, killed or surplus."""
     return [t for t in trials(study, TrialState.FAIL) if t.number >= since and t.user_attrs.get("fault")]
 
 
 def claim(study: optuna.Study, goal: int, *, wait: Callable[[], None]) -> optuna.Trial | None:
     """The next trial to run, or None when `goal` trials are done or being done.
 
-    Workers anywhere agree on who goes on without a lock: trials are numbered by the database, and of those that live
-    the first `goal` by number count. One that finds itself behind them steps back.
+    Workers on all machines agree without a lock: the database numbers the trials, and of those that are not failed the
+    first `goal` by number count. A worker whose trial is behind them gives it up.
 
     Args:
         wait: called, for about a second, while others' trials fill the goal but are not done; may raise to stop.
@@ -333,7 +333,7 @@ def finish(study: optuna.Study, number: int, value: float | None, state: TrialSt
 
     def tell() -> None:
         if not first[0] and study.get_trials(deepcopy=False)[number].state == state:
-            return  # the database took it and went away before it could say so
+            return  # the database took it, but its answer was lost
         first[0] = False
         study.tell(number, value, state)
 
@@ -356,7 +356,7 @@ def fail(study: optuna.Study, number: int, reason: str, *, fault: bool) -> bool:
 
 
 def retry(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queues a lost trial again, up to `MAX_RETRIES` times, without what its dead worker wrote on it."""
+    """Queues a lost trial again, up to `MAX_RETRIES` times, without its dead worker's attributes."""
     clean = copy.deepcopy(trial)
     clean.user_attrs = {}
     RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES)(study, clean)

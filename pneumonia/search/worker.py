@@ -39,7 +39,7 @@ class Task:
     index: Index
     base: TrainConfig
     long: bool  # trials are as long as the final training
-    changed: bool  # whether changed validation films judge the trials, see `train.FitData`
+    changed: bool  # whether trials are scored on corrupted validation films too, see `training.FitData`
     context: RunContext  # its parent is the search's run
     storage: str
     study: str
@@ -130,7 +130,7 @@ def run_trial(trial: optuna.Trial, study: optuna.Study, task: Task, data: cache.
         state, reason = "INTERRUPTED", f"{event} while training"
     except studies.LeaseLost as event:
         reason = str(event)
-    except Exception as error:  # a trial is where one configuration's failure ends; the search goes on
+    except Exception as error:  # one configuration's failure ends its trial, not the search
         reason = reason_of(error)
         record.add_traceback()
     if state in ("COMPLETE", "PRUNED"):
@@ -141,7 +141,7 @@ def run_trial(trial: optuna.Trial, study: optuna.Study, task: Task, data: cache.
         except studies.LeaseLost as event:
             state, reason = "FAIL", str(event)
     else:
-        record.finish(state, reason)  # first, since the database may be away and the time to stop short
+        record.finish(state, reason)  # first, since the database may be away and there is little time to stop
         if studies.fail(study, trial.number, reason, fault=state == "FAIL") and state == "INTERRUPTED":
             studies.with_retries(lambda: studies.retry(study, studies.trials(study)[trial.number]))
     record.finish(state, reason)
@@ -173,8 +173,8 @@ def _begin(trial: optuna.Trial, task: Task, context: RunContext) -> Record:
 
 
 class _TrialListener(Listener):
-    """Tells the study of a trial's epochs, and ends it where it is behind or a stop was requested. `pruned` says why
-    it was ended early.
+    """Reports a trial's epochs to the study, and ends the trial where it is behind or a stop was requested. `pruned` is
+    the reason for ending it early.
     """
 
     def __init__(self, trial: optuna.Trial, study: optuna.Study, task: Task, stop: Stop) -> None:
@@ -189,7 +189,7 @@ class _TrialListener(Listener):
         trial, base = self.trial, self.task.base
         try:
             studies.with_retries(lambda: trial.report(epoch.metrics[OBJECTIVE], epoch.number))
-            # the pruner is asked about the recipe as well, since it notes there what others are compared with
+            # the pruner is asked about the recipe too, since it stores there what others are compared with
             behind = epoch.number < epoch.epochs and studies.with_retries(trial.should_prune)
             behind = behind and replace(base, **trial.params) != base and pruning.one_remains(self.study, base)
         except optuna.exceptions.UpdateFinishedTrialError as error:
@@ -202,7 +202,7 @@ class _TrialListener(Listener):
 
 
 def set_attributes(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
-    """Writes attributes on a trial, however long the database is away.
+    """Writes attributes on a trial; waits while the database is away.
 
     Raises:
         LeaseLost: the trial has been ended by another.
@@ -216,9 +216,9 @@ def set_attributes(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
 
 @contextmanager
 def heartbeat(storage: RDBStorage, trial: optuna.Trial, seconds: int) -> Iterator[None]:
-    """Tells the database every `seconds` that the trial lives; one that is away is told again later.
+    """Tells the database every `seconds` that the trial is alive, whenever the database answers.
 
-    The first time before the block starts: a trial without any sign of life would never be missed.
+    The first time is before the block starts: a trial without any heartbeat would never count as lost.
     """
     studies.with_retries(lambda: storage.record_heartbeat(trial._trial_id))
     with studies.repeating(lambda: storage.record_heartbeat(trial._trial_id), seconds):
@@ -240,6 +240,6 @@ def drop_models(study: optuna.Study, task: Task) -> None:
 
 
 def describe(params: Mapping[str, Any], base: TrainConfig) -> str:
-    """What is special about a trial with these parameters, in words."""
+    """How a trial's parameters differ from the recipe, in words."""
     changed = [f"{name} {value:.3g}" for name, value in params.items() if value != getattr(base, name)]
     return "The recipe as it stands." if not changed else "The recipe with " + ", ".join(changed) + "."

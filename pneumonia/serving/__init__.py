@@ -1,1 +1,1 @@
-"""A trained network as the files that are served, and films on disk scored with a served model."""
+"""Exports a trained network as the files of a served model, and scores films on disk with such a model."""

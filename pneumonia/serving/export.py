@@ -25,12 +25,12 @@ from pneumonia.metrics.calibration import Calibration
 from pneumonia.serving import bundle
 from pneumonia.training.network import Network, build
 
-CODE = "served.py"  # in a package: all that scores films with it
+CODE = "served.py"  # the code of a package
 TOLERANCE = 1e-4  # largest difference in probability between ONNX Runtime and torch
 
 
 class PackageError(ValueError):
-    """A network that must not become a package. The message is one sentence."""
+    """A network that cannot become a package; the message is one sentence."""
 
 
 class Graph(nn.Module):
@@ -140,9 +140,9 @@ def _check_parity(model: bytes, network: nn.Module, *, size: int, calibration: C
 def signature() -> ModelSignature:
     """The served schema.
 
-    The column is of any type and not required, so that a wrong one reaches the model, which answers with one sentence
-    that names the record; with a binary column MLflow itself would answer, echoing the data. `heatmap` is left out of
-    the outputs: Spark fails on a column that is only sometimes there.
+    The column has any type and is optional, so that a wrong one reaches the model, which answers with one sentence that
+    names the record; with a binary column MLflow itself would answer and echo the data. `heatmap` is not among the
+    outputs, since Spark fails on a column that is only sometimes there.
     """
     outputs = (("double", "probability"), ("string", "label"), ("double", "threshold"), ("string", "warning"))
     return ModelSignature(

@@ -34,7 +34,7 @@ FORMATS = (".csv", ".jsonl")
 
 
 class ModelError(ValueError):
-    """There is no such model, or it is not one of this program's. The message is one sentence."""
+    """There is no such model, or this program did not make it; the message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _matches(pattern: Path) -> tuple[list[Path], Counter[str]]:
         why = next(filter(None, map(reason, above)), None)
         if why is None:
             matches.append(path)
-        elif (real := os.path.realpath(path)) not in counted:  # a link to a folder above leads round
+        elif (real := os.path.realpath(path)) not in counted:  # a link to a folder above makes a loop
             counted.add(real)
             passed += Counter({why: file_kinds.count(path)[0] if folder else 1})
     return matches, passed
@@ -183,7 +183,7 @@ def predict(
     threads: int | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Scores each film by itself, as the server does, so that a bad one spoils no other and none depends on company.
+    """Scores each film by itself, as the server does, so that a bad film does not affect the others.
 
     Args:
         paths: films; a row each, in this order.
@@ -198,10 +198,10 @@ def predict(
         empty; else `error` is empty.
 
     Raises:
-        ModelError: `any_dicom` is asked of a model that was made before there was such a thing.
+        ModelError: the model was made by an earlier version without `any_dicom`.
     """
     params = _params(model, any_dicom=any_dicom)
-    # Threads, since decoding and ONNX Runtime let go of the interpreter's lock.
+    # Threads, since decoding and ONNX Runtime release the GIL.
     with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
         scored = pool.map(lambda path: _row(model, path, params), paths)
         rows = list(tqdm(scored, total=len(paths), desc="predict", unit="film", disable=not progress))
@@ -219,7 +219,7 @@ def heatmaps(model: Model, paths: Sequence[Path], *, any_dicom: bool = False) ->
         OSError: a film cannot be read.
     """
     drawn, params = [], _params(model, explain=True, any_dicom=any_dicom)
-    for path in paths:  # one by one, for the server takes few at a time with `explain`
+    for path in paths:  # one by one, since a model takes few at a time with `explain`
         scored: Any = model.pyfunc.predict(pd.DataFrame({"image": [path.read_bytes()]}), params=params)
         drawn.append(base64.b64decode(scored["heatmap"].iloc[0]))
     return drawn
@@ -262,17 +262,17 @@ def render(table: pd.DataFrame, suffix: str = ".csv") -> str:
 
 
 def _params(model: Model, **asked: bool) -> dict[str, bool]:
-    """What of the model's params is asked for."""
+    """The params that are asked for, as the model takes them."""
     schema = model.metadata.get_params_schema()
     known = {spec.name for spec in schema.params} if schema is not None else set()
     params = {name: True for name, value in asked.items() if value}
     if unknown := sorted(params.keys() - known):
-        raise ModelError(f"the model {model.uri} is of an earlier version, which knows no {unknown[0]}: train it anew")
+        raise ModelError(f"the model {model.uri} is of an earlier version, which has no {unknown[0]}: train it again")
     return params
 
 
 def _row(model: Model, path: Path, params: dict[str, bool]) -> tuple[str, float, str, float, str, str]:
-    # A name that is not UTF-8 comes from the system with lone surrogates, which no table and no file can hold.
+    # A name that is not UTF-8 has lone surrogates, which cannot be written to a table or file.
     shown = os.fsencode(path).decode("utf-8", "backslashreplace")
     try:
         if not path.is_file():  # opening a pipe would wait for ever

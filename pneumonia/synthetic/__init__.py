@@ -1,4 +1,4 @@
-"""Chest films that the program draws itself."""
+"""Synthetic chest films, drawn by the program."""
 
 from pneumonia.synthetic.dataset import write
 

@@ -1,7 +1,7 @@
-"""Chest films that the program draws itself, in the layout of the real ones, for whoever has no data.
+"""A set of synthetic chest films, in the layout and with the file names of the real ones, for users without data.
 
-`drawing` draws one of them; this is which films a set holds, what they are called, and their way to the disk, where
-JPEG quality too is drawn apart from the class.
+`film` draws a single one; this module decides which films a set holds and writes them. Their JPEG quality is random and
+independent of the class.
 """
 
 import os
@@ -113,7 +113,9 @@ def write(dest: Path, *, seed: int = 0, train: int = 1040, test: int = 208, prog
 
 
 def _in_processes(root: Path, plan: tuple[int, int, int], workers: int, bar: Any) -> None:
-    """Draws in fresh interpreters: threads wait for each other, and multiprocessing would run the caller's script."""
+    """Draws in new interpreters: threads would wait for each other, and multiprocessing would run the caller's
+    script.
+    """
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from pneumonia.synthetic.dataset import _share; _share(*sys.argv[2:])"

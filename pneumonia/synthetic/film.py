@@ -1,8 +1,8 @@
 """The drawing of one chest film.
 
-A film is drawn as X-rays make one: layers of tissue add attenuation, air in the lungs takes some away, and a tone curve
-turns the sum into grey. Pneumonia is a change in the lungs' air and markings, so that a consolidation hides the border
-of heart or diaphragm by itself. All else (build, pose, exposure, size) is drawn apart from the class.
+A film is drawn the way X-rays form it: layers of tissue add attenuation, air in the lungs removes some, and a tone
+curve turns the sum into grey. Pneumonia is a change in the lungs' air and markings, so that a consolidation hides the
+border of heart or diaphragm by itself. All else (build, pose, exposure, size) is drawn apart from the class.
 """
 
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from pneumonia.synthetic.branches import branches
 from pneumonia.synthetic.canvas import Canvas, Image, Points, blur, edges, noise, smooth, tapered
 from pneumonia.synthetic.pneumonia import consolidation, interstitial
 
-VERSION = 1  # another version of the drawing writes another folder, see `synthetic.write`
+VERSION = 1  # each version of the drawing writes its own folder, see `synthetic.write`
 SEVERITY = (2.0, 1.3)  # of the beta distribution: from almost invisible to plain
 
 Subtype = Literal["normal", "bacteria", "virus"]
@@ -173,7 +173,7 @@ def draw(
         sail *= [build.choice([-1, 1]), 1]
         shadow = np.maximum(shadow, c.paint(2.2, ([c.place(smooth(sail), 0.8)], build.uniform(0.4, 0.8))))
 
-    # heavy vessels and crowded bases look like disease and are not
+    # heavy vessels and crowded bases look like disease but are not
     vessels = np.concatenate([branches(build, np.array([m * 0.2, 0.46]), 1.25, 0.75, 12) for m in (-1, 1)])
     tree = c.trace(1.1, *tapered(c.place(vessels), 3, 0.15))
     hila = [c.place(smooth(p)) for p in _both([(0.13, 0.36), (0.24, 0.42), (0.27, 0.55), (0.13, 0.62)])]

@@ -1,1 +1,1 @@
-"""Runs as folders, and MLflow, which is made to say the same."""
+"""Runs as folders on disk, which are sent to MLflow."""

@@ -1,4 +1,4 @@
-"""Whether a tracking store answers. A server is asked as MLflow's own client asks it, with the same settings."""
+"""Checks whether a tracking store answers. A server is asked as MLflow's own client does, with the same settings."""
 
 import configparser
 import json
@@ -14,12 +14,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from pneumonia.runtime.messages import first_line, shortened
 from pneumonia.tracking.sync import masked
 
-PROBE = "/api/2.0/mlflow/experiments/search"  # which any user of a server may ask
+PROBE = "/api/2.0/mlflow/experiments/search"  # a request that any user of a server may make
 SAID_LETTERS = 200
 NAME, PASSWORD, TOKEN = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"
 WANTS_CERTIFICATE = (
-    "asks for a certificate of yours, or does not take it: MLFLOW_TRACKING_CLIENT_CERT_PATH names the file that holds "
-    "it with its key"
+    "asks for a client certificate, or does not accept it: set MLFLOW_TRACKING_CLIENT_CERT_PATH to the file with the "
+    "certificate and its key"
 )
 
 
@@ -28,7 +28,7 @@ class TrackingError(RuntimeError):
 
 
 def reach(uri: str, *, seconds: float = 5.0) -> None:
-    """Asks the tracking store whether it is there; of a store in a file nothing is asked.
+    """Checks that the tracking store answers; a store in a file is not checked.
 
     Raises:
         TrackingError: no answer within `seconds`, or one that says that nothing can be sent; the sentence says what to
@@ -59,7 +59,7 @@ def _reach_server(uri: str, seconds: float) -> None:
     except ImportError as error:
         raise TrackingError(f"the package {error.name} is missing, for requests as {where} wants them") from error
     except MlflowException as error:
-        cause = error.__cause__ or error.__context__ or error  # MLflow raises most of its own without `from`
+        cause = error.__cause__ or error.__context__ or error  # MLflow raises most of its errors without `from`
         raise TrackingError(_no_answer(where, cause, seconds)) from error
     if not answer.ok or not _is_json_object(answer.text):
         raise TrackingError(_refusal(where, answer, creds))
@@ -77,21 +77,21 @@ def _ask(creds: MlflowHostCreds, seconds: float, *, again: bool = True) -> reque
             raise_on_status=False,
         )
     except MlflowException as error:
-        if again and "Connection aborted" in str(error):  # one that was open since the last time, and is not any more
+        if again and "Connection aborted" in str(error):  # a kept connection that the server has closed since
             return _ask(creds, seconds, again=False)
         raise
     return answer
 
 
 def _no_answer(where: str, cause: BaseException, seconds: float) -> str:
-    """Why nothing came back."""
+    """Why there was no answer."""
     said, kind = masked(str(cause)), type(cause).__name__
     if isinstance(cause, requests.exceptions.SSLError) or "[SSL" in said:
         return _tls_failure(where, said)
     if isinstance(cause, requests.ConnectionError | requests.Timeout):
         slow = f" within {seconds:g} s" if "timed out" in said else ""
         return f"no MLflow server answers at {where}{slow} ({kind}): start it, or set MLFLOW_TRACKING_URI"
-    # a certificate's file that is not there, an address that is none, a plug-in's own error
+    # a missing certificate file, an invalid address, a plug-in's error
     return f"the MLflow server at {where} cannot be asked: {shortened(first_line(cause), SAID_LETTERS)}"
 
 
@@ -102,7 +102,7 @@ def _tls_failure(where: str, said: str) -> str:
         return f"the MLflow server at {where} {WANTS_CERTIFICATE}"
     if "EOF" in said:
         return (
-            f"the MLflow server at {where} breaks the connection off: perhaps it wants a certificate of yours "
+            f"the MLflow server at {where} closes the connection: perhaps it wants a client certificate "
             "(MLFLOW_TRACKING_CLIENT_CERT_PATH), or does not speak TLS (http://)"
         )
     if "CERTIFICATE_VERIFY_FAILED" in said:
@@ -111,14 +111,14 @@ def _tls_failure(where: str, said: str) -> str:
         )
         return (
             f"the certificate of the MLflow server at {where} is not trusted ({reason}): "
-            "MLFLOW_TRACKING_SERVER_CERT_PATH names the file of the authority that signed it, "
-            "MLFLOW_TRACKING_INSECURE_TLS=true does without"
+            "set MLFLOW_TRACKING_SERVER_CERT_PATH to the file of the authority that signed it, or "
+            "MLFLOW_TRACKING_INSECURE_TLS=true to do without"
         )
     return f"no safe connection to the MLflow server at {where}: {shortened(said, SAID_LETTERS)}"
 
 
 def _refusal(where: str, answer: requests.Response, creds: MlflowHostCreds) -> str:
-    """What an answer that is not MLflow's to the question means."""
+    """What an answer means that is not MLflow's to the request."""
     code = answer.status_code
     if code == 401:
         return f"the MLflow server at {where} {_unauthorised(creds)}"
@@ -129,7 +129,7 @@ def _refusal(where: str, answer: requests.Response, creds: MlflowHostCreds) -> s
     said = _server_message(answer, creds)
     if code == 403:
         return (
-            f"the MLflow server at {where} forbids it (403{said}): set {NAME} and {PASSWORD}, or {TOKEN}, of somebody "
+            f"the MLflow server at {where} forbids it (403{said}): set {NAME} and {PASSWORD}, or {TOKEN}, of a user "
             "who may"
         )
     if code in (408, 429) or code >= 500:
@@ -156,7 +156,7 @@ def _unauthorised(creds: MlflowHostCreds) -> str:
 
 
 def _server_message(answer: requests.Response, creds: MlflowHostCreds) -> str:
-    """The server's own words, where they are a sentence and not a page, without the password or token."""
+    """The server's message, where it is text and not a page, without the password or token."""
     try:
         text = str(json.loads(answer.text).get("message", ""))
     except (ValueError, AttributeError):

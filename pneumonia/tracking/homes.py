@@ -1,7 +1,7 @@
-"""Where the program keeps what resumes and syncs: a folder for each tracking store among the user's data.
+"""The folders where the program keeps its state, to resume and sync: one for each tracking store, in the user's data.
 
-Not where the command is typed: `mlflow run` of a git address runs in a temporary folder. And not one for all stores: a
-study that goes on must find its runs.
+Not in the folder of the command: `mlflow run` of a git address runs in a temporary one. And not one for all stores: a
+study that is resumed must find its runs.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from pneumonia.tracking.record import read_json, records, write_json
 from pneumonia.tracking.sync import sent_to
 
 OLD = ".pneumonia"  # in the folder of the command, until 0.2
-NOTE = "store.json"  # says whose home a folder is
+NOTE = "store.json"  # names the store of a home
 
 
 def of(uri: str) -> Path:
@@ -40,7 +40,7 @@ def of(uri: str) -> Path:
             return _existing(folder, mine) or _create(folder, mine)
     except OSError as error:
         raise RuntimeError(
-            f"{folder}, for what the program keeps, cannot be used ({error.strerror or error}): "
+            f"{folder}, where the program keeps its state, cannot be used ({error.strerror or error}): "
             "set PNEUMONIA_HOME to a folder that can"
         ) from error
 
@@ -55,8 +55,8 @@ def _existing(folder: Path, mine: dict[str, Any]) -> Path | None:
 
 
 def _belongs_to(theirs: dict[str, Any], mine: dict[str, Any]) -> bool:
-    """Whether a home is that of my store: of the same address, unless another database was there before, or of the
-    same database, which was moved.
+    """Whether a home belongs to my store: it has the same address, unless another database was there before, or it is
+    of the same database, which was moved.
     """
     if theirs["store"] == mine["store"]:
         return theirs["born"] in (None, mine["born"]) or mine["born"] is None
@@ -79,8 +79,8 @@ def _create(folder: Path, mine: dict[str, Any]) -> Path:
 
 
 def _created(uri: str) -> int | None:
-    """When a database of this machine was made, milliseconds since 1970, as it says itself: a database that was moved
-    is known by it, and one that took another's place.
+    """When a database of this machine was created, milliseconds since 1970, by its first experiment: tells a moved
+    database from one that took another's place.
     """
     database = places.database(uri)
     if database is None or not database.exists():
@@ -94,8 +94,8 @@ def _created(uri: str) -> int | None:
 
 
 def _old(uri: str) -> Path | None:
-    """A home that a version before 0.2 made in the folder of the command, or in the project's for runs of this store.
-    Caches alone are no reason to stay.
+    """A home that a version before 0.2 made in the folder of the command, or in the project's for runs of this store. A
+    home that only holds caches does not count.
     """
     here = Path(OLD).absolute()
     if _is_home(here):

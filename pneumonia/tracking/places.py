@@ -1,6 +1,6 @@
-"""Where a tracking store keeps files, as far as that is on this machine, and what to say when they are not there.
+"""Where a tracking store on this machine keeps its files, and messages for files that are missing.
 
-MLflow's database holds the places of files as absolute paths, so a project folder that is moved leaves them behind.
+MLflow's database holds absolute paths of files, so moving a project folder breaks them.
 """
 
 import shlex
@@ -45,7 +45,7 @@ def on_this_machine(uri: str) -> Path | None:
 
 
 def address(uri: str) -> str:
-    """A tracking store's address, the same however it is written; without user and password."""
+    """A tracking store's address in one normal form, without user and password."""
     if (here := on_this_machine(uri)) is not None:
         return str(here.resolve())
     if uri.startswith(("http://", "https://")):
@@ -59,8 +59,8 @@ def address(uri: str) -> str:
 
 
 def missing(location: str, uri: str) -> str | None:
-    """Which folder is missing where the store `uri` keeps files, and how to mend it; None where the files are there, or
-    not on this machine.
+    """Which folder of the store `uri` is missing, and how to mend it; None where the files are there, or on another
+    machine.
     """
     path = local(location)
     if path is None or not path.is_absolute() or path.exists():
@@ -73,9 +73,8 @@ def missing(location: str, uri: str) -> str | None:
 
 
 def left_behind(client: MlflowClient, uri: str, name: str, *, adopted: str | None = None) -> str | None:
-    """A sentence on an experiment whose files are gone with a folder that was moved: what is logged next would make the
-    old folder anew, and what was logged before would not be found. None where all is well; of a store that is not on
-    this machine itself nothing is known.
+    """A sentence on an experiment whose folder was moved: new runs would make the old folder again, and old runs would
+    not be found. None where all is well, or where the store is on another machine.
 
     Args:
         adopted: a run that has only just been made, by `mlflow run`.
@@ -91,14 +90,16 @@ def left_behind(client: MlflowClient, uri: str, name: str, *, adopted: str | Non
         if project.exists():  # nothing has been logged yet, or it was deleted
             return None
         runs = client.search_runs([experiment.experiment_id], run_view_type=ViewType.ALL, max_results=2)
-        if all(run.info.run_id == adopted for run in runs):  # a place of the user's own, which MLflow makes when needed
+        if all(
+            run.info.run_id == adopted for run in runs
+        ):  # a folder that the user named, which MLflow makes when needed
             return None
         said += f"; where the files are lost for good, `mkdir -p {shlex.quote(str(project))}`"
     return f"MLflow keeps the files of the experiment {name} in {path}, and {said}"
 
 
 def _moved(path: Path, uri: str) -> tuple[Path, Path] | None:
-    """Of a path that is not there but has its like beside the store's own file: what is missing, and its like."""
+    """For a missing path with a counterpart beside the store's own file: what is missing, and the counterpart."""
     if (store := on_this_machine(uri)) is None:
         return None
     beside, parts = store.absolute().parent, path.parts

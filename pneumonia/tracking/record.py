@@ -1,7 +1,7 @@
 """A run as a folder: parameters, metrics, figures, predictions and the model, on the local disk.
 
-The folder is the truth; `sync.send` makes an MLflow run say the same, as often as it is called. So a tracking
-server that is away, a process that is killed and `pneumonia sync` are one case.
+The folder is the truth; `sync.send` copies it to an MLflow run, and may be called any number of times. So an outage of
+the tracking server, a killed process and `pneumonia sync` are one case.
 
     run.json         what the run is: name, role, parent, tags, description, dataset
     params.json      {name: value}
@@ -100,7 +100,7 @@ class Record:
         write_json(self.folder / "params.json", {**self.params, **params})
 
     def add_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Appends the finite ones of `metrics`; a metric without a meaning (NaN) is no point on a curve."""
+        """Appends the finite ones of `metrics`; an undefined one (NaN) is no point on a curve."""
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(_line(metrics, step)) + "\n")
 
@@ -138,12 +138,12 @@ class Record:
         return self.folder / "images"
 
     def add_traceback(self) -> None:
-        """Keeps where the exception that is being handled came from, if the disk is not what failed."""
+        """Writes the traceback of the exception that is being handled, unless the disk is what failed."""
         with suppress(OSError):
             (self.artifacts / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
 
     def finish(self, state: State, reason: str = "") -> None:
-        """Says how the run ended. The first word stands: a run that has ended is not ended again."""
+        """Ends the run with a state and a reason; a run that has ended stays as it is."""
         status = {"state": state, "reason": reason, "time": milliseconds()}
         if self.status is None:
             write_json(self.folder / "status.json", status, replace=False)
@@ -161,7 +161,7 @@ def records(folder: Path) -> list[Record]:
 
 
 def close_dead(home: Path) -> list[Record]:
-    """Ends the records whose process is gone without having said how they ended."""
+    """Ends the records whose process died before it ended them."""
     dead = [r for r in records(home / "records") if r.status is None and is_gone(r.run.owner)]
     for record in dead:
         record.finish("INTERRUPTED" if record.run.role == "search" else "FAIL", "the process was killed")
@@ -190,7 +190,7 @@ def write_json(path: Path, value: Any, *, replace: bool = True) -> None:
         if not replace:
             with suppress(OSError):
                 os.link(partial, path)
-        if replace or not path.exists():  # there are file systems without hard links
+        if replace or not path.exists():  # some file systems have no hard links
             partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

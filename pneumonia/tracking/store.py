@@ -1,4 +1,6 @@
-"""The tracking store, which may be away: what it refuses today is sent later, and sending twice changes nothing."""
+"""The tracking store, which may be unreachable: records that it misses are sent later, and sending twice changes
+nothing.
+"""
 
 import errno
 import subprocess
@@ -22,7 +24,7 @@ from pneumonia.runtime.messages import first_line, shortened
 from pneumonia.runtime.signals import held
 from pneumonia.tracking import sync
 from pneumonia.tracking.connection import (
-    TrackingError,  # for those who send, and do not ask
+    TrackingError,  # also for callers of this module
     reach,
 )
 from pneumonia.tracking.places import address
@@ -30,9 +32,9 @@ from pneumonia.tracking.record import Record, records, write_json
 from pneumonia.tracking.sync import DROPPED, experiment_there, masked, none_if_missing, sent, sent_to, unsent
 from pneumonia.tracking.system_metrics import Meters
 
-LOCK_SECONDS = 60.0  # another process that sends the same record is waited for so long
+LOCK_SECONDS = 60.0  # how long to wait for another process that sends the same record
 SAID_LETTERS = 600
-RETRY_SECONDS = 20.0  # a tracker that did not answer is left alone for so long
+RETRY_SECONDS = 20.0  # how long a tracker that did not answer is not asked again
 
 
 @contextmanager
@@ -42,14 +44,14 @@ def tracker_errors(uri: str) -> Iterator[None]:
         yield
     except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # this machine's disk, not the store
+            raise  # this machine's disk, not the store's
         said = shortened(masked(first_line(error)), SAID_LETTERS)
         raise TrackingError(f"MLflow's tracking store {masked(uri)} failed: {said}") from error
 
 
 @dataclass
 class Tracker:
-    """A tracking store, and since when it has been silent."""
+    """A tracking store, and until when it is not asked again after it did not answer."""
 
     uri: str
     _silent_until: float = 0.0
@@ -57,7 +59,7 @@ class Tracker:
     _meters: Meters = field(default_factory=Meters, repr=False)
 
     def __reduce__(self) -> tuple[type["Tracker"], tuple[str]]:
-        return Tracker, (self.uri,)  # what is known of the store here says nothing in another process
+        return Tracker, (self.uri,)  # the state of the connection belongs to this process
 
     @property
     def client(self) -> MlflowClient:
@@ -90,15 +92,15 @@ class Tracker:
         return None if found is None else str(found.name)
 
     def has(self, record: Record) -> bool:
-        """Whether a record was sent to this store, whose address may have been another then: its folder was moved."""
+        """Whether a record was sent to this store, also under an earlier address, before its folder was moved."""
         there = sent_to(record)
         return there is not None and (there == masked(self.uri) or address(there) == address(self.uri))
 
     def send(self, record: Record) -> str:
-        """Makes the MLflow run say what the record says, and returns the run's id.
+        """Sends the record to its MLflow run, and returns the run's id.
 
         Raises:
-            TrackingError: the store did not take it; what it took is remembered, the rest stays to be sent.
+            TrackingError: the store did not take all of it; the next call sends the rest.
         """
         with tracker_errors(self.uri), FileLock(record.folder / "send.lock", timeout=LOCK_SECONDS):
             if sent_to(record) is not None and not self.has(record):
@@ -152,7 +154,7 @@ class Tracker:
         return done, [record for record in waiting if record not in done]
 
     def hand_over(self, experiment_id: str, old: str, new: str) -> dict[str, str]:
-        """Makes the run `new` the parent of the runs under `old`, and says on `old` by whom it was resumed.
+        """Makes the run `new` the parent of the runs under `old`, and tags `old` with `resumed_by`.
 
         Returns the ids of those under it that have not ended, with their roles.
         """
@@ -170,7 +172,7 @@ class Tracker:
             return {child.info.run_id: child.data.tags.get("role", "") for child in still_open}
 
     def save_view(self, experiment_id: str, key: str, value: str) -> None:
-        """Adds a saved view to the experiment (see `views`); a store that will not have it does without."""
+        """Adds a saved view to the experiment (see `views`), if the store takes it."""
         with suppress(TrackingError), tracker_errors(self.uri):
             self.client.set_experiment_tag(experiment_id, key, value)
 
@@ -237,7 +239,7 @@ class Tracker:
 
 @contextmanager
 def finished(record: Record, tracker: Tracker) -> Iterator[None]:
-    """Sends the record, so that the run is seen while it lasts, ends it as the block ends, and sends it again:
+    """Sends the record, so that the run is visible while it lasts, ends it when the block ends, and sends it again:
     COMPLETE, INTERRUPTED, or FAIL with the reason.
     """
     try:

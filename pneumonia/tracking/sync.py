@@ -1,4 +1,4 @@
-"""What of a record stands in MLflow, and the sending of what does not: one record, one store, step by step."""
+"""Sends a record to MLflow step by step, and remembers in the record what the store has."""
 
 import getpass
 import json
@@ -41,7 +41,7 @@ from pneumonia.tracking import views
 from pneumonia.tracking.record import Record, Run, read_json, write_json
 
 OPEN = ("auto", "none", "")  # words for "decide it yourself" in an MLproject parameter
-DROPPED = "model.dropped"  # tag of a run whose model was given up for better ones (see `keep_models`)
+DROPPED = "model.dropped"  # tag of a run whose model was deleted for better ones (see `keep_models`)
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "INTERRUPTED": "KILLED"}
 REASON_LETTERS = 500
 DIGEST_LENGTH = 36  # MLflow's bound on a dataset's digest
@@ -60,7 +60,7 @@ def none_if_missing(call: Callable[[], T]) -> T | None:
 
 
 def _retry_on_race(call: Callable[[], T]) -> T:
-    """What `call` returns, at its second try where another process added the row between its look and its write."""
+    """What `call` returns, on a second try where another process inserted the same row first."""
     try:
         return call()
     except MlflowException as error:
@@ -73,7 +73,7 @@ def _retry_on_race(call: Callable[[], T]) -> T:
 def experiment_there(client: MlflowClient, name: str) -> Experiment:
     """The experiment called `name`, made when it is not there; it may be a deleted one.
 
-    It gets the tags by which MLflow's UI shows it as it should (see `views`), but for those that are there.
+    It gets the tags of `views` for MLflow's UI, except those that it has.
     """
 
     def look_or_make() -> Experiment:
@@ -94,7 +94,7 @@ def masked(text: str) -> str:
 
 
 def sent(record: Record) -> dict[str, Any]:
-    """What the store has of the record: run_id, experiment_id, model_id, counts; empty before the first sending."""
+    """What the store has of the record: run_id, experiment_id, model_id, counts; empty before it is first sent."""
     path = record.folder / "sent.json"
     return read_json(path) if path.exists() else {}
 
@@ -106,15 +106,15 @@ def sent_to(record: Record) -> str | None:
 
 
 def unsent(record: Record) -> bool:
-    """Whether an ended record has something that the store has not, and would take."""
+    """Whether an ended record still has something to send."""
     have = sent(record)
     return record.status is not None and not have.get("closed", False) and not have.get("deleted", False)
 
 
 def send(record: Record, client: MlflowClient, uri: str) -> str:
-    """Makes the MLflow run say what the record says, and returns the run's id.
+    """Sends the record to its MLflow run, and returns the run's id.
 
-    Each step is remembered when the store has taken it, so that the next call goes on from there. A run that somebody
+    Each step is remembered when the store has taken it, so that the next call continues from there. A run that somebody
     deleted is left alone.
     """
     try:
@@ -145,10 +145,10 @@ def _send(record: Record, client: MlflowClient, uri: str) -> str:
 
     params = record.params
     if missing := sorted(params.keys() - set(have.get("params", []))):
-        # MLflow refuses a parameter that is there already in other words, as `mlflow run` leaves it (1e-3 for 0.001).
+        # MLflow refuses a parameter that it has already as another text, as `mlflow run` logs it (1e-3 for 0.001).
         there = client.get_run(run_id).data.params
         fresh = [Param(name, str(params[name])) for name in missing if name not in there]
-        # ... and as it leaves the ones that this program decides
+        # What `mlflow run` logged as left open, and this program decided.
         fresh += [Param(f"used/{name}", str(params[name])) for name in missing if there.get(name) in OPEN]
         if fresh:
             client.log_batch(run_id, params=fresh)
@@ -192,7 +192,7 @@ def _send(record: Record, client: MlflowClient, uri: str) -> str:
 
 
 def _open(run: Run, experiment_id: str, client: MlflowClient) -> str:
-    """Adopts the run it is told to, or finds the one that a broken-off sending made, or creates it."""
+    """Adopts the given run, or finds the one that an interrupted call made, or creates it."""
     tags = {
         "role": run.role,
         "record": run.key,
@@ -272,13 +272,13 @@ def _send_model(record: Record, run: Run, run_id: str, client: MlflowClient, uri
 
 
 def delete_model(model: LoggedModel, client: MlflowClient, uri: str) -> None:
-    """Files first: of a deleted model MLflow no longer says where they are."""
+    """Deletes a model, its files first: for a deleted model MLflow no longer says where they are."""
     get_artifact_repository(model.artifact_location, tracking_uri=uri).delete_artifacts()  # type: ignore[no-untyped-call]
     client.delete_logged_model(model.model_id)
 
 
 def _close(run: Run, status: dict[str, Any], run_id: str, client: MlflowClient) -> None:
-    # they say by now what came of the run
+    # by now they hold the results of the run
     said = {**run.tags, **({MLFLOW_RUN_NOTE: run.description} if run.description else {})}
     if said:
         client.log_batch(run_id, tags=[RunTag(name, value) for name, value in said.items()])

@@ -12,7 +12,7 @@ from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-END_SECONDS = 1.0  # that a meter may hold up the end of a run, where the tracking server does not answer
+END_SECONDS = 1.0  # that a meter may delay the end of a run, where the tracking server does not answer
 
 
 class Meters:
@@ -22,17 +22,17 @@ class Meters:
         self._by_run: dict[str, SystemMetricsMonitor] = {}
 
     def start(self, run_id: str, uri: str) -> None:
-        """Has the run measured from now on, if the switch is on and it is not being measured."""
+        """Starts to measure the run, if the switch is on and it is not being measured."""
         meter = self._by_run.get(run_id)
         if not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get() or (meter is not None and _lives(meter)):  # type: ignore[no-untyped-call]
             return
-        with suppress(MlflowException, OSError, psutil.Error):  # no training fails for want of a meter
+        with suppress(MlflowException, OSError, psutil.Error):  # no training fails for lack of a meter
             meter = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=uri)  # type: ignore[no-untyped-call]
             meter.start()  # type: ignore[no-untyped-call]
             self._by_run[run_id] = meter
 
     def stop(self, run_id: str) -> None:
-        """Has the run measured no longer; what was measured is in the store, if that answers within a second."""
+        """Stops measuring the run; the measurements are in the store, if it answers within a second."""
         meter = self._by_run.pop(run_id, None)
         if meter is None:
             return

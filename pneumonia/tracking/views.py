@@ -14,9 +14,9 @@ KIND = "mlflow.experimentKind"
 TRAINING = "custom_model_development"  # without it an experiment counts as one of the GenAI half of the UI
 SAVED_VIEW = "mlflow.sharedViewState."
 
-TRAININGS = "params.lr LIKE '%'"  # whatever has a learning rate, from its first epoch on: trials, final and single ones
+TRAININGS = "params.lr LIKE '%'"  # runs with a learning rate: trials, final and single trainings
 OBJECTIVE = "metrics.`val/objective`"
-COLUMNS = {  # pixels, in the order in which they stand; what was decided beside what came of it
+COLUMNS = {  # pixels, in the order shown: settings beside results
     "tags.`trial.state`": 110,
     OBJECTIVE: 100,
     "params.`lr`": 90,
@@ -79,5 +79,5 @@ def charts(section: str, cards: Sequence[dict[str, Any]], *, columns: int, heigh
         **table(TRAININGS),
         "compareRunCharts": [{**card, **common} for card in cards],
         "compareRunSections": [{"isReordered": False, "deleted": False, **one} for one in (first, *folded)],
-        "isAccordionReordered": True,  # or the first section would stand where its name belongs by the alphabet
+        "isAccordionReordered": True,  # or the first section would be sorted by its name
     }

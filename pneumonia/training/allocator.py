@@ -1,4 +1,4 @@
-"""Memory that a training uses again and again stays with the process."""
+"""Keeps memory that a training allocates again and again in the process."""
 
 import ctypes
 import platform
@@ -14,9 +14,8 @@ LARGEST = 32 << 20  # bytes; the most that glibc takes for M_MMAP_THRESHOLD
 def kept() -> Iterator[None]:
     """For a block that allocates and frees the same large blocks all the time, as each step of a training does.
 
-    By default glibc gives them back to the system when they are freed, which hands them out again page by page, each
-    one zeroed: a tenth of a step at 64 px. At the end of the block what is free goes back. With another C library
-    nothing happens.
+    By default glibc returns freed blocks to the system, which gives them out again page by page, each zeroed: a tenth
+    of a step at 64 px. At the end of the block free memory is returned. With another C library nothing happens.
     """
     if platform.libc_ver()[0] != "glibc":
         yield

@@ -1,9 +1,9 @@
 """A training step on several cores: each part of a batch goes through a replica of the network, in a thread of its own.
 
-Replicas share their weights; gradients and batch norm's statistics are their own, and are put together after each step
+Replicas share their weights; each has its own gradients and batch-norm statistics, which are combined after each step
 ("ghost batch norm", Hoffer et al. 2017). So the result depends on the parts into which a batch is cut, and not on the
-number of threads. torch's own way, threads inside of each operation, lets the cores wait for each other hundreds of
-times a step, and for whatever else runs on one of them.
+number of threads. With torch's threads inside each operation the cores wait for each other hundreds of times a step,
+and for other work on one of them.
 """
 
 import copy
@@ -59,7 +59,7 @@ class Replicas:
 def _replica(network: nn.Module) -> nn.Module:
     other = copy.deepcopy(network)
     for mine, shared in zip(other.parameters(), network.parameters(), strict=True):
-        mine.data = shared.data  # the same memory: what the optimizer writes, every replica reads
+        mine.data = shared.data  # the same memory: every replica reads what the optimizer writes
     return other
 
 

@@ -1,4 +1,4 @@
-"""The device that trains, and the number format in which it computes fastest."""
+"""The device that trains, and its fastest number format."""
 
 import torch
 
@@ -13,7 +13,7 @@ def pick_device(wish: str) -> torch.device:
     if wish == "auto":
         return torch.device(next(name for name in ("cuda", "mps", "cpu") if there[name]))
     if not there[wish]:
-        raise ValueError(f"device {wish} is not available here; auto takes what is")
+        raise ValueError(f"device {wish} is not available here: use auto")
     return torch.device(wish)
 
 

@@ -1,4 +1,4 @@
-"""Several trained networks as one: the mean of the best."""
+"""An ensemble of trained networks: the mean logit of the best."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,8 +20,8 @@ def join(
     """The mean of the logits of the first `MOST` of `networks` (averaging over a library of models: Caruana et al.
     2004), without those that are `FAR` behind the best by `val/objective`.
 
-    Not of as many as have the lowest objective: a few dozen validation films tell networks apart by chance, and the
-    mean is better for more of them (see the lab book).
+    Their number is not chosen by the objective: a few dozen validation films rank networks by chance, and the mean is
+    better with more of them (see the lab book).
 
     Args:
         networks: on the CPU, in eval mode, for films of one size; the best first.
@@ -40,7 +40,7 @@ def join(
     def scored(logits: np.ndarray) -> dict[str, float]:
         return epoch_scores(data.val_labels, logits[:real], logits[real:])
 
-    # by the film alone, as a training's epochs are judged
+    # on the film alone, as the epochs of a training are scored
     each = [predict(network, films, mirror=False) for network in networks[:MOST]]
     objectives = [scored(logits)["val/objective"] for logits in each]
     taken = [at for at, value in enumerate(objectives) if value <= FAR * min(objectives)]

@@ -32,7 +32,7 @@ CUDA_READ_EVERY = 10  # on CUDA the loss is read every so many steps, since read
 
 
 class Diverged(ArithmeticError):
-    """The loss or the gradient stopped being a number."""
+    """The loss or the gradient is not finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class Step:
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
     """An epoch's end: its number from 1, its metrics, whether it is the best so far, and the network of averaged
-    weights that was judged (in eval mode, on the training's device), which the next epoch changes.
+    weights that was scored (in eval mode, on the training's device), which the next epoch changes.
     """
 
     number: int
@@ -101,7 +101,7 @@ class Fitted:
 
     def calibration_data(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Labels and logits that calibration and threshold are fitted to: of the validation films as they are and,
-        where such judge, changed; `labels` are theirs, [N].
+        where these are scored, their corrupted copies; `labels` [N] are those of the films.
         """
         logits = np.concatenate([self.val_logits, self.changed_logits])
         return np.resize(labels, len(logits)), logits
@@ -161,7 +161,7 @@ def fit(
 
 
 class _Training:
-    """What a training holds while it goes on."""
+    """The state of a running training."""
 
     def __init__(
         self,
@@ -220,7 +220,7 @@ class _Training:
         }
 
     def _reads_loss(self) -> bool:
-        """Whether this step's loss is looked at, which on CUDA waits for the device."""
+        """Whether this step's loss is read, which on CUDA waits for the device."""
         return not self.cuda or self.step % CUDA_READ_EVERY == 0
 
     def _step(self, batch: Tensor, films: Tensor) -> Tensor:
@@ -239,7 +239,7 @@ class _Training:
         self.scaler.step(self.optimizer)  # type: ignore[arg-type]
         self.scaler.update()
         self.optimizer.at(self.step)
-        # a short memory at first, or the average would hang on the random start (as in Polyak averaging with bias)
+        # less at first, so that the average forgets the random start (as in Polyak averaging with bias)
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.average_tensors, self.network_tensors, 1 - decay)
         return loss
@@ -298,8 +298,8 @@ class _Training:
 
 
 def judges(config: TrainConfig, data: FitData) -> tuple[np.ndarray, int]:
-    """The films that judge, uint8 [N, S, S]: the validation films as they are, perhaps changed, and perhaps painted;
-    and how many stand before the painted ones.
+    """The films that epochs are scored on, uint8 [N, S, S]: the validation films as they are, perhaps their corrupted
+    copies, and perhaps painted ones; and how many come before the painted ones.
     """
     parts = [data.val_films]
     if config.disturb > 0 if data.changed is None else data.changed:
@@ -310,8 +310,8 @@ def judges(config: TrainConfig, data: FitData) -> tuple[np.ndarray, int]:
 
 
 def _check(loss: Tensor, norm: Tensor, scaler: torch.amp.GradScaler, step: int, lr: float) -> None:
-    """With float16 on CUDA an infinite gradient is a step that the scaler skips, halving its scale, and the end if that
-    does not help; elsewhere it is the end at once.
+    """Raises Diverged for a loss or gradient that is not finite. With float16 on CUDA the scaler skips a step with an
+    infinite gradient and halves its scale; only a scale below `SMALLEST_SCALE` counts there.
     """
     what = None if math.isfinite(float(loss)) else "loss"
     stuck = scaler.get_scale() < SMALLEST_SCALE if scaler.is_enabled() else not math.isfinite(float(norm))

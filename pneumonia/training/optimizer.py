@@ -35,9 +35,9 @@ def _cosine(start: float, end: float, done: float) -> float:
 class AdamW:
     """AdamW (Loshchilov and Hutter 2019) by torch's fused kernel, over the parameters that have a gradient.
 
-    It decays kernels alone: a norm's scale or a bias pulled to 0 only loses range. `param_groups` and `step` are what
-    torch's GradScaler asks of an optimizer. It leaves `found_inf` here for the kernel, which then moves nothing: nobody
-    has to wait for the device to hear of it.
+    Only kernels decay: pulling a norm's scale or a bias to 0 only costs range. `param_groups` and `step` are what
+    torch's GradScaler asks of an optimizer. The scaler sets `found_inf` here for the kernel, which then moves nothing,
+    without waiting for the device.
     """
 
     _step_supports_amp_scaling = True

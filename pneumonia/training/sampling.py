@@ -33,7 +33,7 @@ def sampler(labels: np.ndarray, kind: config.Sampler, generator: torch.Generator
 
 
 def batches(draws: Sampler[int], size: int) -> Iterator[torch.Tensor]:
-    """One epoch of index tensors [B]; a single film left over goes into no batch, batch norm has no use for it."""
+    """One epoch of index tensors [B]; a single film left over is dropped, since batch norm needs two."""
     for batch in BatchSampler(draws, size, drop_last=False):
         if len(batch) > 1:
             yield torch.tensor(batch)
