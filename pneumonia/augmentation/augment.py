@@ -75,7 +75,7 @@ def augment(films: Tensor, *, strength: float, disturbance: float = 0.0, generat
     if strength == disturbance == 0:
         return standardise(films)
     if disturbance:
-        films = clahe.give(films, share=DISTURBED_CLAHE * min(disturbance, 1.0), generator=generator)
+        films = clahe.apply(films, share=DISTURBED_CLAHE * min(disturbance, 1.0), generator=generator)
     batch, device = len(films), films.device
 
     def draw(spread: float, strength: float = strength) -> Tensor:

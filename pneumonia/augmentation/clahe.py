@@ -21,7 +21,7 @@ TILES = (3, 12)  # a side of the grid of tiles; 8 is usual
 SMALLEST_TILE = 8  # pixels a side
 
 
-def give(films: Tensor, *, share: float, generator: torch.Generator) -> Tensor:
+def apply(films: Tensor, *, share: float, generator: torch.Generator) -> Tensor:
     """Films [B, S, S] of grey levels -> the same, a `share` of them through CLAHE (contrast-limited adaptive histogram
     equalisation, Zuiderveld 1994, OpenCV's), each with its own limit and tiles.
 
@@ -47,7 +47,7 @@ def give(films: Tensor, *, share: float, generator: torch.Generator) -> Tensor:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """For a block that calls `give` often: OpenCV's own threads, one per core, cost more to wake than they save on
+    """For a block that calls `apply` often: OpenCV's own threads, one per core, cost more to wake than they save on
     films this small.
     """
     threads = cv2.getNumThreads()

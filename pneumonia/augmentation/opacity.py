@@ -20,7 +20,7 @@ SOFT = 10.0  # grey levels above tissue within which an overlying opacity fades 
 SEVERITY = (0.6, 1.0)  # of the way from air to tissue, where the opacity is densest
 
 
-def give(films: Tensor, targets: Tensor, *, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def paint_share(films: Tensor, targets: Tensor, *, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """A `share` of the normal films gets an opacity, and counts as ill.
 
     Films [B, S, S] of grey levels and targets [B] from 0 to 1, normal ones below 0.5 -> the same. The target t of a

@@ -103,7 +103,7 @@ def leave_quickly() -> None:
 
 
 @contextmanager
-def held(*, most: float = 2.0) -> Iterator[None]:
+def delay_signals(*, most: float = 2.0) -> Iterator[None]:
     """For a call to a database: delays a signal to the end of the block or, where the block hangs, to the next signal
     after `most` seconds.
 

@@ -53,7 +53,7 @@ def _read(study: optuna.Study) -> dict[str, Any] | None:
 
 
 @contextmanager
-def held(study: optuna.Study, run_id: str) -> Iterator[None]:
+def lead(study: optuna.Study, run_id: str) -> Iterator[None]:
     """Leads `study` while the block runs."""
     me, count = {**identity(), "run_id": run_id}, itertools.count()
 

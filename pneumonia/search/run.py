@@ -150,7 +150,7 @@ def _lead(study: optuna.Study, task: Task, config: SearchConfig, model_name: str
     parent_id = tracker.send(parent)
     tracker.save_view(sent(parent)["experiment_id"], *views.under(parent_id, parent.run.name))
     task = replace(task, context=context.under(parent_id))
-    with finished(parent, tracker), leader.held(study, parent_id):
+    with finished(parent, tracker), leader.lead(study, parent_id):
         resume.take_over(study, parent_id, task, sent(parent)["experiment_id"], listener)
         data = decode_for(parent, index, context, size=plan.size, listener=listener)
         _run_trials(study, task, plan.workers, listener)

@@ -29,7 +29,7 @@ from pneumonia.augmentation import stress_tests
 from pneumonia.config import Range, TrainConfig
 from pneumonia.runs.train import OBJECTIVE
 from pneumonia.runtime.messages import first_line
-from pneumonia.runtime.signals import held, is_gone
+from pneumonia.runtime.signals import delay_signals, is_gone
 from pneumonia.search import space
 from pneumonia.search.sampler import Sampler
 from pneumonia.search.storage import StudyError, holds_a_study, unusable
@@ -136,7 +136,7 @@ def with_retries(call: Callable[[], T], *, seconds: float = PATIENCE_SECONDS) ->
     end = time.monotonic() + seconds
     while True:
         try:
-            with held():
+            with delay_signals():
                 return call()
         except (StorageInternalError, sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError) as error:
             if time.monotonic() > end:

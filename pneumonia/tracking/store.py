@@ -21,7 +21,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
 
 from pneumonia.runtime.messages import first_line, shortened
-from pneumonia.runtime.signals import held
+from pneumonia.runtime.signals import delay_signals
 from pneumonia.tracking import sync
 from pneumonia.tracking.connection import (
     TrackingError,  # also for callers of this module
@@ -29,7 +29,7 @@ from pneumonia.tracking.connection import (
 )
 from pneumonia.tracking.places import address
 from pneumonia.tracking.record import Record, records, write_json
-from pneumonia.tracking.sync import DROPPED, experiment_there, masked, none_if_missing, sent, sent_to, unsent
+from pneumonia.tracking.sync import DROPPED, get_or_create_experiment, masked, none_if_missing, sent, sent_to, unsent
 from pneumonia.tracking.system_metrics import Meters
 
 LOCK_SECONDS = 60.0  # how long to wait for another process that sends the same record
@@ -75,7 +75,7 @@ class Tracker:
         """
         reach(self.uri)
         with tracker_errors(self.uri):
-            experiment = experiment_there(self.client, name)
+            experiment = get_or_create_experiment(self.client, name)
             if experiment.lifecycle_stage != "active":
                 raise TrackingError(f"the experiment {name!r} was deleted: restore it, or use another name")
             return str(experiment.experiment_id)
@@ -106,7 +106,7 @@ class Tracker:
             if sent_to(record) is not None and not self.has(record):
                 raise TrackingError(f"{record.folder} belongs to the tracking store {sent_to(record)}")
             self._measure(record)
-            with nullcontext() if self.uri.startswith("http") else held():
+            with nullcontext() if self.uri.startswith("http") else delay_signals():
                 run_id = sync.send(record, self.client, self.uri)
             self._measure(record)
             return run_id

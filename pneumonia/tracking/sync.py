@@ -70,7 +70,7 @@ def _retry_on_race(call: Callable[[], T]) -> T:
         return call()
 
 
-def experiment_there(client: MlflowClient, name: str) -> Experiment:
+def get_or_create_experiment(client: MlflowClient, name: str) -> Experiment:
     """The experiment called `name`, made when it is not there; it may be a deleted one.
 
     It gets the tags of `views` for MLflow's UI, except those that it has.
@@ -139,7 +139,7 @@ def _send(record: Record, client: MlflowClient, uri: str) -> str:
         write_json(record.folder / "sent.json", have)
 
     if "run_id" not in have:
-        experiment_id = experiment_there(client, run.experiment).experiment_id
+        experiment_id = get_or_create_experiment(client, run.experiment).experiment_id
         remember(run_id=_open(run, experiment_id, client), experiment_id=experiment_id, uri=masked(uri))
     run_id: str = have["run_id"]
 

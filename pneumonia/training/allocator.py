@@ -11,7 +11,7 @@ LARGEST = 32 << 20  # bytes; the most that glibc takes for M_MMAP_THRESHOLD
 
 
 @contextmanager
-def kept() -> Iterator[None]:
+def keep_freed_memory() -> Iterator[None]:
     """For a block that allocates and frees the same large blocks all the time, as each step of a training does.
 
     By default glibc returns freed blocks to the system, which gives them out again page by page, each zeroed: a tenth

@@ -7,7 +7,7 @@ import torch
 
 from pneumonia.config import TrainConfig
 from pneumonia.metrics.objective import epoch_scores
-from pneumonia.training.loop import FitData, Fitted, judges, predict
+from pneumonia.training.loop import FitData, Fitted, films_to_score, predict
 from pneumonia.training.network import Ensemble, Network
 
 MOST = 4  # each costs a millisecond a film when it is served
@@ -34,7 +34,7 @@ def join(
     """
     if not networks or len(data.val_films) == 0:
         raise ValueError("joining needs networks and validation films")
-    shown, real = judges(config, data)
+    shown, real = films_to_score(config, data)
     films = torch.from_numpy(shown)
 
     def scored(logits: np.ndarray) -> dict[str, float]:

@@ -151,7 +151,7 @@ def fit(
         raise ValueError("there are no validation films: the training films need at least two patients a class")
     device = pick_device(config.device)
     parts = max(1, round(config.batch_size / PART)) if device.type == "cpu" else 1
-    with allocator.kept(), clahe.one_thread(), team(parts) as each:
+    with allocator.keep_freed_memory(), clahe.one_thread(), team(parts) as each:
         training = _Training(config, data, device, parts, each)
         for number in range(1, config.epochs + 1):
             epoch = training.validate(number, training.epoch(number, on_step))
@@ -178,7 +178,7 @@ class _Training:
         self.half_films = halve(self.films) if config.half_size else self.films
         labels = torch.from_numpy(data.train_labels.astype(np.float32)).to(device)
         self.targets = labels * (1 - config.label_smoothing) + 0.5 * config.label_smoothing
-        val_films, self.unpainted = judges(config, data)
+        val_films, self.unpainted = films_to_score(config, data)
         self.val_films = torch.from_numpy(val_films).to(device)
         self.sampler = sampling.sampler(data.train_labels, config.sampler, self.generator)
 
@@ -250,7 +250,7 @@ class _Training:
         draws = torch.Generator().manual_seed(seed)
         shown, target = films[picked], self.targets[picked]
         if config.opacity and self.data.opacities:
-            shown, target = opacity.give(shown, target, share=config.opacity, generator=draws)
+            shown, target = opacity.paint_share(shown, target, share=config.opacity, generator=draws)
         x = augment(shown, strength=config.augment, disturbance=config.disturb, generator=draws)
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
@@ -297,7 +297,7 @@ class _Training:
         )
 
 
-def judges(config: TrainConfig, data: FitData) -> tuple[np.ndarray, int]:
+def films_to_score(config: TrainConfig, data: FitData) -> tuple[np.ndarray, int]:
     """The films that epochs are scored on, uint8 [N, S, S]: the validation films as they are, perhaps their corrupted
     copies, and perhaps painted ones; and how many come before the painted ones.
     """

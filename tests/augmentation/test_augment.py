@@ -199,7 +199,7 @@ def test_disturbance_gives_clahe_to_a_share_before_all_else(
         seen.append(films)
         return torch.full_like(films, 100)
 
-    monkeypatch.setattr(module.clahe, "give", flat)
+    monkeypatch.setattr(module.clahe, "apply", flat)
     monkeypatch.setattr(module, "disturb", lambda x, **_: x)
     x = augment(films, strength=0.0, disturbance=disturbance, generator=torch.Generator().manual_seed(0))
     assert shares == [pytest.approx(share)]
@@ -209,7 +209,7 @@ def test_disturbance_gives_clahe_to_a_share_before_all_else(
 
 def test_no_film_goes_through_clahe_undisturbed(films: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = draw(films, 1.0)
-    monkeypatch.setattr(module.clahe, "give", None)
+    monkeypatch.setattr(module.clahe, "apply", None)
     assert torch.equal(draw(films, 1.0), plain)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from pneumonia.augmentation.clahe import CLIP, SMALLEST_TILE, TILES, give
+from pneumonia.augmentation.clahe import CLIP, SMALLEST_TILE, TILES, apply
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def changed(films: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
 
 def test_the_share_is_changed_and_the_others_stay_as_they_are(films: torch.Tensor) -> None:
     many = films.repeat(8, 1, 1)
-    given = give(many, share=0.3, generator=generator())
+    given = apply(many, share=0.3, generator=generator())
     which = changed(many, given)
     assert given.shape == many.shape
     assert which.float().mean() == pytest.approx(0.3, abs=0.06)
@@ -34,11 +34,11 @@ def test_the_share_is_changed_and_the_others_stay_as_they_are(films: torch.Tenso
 
 
 def test_none_is_changed_by_a_share_of_none_and_the_films_come_back_themselves(films: torch.Tensor) -> None:
-    assert give(films, share=0.0, generator=generator()) is films
+    assert apply(films, share=0.0, generator=generator()) is films
 
 
 def test_contrast_is_raised_by_more_or_less(films: torch.Tensor) -> None:
-    contrast = give(films, share=1.0, generator=generator()).std(dim=(1, 2)) / films.float().std(dim=(1, 2))
+    contrast = apply(films, share=1.0, generator=generator()).std(dim=(1, 2)) / films.float().std(dim=(1, 2))
     assert contrast.min() < 1.2
     assert contrast.max() > 1.6
 
@@ -61,7 +61,7 @@ def test_a_film_goes_through_opencvs_clahe_within_the_bounds(
     films: torch.Tensor, calls: list[tuple[float, tuple[int, int]]]
 ) -> None:
     shown = films.float() - 0.4
-    given = give(shown, share=1.0, generator=generator())
+    given = apply(shown, share=1.0, generator=generator())
     assert torch.equal(shown, films.float() - 0.4)
     made = calls.copy()
     limits, grids = np.array([clip for clip, _ in made]), [grid for _, grid in made]
@@ -75,14 +75,14 @@ def test_a_film_goes_through_opencvs_clahe_within_the_bounds(
 
 
 def test_the_generator_alone_decides(films: torch.Tensor) -> None:
-    first, again, other = (give(films, share=0.5, generator=generator(seed)) for seed in (3, 3, 4))
+    first, again, other = (apply(films, share=0.5, generator=generator(seed)) for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 @pytest.mark.parametrize("grey", [0, 128, 255])
 def test_a_film_of_one_grey_stays_of_one_grey(grey: int) -> None:
-    given = give(torch.full((4, 32, 32), grey, dtype=torch.uint8), share=1.0, generator=generator())
+    given = apply(torch.full((4, 32, 32), grey, dtype=torch.uint8), share=1.0, generator=generator())
     assert torch.equal(given.amax(dim=(1, 2)), given.amin(dim=(1, 2)))
 
 
@@ -90,5 +90,5 @@ def test_a_film_of_one_grey_stays_of_one_grey(grey: int) -> None:
 def test_tiles_are_no_smaller_than_opencvs_limit_can_bear(
     side: int, finest: int, calls: list[tuple[float, tuple[int, int]]]
 ) -> None:
-    give(torch.zeros(128, side, side, dtype=torch.uint8), share=1.0, generator=generator())
+    apply(torch.zeros(128, side, side, dtype=torch.uint8), share=1.0, generator=generator())
     assert max(across for _, (_, across) in calls) == finest

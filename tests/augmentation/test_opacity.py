@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pneumonia.augmentation import opacity
-from pneumonia.augmentation.opacity import give, paint
+from pneumonia.augmentation.opacity import paint, paint_share
 
 AIR, TISSUE, BONE = 60, 180, 250
 
@@ -100,19 +100,19 @@ def test_it_repeats_from_its_generator_alone_and_leaves_films_as_they_were(films
 def test_a_share_of_the_normal_films_becomes_ill_and_no_ill_one_changes(films: torch.Tensor) -> None:
     films = films.repeat(20, 1, 1)
     targets = torch.arange(len(films)).remainder(2) * 0.9 + 0.05
-    shown, now = give(films, targets, share=0.3, generator=generator())
+    shown, now = paint_share(films, targets, share=0.3, generator=generator())
     normal = targets < 0.5
     painted = (shown != films).any(dim=2).any(dim=1)
     assert not painted[~normal].any()
     assert painted[normal].float().mean() == pytest.approx(0.3, abs=0.05)
     assert torch.equal(now, torch.where(painted, torch.tensor(0.95), targets))
     grey = films.float()
-    give(grey, targets, share=0.3, generator=generator())
+    paint_share(grey, targets, share=0.3, generator=generator())
     assert torch.equal(grey, films.float())
 
 
 def test_without_a_chosen_film_all_is_as_it_was(films: torch.Tensor) -> None:
     ill = torch.full((len(films),), 0.95)
-    shown, targets = give(films, ill, share=0.99, generator=generator())
+    shown, targets = paint_share(films, ill, share=0.99, generator=generator())
     assert shown is films
     assert targets is ill

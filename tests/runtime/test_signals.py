@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pneumonia.runtime.signals import SIGNALS, Interrupted, Stop, held
+from pneumonia.runtime.signals import SIGNALS, Interrupted, Stop, delay_signals
 
 INT, TERM = signal.SIGINT, signal.SIGTERM
 
@@ -37,7 +37,7 @@ def test_a_signal_acts_when_the_transaction_is_through(signals: list[int]) -> No
     steps = []
 
     def work() -> None:
-        with held():
+        with delay_signals():
             for signum in signals:
                 send(signum)
             steps.append("through")
@@ -91,7 +91,7 @@ def test_what_python_drops_waits_for_the_transaction() -> None:
 
     def work() -> None:
         free_with_a_finalizer()
-        with held():
+        with delay_signals():
             time.sleep(0.1)
             steps.append("through")
         steps.append("after")
@@ -115,7 +115,7 @@ def test_other_complaints_go_their_way() -> None:
 
 def test_without_a_signal_nothing_is_changed() -> None:
     before = signal.getsignal(INT), signal.getsignal(TERM)
-    with held():
+    with delay_signals():
         assert signal.getsignal(INT) not in before
     assert (signal.getsignal(INT), signal.getsignal(TERM)) == before
 
@@ -124,8 +124,8 @@ def test_one_block_in_another_acts_at_the_end_of_the_outer() -> None:
     steps = []
 
     def work() -> None:
-        with held():
-            with held():
+        with delay_signals():
+            with delay_signals():
                 send(TERM)
                 steps.append("inner")
             steps.append("outer")
@@ -140,7 +140,7 @@ def test_a_block_that_hangs_is_left_with_a_later_signal() -> None:
     steps = []
 
     def work() -> None:
-        with held(most=0.0):
+        with delay_signals(most=0.0):
             send(TERM)
             send(INT)
             steps.append("through")
@@ -151,7 +151,7 @@ def test_a_block_that_hangs_is_left_with_a_later_signal() -> None:
 
 
 def test_an_error_in_the_block_comes_through() -> None:
-    with pytest.raises(ValueError, match="locked"), held():
+    with pytest.raises(ValueError, match="locked"), delay_signals():
         raise ValueError("locked")
     with pytest.raises(Interrupted):
         send(INT)
@@ -161,7 +161,7 @@ def test_other_threads_are_not_concerned() -> None:
     before, seen = signal.getsignal(INT), []
 
     def work() -> None:
-        with held():
+        with delay_signals():
             seen.append(signal.getsignal(INT))
 
     thread = threading.Thread(target=work)

@@ -18,14 +18,14 @@ class TestLease:
 
     def test_held_while_the_block_runs(self, study: optuna.Study) -> None:
         assert leader.holder(study) is None
-        with leader.held(study, "run"):
+        with leader.lead(study, "run"):
             holder = leader.holder(study)
             assert holder is not None
             assert holder["run_id"] == "run"
         assert leader.holder(study) is None
 
     def test_given_back_after_an_error(self, study: optuna.Study) -> None:
-        with pytest.raises(ZeroDivisionError), leader.held(study, "run"):
+        with pytest.raises(ZeroDivisionError), leader.lead(study, "run"):
             raise ZeroDivisionError
         assert leader.holder(study) is None
 
@@ -57,7 +57,7 @@ class TestLease:
     ) -> None:
         with monkeypatch.context() as elsewhere:
             elsewhere.setattr(leader, "identity", lambda: {**identity(), "host": "another-machine"})
-            leading = leader.held(study, "run")
+            leading = leader.lead(study, "run")
             leading.__enter__()
         try:
             holder = leader.holder(studies.load(studies.connect(url), "films", seed=0, pruner=PRUNER))

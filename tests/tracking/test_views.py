@@ -11,7 +11,7 @@ from pneumonia.reports import gallery
 from pneumonia.tracking import views
 from pneumonia.tracking.record import Record
 from pneumonia.tracking.store import Tracker
-from pneumonia.tracking.sync import experiment_there, sent
+from pneumonia.tracking.sync import get_or_create_experiment, sent
 from pneumonia.tracking.views import KIND, SAVED_VIEW, TRAINING
 
 
@@ -32,7 +32,7 @@ def test_one_that_is_there_gets_what_it_lacks_and_keeps_what_somebody_set(store:
     mine = {KIND: "finetuning", SAVED_VIEW + "trials": "of my own", SAVED_VIEW + "other": "too", "team": "radiology"}
     client.create_experiment("theirs", tags=mine)
     for _ in range(2):
-        found = experiment_there(client, "theirs")
+        found = get_or_create_experiment(client, "theirs")
     tags = client.get_experiment(found.experiment_id).tags
     assert mine.items() <= tags.items()
     assert {SAVED_VIEW + "curves", SAVED_VIEW + "films"} <= tags.keys()

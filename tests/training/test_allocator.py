@@ -11,7 +11,7 @@ from pneumonia.training import allocator
 from pneumonia.training.loop import FitData, fit
 from tests.conftest import TINY
 
-pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="allocator.kept is for glibc")
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="allocator.keep_freed_memory is for glibc")
 
 
 def page_faults() -> int:
@@ -41,7 +41,7 @@ def test_what_was_kept_goes_back_at_the_end() -> None:
         fill()
         return page_faults() - before
 
-    with allocator.kept():
+    with allocator.keep_freed_memory():
         fill()
         again = refill()
     afterwards = refill()
@@ -49,5 +49,5 @@ def test_what_was_kept_goes_back_at_the_end() -> None:
 
 
 def test_an_error_comes_through() -> None:
-    with pytest.raises(ValueError, match="step"), allocator.kept():
+    with pytest.raises(ValueError, match="step"), allocator.keep_freed_memory():
         raise ValueError("step")

@@ -13,7 +13,7 @@ from pneumonia.metrics.calibration import Calibration
 from pneumonia.served import Predictor
 from pneumonia.serving import export as package
 from pneumonia.training import ensemble
-from pneumonia.training.loop import fit, fit_data, judges, predict
+from pneumonia.training.loop import films_to_score, fit, fit_data, predict
 from pneumonia.training.network import Ensemble, Network, build
 from tests.conftest import TINY
 
@@ -52,7 +52,7 @@ def test_a_packaged_network_is_read_back(tmp_path: Path) -> None:
 
 def test_a_bad_member_is_not_taken(decoded: cache.Decoded, monkeypatch: pytest.MonkeyPatch) -> None:
     data = fit_data(decoded, changed=True)
-    shown, real = judges(TINY, data)
+    shown, real = films_to_score(TINY, data)
     truth = np.append(np.resize(data.val_labels, real), np.ones(len(shown) - real))
     noise = np.random.default_rng(0).normal(0, 1, (3, len(shown)))
     good, alike, bad = networks(8, 8, 8)
