@@ -218,4 +218,4 @@ class Lab:
 
 def says_how_to_go_on(text: str) -> bool:
     """Exactly one line says how the search is resumed."""
-    return len(re.findall(r"^.*the same command goes on from here.*$", text, flags=re.MULTILINE)) == 1
+    return len(re.findall(r"^.*the same command resumes from here.*$", text, flags=re.MULTILINE)) == 1

@@ -32,7 +32,7 @@ def exit_codes(*, resumes: bool = False) -> Iterator[None]:
     try:
         yield
     except Interrupted as event:
-        click.echo(f"stopped by {event}" + ("; the same command goes on from here" if resumes else ""), err=True)
+        click.echo(f"stopped by {event}" + ("; the same command resumes from here" if resumes else ""), err=True)
         code = 128 + event.signum
         if adopted is not None:
             close_adopted(adopted, str(event))

@@ -108,7 +108,7 @@ def predict(inputs: tuple[str, ...], model: str, output: Path | None, any_dicom:
         names = split_names(inputs, lambda text: scoring.is_there(located(text, scoring.is_there)))
         paths, passed = scoring.films([located(name, scoring.is_there) for name in names])
         if passed:
-            say(f"passed over: {tally(passed)}")
+            say(f"skipped: {tally(passed)}")
         table = scoring.predict(
             scoring.load(located(model)), paths, any_dicom=bool(any_dicom), progress=sys.stderr.isatty()
         )

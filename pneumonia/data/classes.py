@@ -33,7 +33,7 @@ def choose(
     """Which of the two classes among `names` is positive.
 
     Args:
-        positive: the positive one, as the user has it, in any case.
+        positive: the positive one, as the user writes it, in any case.
         like: (negative, positive) of a model, which decide where they are the same two.
 
     Raises:

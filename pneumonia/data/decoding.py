@@ -154,7 +154,7 @@ def _decode_jobs() -> None:
     """A decoding process: takes its job from stdin, writes films into the file, answers [row, reason or null]."""
     job = json.load(sys.stdin)
     answers = os.dup(1)
-    os.dup2(2, 1)  # whatever else is printed must not stand among the answers
+    os.dup2(2, 1)  # other output must not mix with the answers
 
     def answer(row: int, reason: str | None) -> None:
         os.write(answers, f"{json.dumps([row, reason])}\n".encode())  # in one call, see `_in_processes`

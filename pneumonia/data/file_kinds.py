@@ -1,4 +1,4 @@
-"""What a file is: a film, by its suffix or, where that says nothing, by its content; or what else, in a word or two."""
+"""Whether a file is a film, by its suffix or, where that says nothing, by its content; and what other kind it is."""
 
 import os
 import re
@@ -65,7 +65,7 @@ def why_not_film(path: Path) -> str | None:
 
 
 def is_film(path: Path) -> bool:
-    """Whether a file is a film, as `why_not_film` tells; one that cannot be looked at is none."""
+    """Whether a file is a film, by `why_not_film`; an unreadable one is not."""
     try:
         return path.is_file() and why_not_film(path) is None
     except OSError:
@@ -146,8 +146,8 @@ def aside(name: str, siblings: Iterable[str]) -> str | None:
 
 
 def count(folder: Path) -> tuple[int, int]:
-    """How many files there are below a folder that is not used, and how many of them are films; what cannot be read is
-    no film."""
+    """How many files are below a folder that is not used, and how many of them are films; an unreadable file does not
+    count as one."""
     files = films = 0
     for here, _, names in os.walk(folder):
         files += len(names)
@@ -158,7 +158,7 @@ def count(folder: Path) -> tuple[int, int]:
 
 
 def entries(folder: Path) -> tuple[list[Path], list[Path]]:
-    """What stands in a folder, sorted: the folders, and all else.
+    """The content of a folder, sorted: the folders, and all else.
 
     Raises:
         DataError: the folder cannot be read.

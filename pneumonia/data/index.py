@@ -124,7 +124,7 @@ def scan(
     if found.version_changes:
         found.notes.insert(
             0,
-            f"versions before 0.2 read this otherwise: {'; '.join(found.version_changes)}; "
+            f"versions before 0.2 read this data differently: {'; '.join(found.version_changes)}; "
             "their models and studies are of other films",
         )
     table = table[list(COLUMNS)].reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""What became of each file of a data set: used, a duplicate, in two splits, corrupt, or no film at all."""
+"""The status of each file of a data set: used, a duplicate, in two splits, corrupt, or not a film."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,7 +21,7 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What became of every file: `found` films are `used`, or stand in a group of `duplicates` or `leaks`, or in
+    """The status of every file: `found` films are `used`, or in a group of `duplicates` or `leaks`, or in
     `corrupt` (path, reason). `classes` is (negative, positive). `ignored` counts files that are no films, by reason.
     `counts` has a row a split, class and subtype."""
 

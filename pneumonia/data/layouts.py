@@ -1,4 +1,4 @@
-"""Where films stand: the layouts of folders, and manifests, read into rows of path, split and class."""
+"""Finds films in folders of known layouts and in manifests, as rows of path, split and class."""
 
 import re
 from collections import Counter
@@ -25,7 +25,7 @@ _FILLER = re.compile(r"(data)?set|data|split|folder|images|imgs|films|xrays?")
 
 @dataclass
 class Found:
-    """Films before they are read (path, split, class, and what a manifest adds), and what was passed over.
+    """Films before they are read (path, split, class, and what a manifest adds), and what was skipped.
 
     `val_folders` are the folders of the validation split. `version_changes` say what versions before 0.2 made
     differently of the same files, `new_kinds` counts films in formats that they did not read, and `regrouped` says that
@@ -42,13 +42,13 @@ class Found:
     regrouped: bool = False
 
     def report(self) -> list[str]:
-        """Lines on what was passed over, for where nothing comes of the rest."""
+        """Lines on what was skipped, for an error that says that the rest cannot be used."""
         ignored = [f"ignored files: {tally(self.ignored)}"] if self.ignored else []
         return [*ignored, *(f"note: {note}" for note in self.notes)]
 
 
 def find(data: Path) -> tuple[Found, Path]:
-    """The films of a folder or a manifest, and the folder that their paths start from.
+    """The films of a folder or a manifest, and the folder that their paths are relative to.
 
     Raises:
         DataError: nothing there, no films, or a manifest that cannot be read.
@@ -110,8 +110,8 @@ def _root(data: Path) -> Path:
 
 
 def _holds_splits(folder: Path) -> bool:
-    """Whether a folder holds train or test, and not one level above such folders. By another word, which may mean
-    something else beside the films, with two class folders.
+    """Whether a folder holds train or test, and is not one level above such folders. A folder with another word for
+    them, which may mean something else, must hold two class folders.
     """
     for sub in _folders(folder):
         inside = _folders(sub)
@@ -185,11 +185,11 @@ def _classes(folder: Path, root: Path, split: Split, found: Found) -> None:
 
 
 def _count_stray(paths: list[Path], folder: Path, where: str, found: Found) -> None:
-    """Counts the files of a folder that should hold none, and names the films among them."""
+    """Counts the files of a folder that should hold only folders, and notes the films among them."""
     found.ignored += Counter(_why_unprintable(path) or file_kinds.why_unwanted(path) or where for path in paths)
     films = sum(file_kinds.is_film(path) for path in paths)
     if films:
-        found.notes.append(f"{films:,} films that stand in {folder.name} itself, {where}, are not used")
+        found.notes.append(f"{films:,} films directly in {folder.name}, {where}, are not used")
 
 
 def _where(passed: Counter[str]) -> str:
@@ -220,10 +220,12 @@ def _manifest(path: Path) -> Found:
 
 
 def _add_film(path: Path, row: dict[str, str], found: Found, *, where: str = "") -> None:
-    """Adds a film to what was found, or counts the file as ignored, or lists it as missing, with `where` it stood."""
+    """Adds a film to what was found, or counts the file as ignored, or lists it as missing, with `where` it was
+    named.
+    """
     named = f"; {where}, column path" if where else ""
     try:
-        there = path.is_file()  # opening a pipe or a socket would wait for ever
+        there = path.is_file()  # opening a pipe or a socket would block
         reason = _why_unprintable(path) or (file_kinds.why_not_film(path) if there else file_kinds.why_unwanted(path))
     except (OSError, ValueError) as error:  # a name of more than 255 bytes, for one
         found.corrupt.append((row["path"], (getattr(error, "strerror", None) or str(error)) + named))
@@ -242,7 +244,7 @@ def _add_film(path: Path, row: dict[str, str], found: Found, *, where: str = "")
 
 
 def _why_unprintable(path: Path) -> str | None:
-    """Why a file's name cannot stand in a table."""
+    """Why a file's name cannot be written to a table; None if it can."""
     text = path.name.isprintable() and not any("\ud800" <= letter <= "\udfff" for letter in path.name)
     return None if text else "name that is not text"
 

@@ -24,8 +24,7 @@ _UNKNOWN = {"", "n/a", "na", "#n/a", "nan", "<na>", "none", "null", "nil", "-", 
 
 @dataclass(frozen=True)
 class Film:
-    """A row: where it stands, in words, and its cells by column: path, label, and what else there is of patient, split
-    and subtype."""
+    """A row: its place in words, and its cells by column: path, label, and patient, split and subtype where given."""
 
     where: str
     cells: dict[str, str]
@@ -42,7 +41,7 @@ class Film:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The films that a manifest names, in its order, and what must be known of it."""
+    """The films that a manifest names, in its order, and notes on it."""
 
     films: list[Film]
     unknown: int = 0  # films whose patient is said to be N/A or the like
@@ -53,8 +52,8 @@ def read(path: Path) -> Manifest:
     """Reads a manifest.
 
     A CSV may have commas, semicolons, tabs or bars between its cells, be UTF-8, UTF-16 or Latin-1, and have a delimiter
-    at each row's end. Columns are known in any case. A patient that is N/A or the like is none, as is one who has all
-    films; a split that is so in every row is none given.
+    at each row's end. Columns are known in any case. A patient that is N/A or the like is not known, nor is one who has
+    all films; a split that is N/A in every row counts as not given.
 
     Raises:
         DataError: it cannot be read, lacks a column, or a cell; the sentence names row and column.
@@ -93,7 +92,7 @@ def _all_unknown(values: Sequence[str]) -> bool:
 
 
 def _patients(patients: list[str], labels: list[str]) -> tuple[list[str], int, list[str]]:
-    """The patients, those that are not known as ''; how many of these have a word for it; and a note that says so."""
+    """The patients, '' for those that are not known; how many of these are N/A or the like; and a note on it."""
     known = ["" if patient.casefold() in _UNKNOWN else patient for patient in patients]
     if len(set(known)) == 1 and known[0] and len({label.casefold() for label in labels}) > 1:
         note = f"every film is said to be of the patient {known[0]}, which is taken as not known"
@@ -153,7 +152,7 @@ def _text(value: Any) -> str:
 
 
 def _csv(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
-    """Header, rows of as many cells, and where each stands."""
+    """Header, rows of as many cells, and the place of each row in words."""
     try:
         text = _decode(path.read_bytes())
     except OSError as error:
@@ -182,7 +181,7 @@ def _csv(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
                 named = [title for title in header if title]
                 raise DataError(
                     f"{where} has {len(cells)} cells, but there are {len(header)} columns, "
-                    f"{some(named)}: a cell that holds the delimiter {delimiter!r} must stand in double quotes"
+                    f"{some(named)}: a cell that holds the delimiter {delimiter!r} must be in double quotes"
                 )
             rows.append([*cells, *[""] * len(header)][: len(header)])
             wheres.append(where)
@@ -203,7 +202,7 @@ def _decode(data: bytes) -> str:
 
 
 def _delimiter(text: str) -> str:
-    """What stands between the cells: what leads to the columns path and label, or else to the most."""
+    """The delimiter that gives the columns path and label, or else the most columns."""
 
     def score(delimiter: str) -> tuple[int, int]:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)

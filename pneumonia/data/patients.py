@@ -1,4 +1,4 @@
-"""Whose a film is: by the manifest, or by the name of its file."""
+"""The patient of each film, from the manifest or from the file's name."""
 
 import re
 
@@ -10,11 +10,11 @@ _ROBOFLOW = re.compile(r"(.+)\.rf\.[0-9a-z]{6,}\.\w+", re.IGNORECASE)  # its exp
 
 
 def name_patients(table: pd.DataFrame) -> tuple[int, int]:
-    """Fills in the patients and subtypes that no manifest gave, in place. How many films had no number in the name; and
-    how many are known by the name that they had before a Roboflow export alone.
+    """Fills in the patients and subtypes that no manifest gave, in place. Returns how many films had no number in the
+    name, and how many are only known by their name before a Roboflow export.
 
-    Kermany's numbers start again in test: the same number in train and test is two patients, so the split stands
-    before it. A film without a number is its own patient, known by its content, so that renaming moves nothing.
+    Kermany's numbers start again in test: the same number in train and test is two patients, so the split is put
+    before it. A film without a number is its own patient, named by its content, so that renaming changes nothing.
     """
     patients, subtypes, nameless, exported = [], [], 0, 0
     for path, split, label, patient, subtype, sha256 in zip(

@@ -1,4 +1,4 @@
-"""Which films are validation films: whole patients, kept out of training to choose by."""
+"""Chooses the validation films: whole patients, held out of training."""
 
 import hashlib
 from collections import defaultdict
@@ -9,7 +9,7 @@ import pandas as pd
 from pneumonia.data.layouts import Found
 
 VAL_SHARE = 0.15
-ENOUGH = 30  # films a class that a folder's own validation split must have to choose anything
+ENOUGH = 30  # films per class that a folder's own validation split must have
 # Constant, so that every run, whatever its seed, is measured on the same patients; another salt is another split.
 VAL_SALT = "pneumonia-val-1"
 
@@ -19,7 +19,7 @@ def assign_val(table: pd.DataFrame, *, share: float = VAL_SHARE, salt: str = VAL
 
     A patient belongs to the stratum (label, subtype) of most of its films. Within each stratum patients are sorted by
     a salted hash of their id and taken in that order, each one that brings the number of films nearer to the share;
-    what a stratum misses by is passed on to the next of its class. A class with two patients or more then gets at
+    the error of a stratum is carried over to the next of its class. A class with two patients or more then gets at
     least one on each side.
 
     Sorting and taking, rather than taking each patient whose hash is below the share, because independent draws give

@@ -70,8 +70,8 @@ def predictive_values(
     PPV is 1 / (1 + odds of the well * (1 - specificity) / sensitivity), NPV the same with the classes' roles changed.
     The ratio's limits come from those of its parts (`intervals.proportion`) by `ratio_limits`, so that a rate of 1, or
     one that few films decide, does not look certain, as it does by a bootstrap's percentiles. For 624 films these cover
-    the truth 94 to 97 times in 100 (experiments/interval_coverage.py). The rates are taken for independent, as they are
-    where no patient has films of both classes.
+    the truth 94 to 97 times in 100 (experiments/interval_coverage.py). The rates are treated as independent, as they
+    are where no patient has films of both classes.
 
     Raises:
         ValueError: as `metrics.score`, or a prevalence does not lie between 0 and 1.

@@ -63,7 +63,7 @@ def html(
         Section("Films that are called wrong", _wrong(e, heatmaps)),
     ]
     footer = (
-        "For research and teaching; not a medical device. The same figures stand in evaluation.json, and the main ones "
+        "For research and teaching; not a medical device. The same figures are in evaluation.json, and the main ones "
         "are metrics of the run."
     )
     return page(f"Evaluation of {model}", sections, intro=intro, footer=footer)

@@ -57,7 +57,7 @@ def html(e: Exploration, pictures: dict[str, bytes]) -> str:
         f"{e.index.classes[0]}.",
         "Test films are described by their files alone: bytes, hashes, and the size and compression in the header. "
         "Grey levels, mean films and samples come from train and val; no pixel of a test film was looked at, and "
-        "nothing was chosen by what is told of them here. A test film whose pixels are damaged behind a good header "
+        "nothing was chosen by what is said of them here. A test film whose pixels are damaged behind a good header "
         "is therefore not found.",
     )
     sections = [
@@ -71,7 +71,7 @@ def html(e: Exploration, pictures: dict[str, bytes]) -> str:
     ]
     if report.notes:
         intro += bullets(report.notes)
-    footer = "For research and teaching; not a medical device. The figures stand in eda.json, the films in films.csv."
+    footer = "For research and teaching; not a medical device. The figures are in eda.json, the films in films.csv."
     return page(f"The films of {e.index.root.name}", sections, intro=intro, footer=footer)
 
 

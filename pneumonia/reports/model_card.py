@@ -49,15 +49,17 @@ class Made:
     members: int = 1
     changed: bool = True
 
-    def training(self, judging: str) -> str:
+    def training(self, scored_on: str) -> str:
         epochs = self.config.epochs
         if self.best_epoch:
             return f"{epochs} epochs, of which the averaged weights after number {self.best_epoch} were the best on" + (
-                f" the validation films{judging}"
+                f" the validation films{scored_on}"
             )
         several = f"the mean of the {self.members} best trials' networks"
         joined = several if self.members > 1 else "the best trial's network"
-        return f"{epochs} epochs: {joined} of a search (settings of the best), chosen on the validation films{judging}"
+        return (
+            f"{epochs} epochs: {joined} of a search (settings of the best), chosen on the validation films{scored_on}"
+        )
 
     def command(self, positive: str) -> str:
         """What makes it again."""
@@ -82,9 +84,9 @@ def card(name: str, *, index: Index, made: Made, validation: Evaluation, tags: M
     negative, positive = index.classes
     whose, config = origin(index), made.config
     copies = ", as they are and changed as another hospital might make them" if made.changed else ""
-    judging = copies
+    scored_on = copies
     if made.changed and is_opacity_task(index.classes):
-        judging += ", and of normal ones painted, which count as ill"
+        scored_on += ", and of normal ones painted, which count as ill"
     painted = ""
     if config.opacity:
         painted = (
@@ -111,7 +113,7 @@ def card(name: str, *, index: Index, made: Made, validation: Evaluation, tags: M
         "Protocol": _bullets(
             "Validation films are whole patients, chosen by a salted hash or given as such; no patient is on both "
             "sides.",
-            f"Residual CNN from random weights, {config.size} px, width {config.width}, {made.training(judging)}; "
+            f"Residual CNN from random weights, {config.size} px, width {config.width}, {made.training(scored_on)}; "
             f"sampler: {config.sampler}.{painted}",
             f"Calibration (Platt's line) and threshold come from the validation films{copies}.",
             "Test films were neither trained on nor looked at; `pneumonia evaluate` opens them, and counts how often.",
@@ -141,7 +143,7 @@ def with_test(card: str, evaluation: Evaluation, *, folder: str, openings: int) 
 
 
 def summary(card: str, *, more: str) -> str:
-    """As much of the card as a version's description has room for, and where the whole of it stands (`more`)."""
+    """As much of the card as fits into a version's description, and where the whole card is (`more`)."""
     _, sections = _split(card)
     tail = f"\n\nThe whole card: {more}"
     room = DESCRIPTION_LENGTH - len(tail)

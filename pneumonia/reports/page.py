@@ -82,7 +82,7 @@ footer { margin-top: 3rem; color: #666; font-size: .87rem; }
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it."""
+    """A heading and its content."""
 
     title: str
     parts: Sequence[Markup]

@@ -67,7 +67,7 @@ def load(tracker: Tracker, name: str) -> predict.Model | Logged:
 
 
 def classes_of(tracker: Tracker, name: str) -> tuple[str, str] | None:
-    """The classes, negative and positive, that a model or a run of trainings tells apart; None where nothing says so.
+    """The classes, negative and positive, of a model or a run of trainings; None where they are not known.
 
     Raises:
         ModelError: there is no such model.

@@ -94,7 +94,7 @@ def explore(
 
 
 def head(path: Path) -> Head:
-    """Reads a film's header; the pixels are decoded only where Pillow stumbles over what stands before them.
+    """Reads a film's header; the pixels are decoded only where Pillow cannot read what comes before them.
 
     Raises:
         FilmError: the file is no film that is read.
@@ -114,7 +114,7 @@ def head(path: Path) -> Head:
                     width, height = height, width  # lying on its side, as the decoder turns it up
                 return Head(width, height, kind, float(np.mean(tables[min(tables)])) if tables else np.nan)
         except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError):
-            film = decode(path.read_bytes())  # or says what is wrong, in the words that a training would use
+            film = decode(path.read_bytes())  # or raises the error that a training would
     return Head(film.shape[1], film.shape[0], "other", np.nan)
 
 

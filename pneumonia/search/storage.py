@@ -42,10 +42,10 @@ def check_url(url: str) -> tuple[URL, Dialect]:
 
 
 def holds_a_study(url: str) -> bool:
-    """Looks into a database, without making or changing anything, whether Optuna's tables stand there.
+    """Whether a database holds Optuna's tables; makes and changes nothing.
 
     Raises:
-        StudyError: as `check_url`; a study cannot stand there, or the tables are another program's.
+        StudyError: as `check_url`; a study cannot be kept there, or the tables are another program's.
         SQLAlchemyError: the database does not answer.
     """
     parts, dialect = check_url(url)

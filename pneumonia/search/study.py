@@ -219,7 +219,7 @@ def create_or_resume(
         for params in space.beginnings(base, space.read(study), long=long)[:goal]:
             study.enqueue_trial(params, skip_if_exists=True)
     elif study.user_attrs.get("objective") != judged:
-        raise StudyError(f"the trials of study {full} were judged by something else than {judged}: name another")
+        raise StudyError(f"the trials of study {full} have another objective than {judged}: name another study")
     return study
 
 

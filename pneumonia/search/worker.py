@@ -99,7 +99,7 @@ def open_storage(task: Task) -> RDBStorage:
         task.storage,
         heartbeat=task.heartbeat,
         grace=task.grace,
-        on_lost=lambda trial: close_lost(trial, task.context, "the worker fell silent"),
+        on_lost=lambda trial: close_lost(trial, task.context, "the worker stopped responding"),
     )
 
 
@@ -242,4 +242,4 @@ def drop_models(study: optuna.Study, task: Task) -> None:
 def describe(params: Mapping[str, Any], base: TrainConfig) -> str:
     """How a trial's parameters differ from the recipe, in words."""
     changed = [f"{name} {value:.3g}" for name, value in params.items() if value != getattr(base, name)]
-    return "The recipe as it stands." if not changed else "The recipe with " + ", ".join(changed) + "."
+    return "The default recipe." if not changed else "The default recipe with " + ", ".join(changed) + "."

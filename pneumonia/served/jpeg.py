@@ -56,7 +56,7 @@ def jpeg_header(data: bytes) -> JpegHeader:
 
 
 def _orientation(exif: bytes) -> int:
-    """How a film lies, 1 to 8, by the first directory of its EXIF block (a TIFF, as Exif 2.32, 4.6.4 has it)."""
+    """A film's orientation, 1 to 8, by the first directory of its EXIF block (a TIFF, as Exif 2.32, 4.6.4 has it)."""
     order: Literal["little", "big"] = "little" if exif[:2] == b"II" else "big"
     at = int.from_bytes(exif[4:8], order)
     for number in range(int.from_bytes(exif[at : at + 2], order)):

@@ -77,7 +77,7 @@ class ServedModel(PythonModel):
         if not isinstance(images, pd.Series):  # MLflow drops other columns, and with them the count of the records
             raise RequestError("the request has no records with a column 'image'")
         if len(images) == 1 and isinstance(images.iloc[0], list | np.ndarray):
-            # MLflow makes one record of all that stands in a plain list, {"inputs": [film, film]} or nested.
+            # MLflow makes one record of a plain list of films, {"inputs": [film, film]} or nested.
             images = pd.Series(np.array(images.iloc[0], dtype=object).ravel(), dtype=object)
         if not 1 <= len(images) <= MAX_RECORDS:
             raise RequestError(f"a request must hold 1 to {MAX_RECORDS} records, not {len(images)}")

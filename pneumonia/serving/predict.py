@@ -99,10 +99,10 @@ def is_there(text: str) -> bool:
 
 def films(inputs: Sequence[str]) -> tuple[list[Path], Counter[str]]:
     """The films that files, folders (with all below) and globs (`**` too) name, each once, in a stable order; and what
-    was passed over, by kind.
+    was skipped, by kind.
 
     A file that is named is taken whatever it is. In folders and globs, hidden files and folders, `__MACOSX`, folders of
-    masks, and files that by their suffix or, where that says nothing, by their content are no images are passed over.
+    masks, and files that by their suffix or, where that says nothing, by their content are not images are skipped.
 
     Raises:
         ValueError: an input names nothing, a folder cannot be read, or no film is found.
@@ -130,14 +130,14 @@ def films(inputs: Sequence[str]) -> tuple[list[Path], Counter[str]]:
                     others[os.path.realpath(film)] = why
     passed += Counter(others.values())
     if not found:
-        tail = f" (passed over: {tally(passed)})" if passed else ""
+        tail = f" (skipped: {tally(passed)})" if passed else ""
         raise ValueError(f"no film in {', '.join(inputs) or 'an empty list'}: looked for JPEG, PNG and DICOM{tail}")
     return list(found.values()), passed
 
 
 def _matches(pattern: Path) -> tuple[list[Path], Counter[str]]:
-    """What a glob matches, nothing of what lies below a folder that it matches; and how many files are passed over for
-    a folder whose name says that it holds no films, and that the pattern does not name."""
+    """What a glob matches, without what is below a matched folder; and how many files are skipped since a folder's name
+    says that it holds no films, and the pattern does not name it."""
     reasons: dict[Path, str | None] = {}
 
     def reason(folder: Path) -> str | None:

@@ -120,7 +120,7 @@ def _link(there: Path, gone: Path) -> str:
 
 
 def model_files(model_uri: str, client: MlflowClient) -> str | None:
-    """Where the files of `models:/...` or `runs:/...` stand; None for any other URI.
+    """Where the files of `models:/...` or `runs:/...` are; None for any other URI.
 
     Raises:
         MlflowException: the store has no such model or run, or does not answer.

@@ -290,7 +290,7 @@ def close_run(
     client: MlflowClient, run_id: str, state: str, reason: str, *, trial: bool = True, time: int | None = None
 ) -> None:
     """Ends an MLflow run as a record's state says, at the `time` (milliseconds since 1970) or now; also for a run whose
-    record stands on another machine.
+    record is on another machine.
     """
     tags = {
         **({"trial.state": state} if trial else {}),

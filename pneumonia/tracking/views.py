@@ -26,11 +26,18 @@ COLUMNS = {  # pixels, in the order shown: settings beside results
     "metrics.`val/specificity`": 110,
     "metrics.`val/log_loss`": 100,
 }
-FIXED = {"attributes.`Run Name`": 130, "runDateAndNestInfo": 150}  # pixels; stand before all others
+FIXED = {"attributes.`Run Name`": 130, "runDateAndNestInfo": 150}  # pixels; shown before all others
 # The gallery's pictures, where there are enough films of both classes.
 FILMS = tuple(f"films/{number}_{'negative' if number <= 4 else 'positive'}" for number in range(1, 9))
 CURVES = ("val/objective", "val/auc", "val/loss", "train/loss")
-OTHERS = ("val", "train", "films", "data", "record", "System metrics")  # sections that MLflow makes of all other charts
+OTHERS = (
+    "val",
+    "train",
+    "films",
+    "data",
+    "record",
+    "System metrics",
+)  # sections that MLflow makes for all other charts
 
 
 def experiment_tags() -> dict[str, str]:

@@ -48,7 +48,7 @@ def test_splits_by_other_words(train: Train, tmp_path: Path) -> None:
     said = train("--data", root)
     assert said.exit_code == 0, said.output
     assert (
-        "versions before 0.2 read this otherwise: the 8 films of Testing were left out; the 60 films of Valid"
+        "versions before 0.2 read this data differently: the 8 films of Testing were left out; the 60 films of Valid"
         in (said.output.split("  train NORMAL")[0])
     )
     assert "Valid (60 films) is kept as the validation split" in said.output

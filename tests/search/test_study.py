@@ -87,15 +87,15 @@ def test_a_study_of_another_objective_is_not_taken_up(study: optuna.Study, url: 
     claim(study)
     name = studies.default_name("ab" * 32, BASE, SPACE, changed=True)
     assert studies.create_or_resume(studies.connect(url), "films", BASE, SPACE, changed=True).study_name == "films"
-    with pytest.raises(studies.StudyError, match=r"judged by something else than .* as they are: name another"):
+    with pytest.raises(studies.StudyError, match=r"have another objective than .* as they are: name another"):
         studies.create_or_resume(studies.connect(url), "films", BASE, SPACE, changed=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stress, "VERSION", stress.VERSION + 1)
         assert studies.default_name("ab" * 32, BASE, SPACE, changed=True) != name
-        with pytest.raises(studies.StudyError, match="judged by something else"):
+        with pytest.raises(studies.StudyError, match="have another objective than"):
             studies.create_or_resume(studies.connect(url), "films", BASE, SPACE, changed=True)
     study.set_user_attr("objective", "val/log_loss")
-    with pytest.raises(studies.StudyError, match="the trials of study films were judged by something else"):
+    with pytest.raises(studies.StudyError, match="the trials of study films have another objective"):
         studies.create_or_resume(studies.connect(url), "films", BASE, SPACE, changed=True)
 
 

@@ -195,7 +195,7 @@ def test_an_input_that_names_nothing_is_said(tmp_path: Path, missing: str) -> No
 
 def test_no_films_at_all_is_said(tmp_path: Path) -> None:
     (tmp_path / "readme.txt").touch()
-    with pytest.raises(ValueError, match=r"no film in .*JPEG.* \(passed over: 1 text \(\.txt\)\)"):
+    with pytest.raises(ValueError, match=r"no film in .*JPEG.* \(skipped: 1 text \(\.txt\)\)"):
         predict.films([str(tmp_path)])
     with pytest.raises(ValueError, match="no film in an empty list"):
         predict.films([])

@@ -291,7 +291,7 @@ def test_a_worker_that_sleeps_past_its_lease(lab: Lab) -> None:
     again = [t for t in lab.trials() if t.system_attrs.get("retry_history") == [trial.number]]
     assert [(t.params, t.state in studies.DONE) for t in again] == [(trial.params, True)]
     run = lab.client.get_run(trial.user_attrs["run_id"])
-    assert (run.info.status, run.data.tags["reason"]) == ("FAILED", "the worker fell silent")
+    assert (run.info.status, run.data.tags["reason"]) == ("FAILED", "the worker stopped responding")
 
 
 def test_a_second_search_of_the_same_study_joins(lab: Lab) -> None:
