@@ -24,7 +24,7 @@ def ui(host: str, port: int) -> None:
         tracker, experiment, _ = tracking(files=False)
         if not (served := is_served(tracker.uri)):
             port = free_port(host, port)
-        # Made before the server starts, which would give an experiment of its own making another artifact folder.
+        # Made before the server starts: the server would give a new experiment another artifact folder.
         experiment_id = tracker.experiment_id(experiment)
         if (said := places.left_behind(tracker.client, tracker.uri, experiment)) is not None:
             say(f"warning: {said}")

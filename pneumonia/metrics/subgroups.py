@@ -28,7 +28,7 @@ class Subgroup:
 
 @dataclass(frozen=True)
 class Predictive:
-    """PPV and NPV where a share of `prevalence` of those who come is ill."""
+    """PPV and NPV where a share of `prevalence` of the patients is ill."""
 
     prevalence: float
     ppv: float

@@ -95,12 +95,12 @@ class Validation:
         since those of a large set would not fit into memory.
 
         Raises:
-            FilmGone: a film is no longer there, or another one.
+            FilmGone: a film is no longer there, or was changed.
         """
         for number, (path, sha256) in enumerate(self.films):
             film = _read(path)
             if hashlib.sha256(film).hexdigest() != sha256:
-                raise FilmGone(f"the validation film {path} has changed since it was indexed")
+                raise FilmGone(f"the validation film {path} was changed while models were scored")
             # At 224 px, so that models of all sizes see the same copies; training makes them at its own size.
             read, label = read_film(film, CANONICAL, any_dicom=self.any_dicom), int(self.labels[number])
             copies = [_png(copy) or film for copy in stress_tests.copies_of(read, number)]
@@ -168,7 +168,7 @@ def losses(uri: str, films: Validation) -> np.ndarray:
     """Log loss of each film, the mean of its images', by the model's own code. Float64 [N].
 
     Raises:
-        FilmGone: a film is no longer there, or another one.
+        FilmGone: a film is no longer there, or was changed.
         Unreadable: the model cannot be loaded.
     """
     with tempfile.TemporaryDirectory(prefix="pneumonia-gate-") as scratch:

@@ -15,7 +15,7 @@ from pneumonia.results.evaluation import NAMES, UNIQUE, Evaluation
 # From experiments/interval_coverage.py
 COVERAGE = (
     "In simulations of 624 films the intervals of AUC (DeLong), sensitivity, specificity, accuracy and, at a given "
-    "share of ill ones, PPV and NPV cover the truth 94 to 97 times in 100 (97.2 at most: Wilson's moves in steps "
+    "prevalence, PPV and NPV cover the truth 94 to 97 times in 100 (97.2 at most: Wilson's moves in steps "
     "near 1); precision's and F1's more often (up to always) where sensitivity and specificity lie far apart, since "
     "they allow for other shares of the classes; ECE's 91 to 92 times, since resampling adds to it; balanced "
     "accuracy's 93 to 96, the other bootstrapped ones' 91 to 97 times. Where no film is called wrong, a bootstrap "
@@ -185,7 +185,7 @@ def _operating_point(e: Evaluation) -> list[Markup]:
     if e.predictive:
         parts.append(
             table(
-                ["share of ill ones", "PPV", "95% interval", "NPV", "95% interval"],
+                ["prevalence", "PPV", "95% interval", "NPV", "95% interval"],
                 [
                     (
                         f"{at.prevalence:.1%}",
@@ -196,7 +196,7 @@ def _operating_point(e: Evaluation) -> list[Markup]:
                     )
                     for at in e.predictive
                 ],
-                caption="What a call means where fewer or more are ill than among these films: Bayes' rule on "
+                caption="Predictive values at other prevalences than that of these films: Bayes' rule on "
                 "sensitivity and specificity, intervals from those of the two (MOVER-R), which count patients",
             )
         )

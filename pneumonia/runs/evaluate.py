@@ -39,7 +39,7 @@ def evaluate(
     """Scores the films of a split from their files, through the served model itself, at its own threshold.
 
     Args:
-        prevalences: shares of ill ones for which to tell PPV and NPV.
+        prevalences: for which to report PPV and NPV.
 
     Raises:
         ValueError: the split has no films, none could be scored, the model's classes are others than the films', or a

@@ -23,7 +23,7 @@ def pruner(kind: Pruner, epochs: int, *, long: bool) -> optuna.pruners.BasePrune
         return optuna.pruners.NopPruner()
     if long:
         return optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=epochs // 2)
-    # bootstrap_count: the first trials are compared too; without others only the recipe goes on
+    # bootstrap_count: a trial does not go on merely for being the first; the recipe always goes on
     return optuna.pruners.SuccessiveHalvingPruner(
         min_resource=max(1, epochs // 4), reduction_factor=3, bootstrap_count=1
     )

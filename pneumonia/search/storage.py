@@ -115,7 +115,7 @@ def _dialect(parts: URL, url: str) -> Dialect:
         if name in ("", "file:") or ":memory:" in name or query.get("mode") == "memory":
             raise unusable(url, IN_MEMORY)
         if query.get("mode") == "ro" or "immutable" in query:
-            raise unusable(url, "it is to be read only, and a search writes")
+            raise unusable(url, "it is opened read only, but a search writes to it")
     return kind()
 
 

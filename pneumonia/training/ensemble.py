@@ -33,7 +33,7 @@ def join(
         ValueError: there is no network, or no validation film.
     """
     if not networks or len(data.val_films) == 0:
-        raise ValueError("joining needs networks and validation films")
+        raise ValueError("an ensemble needs networks and validation films")
     shown, real = films_to_score(config, data)
     films = torch.from_numpy(shown)
 

@@ -151,7 +151,7 @@ def test_a_film_that_goes_while_models_are_scored_is_named(copy_trained: Callabl
     second.write_bytes(third.read_bytes())
     images = films.images()
     assert [next(images).film for _ in range(3 + (films.labels[0] == 0))] == [0] * (3 + (films.labels[0] == 0))
-    with pytest.raises(gate.FilmGone, match=re.escape(f"{second} has just become another one")):
+    with pytest.raises(gate.FilmGone, match=re.escape(f"{second} was changed while models were scored")):
         next(images)
     films.films[0][0].unlink()
     with pytest.raises(gate.FilmGone, match="is no longer there"):
