@@ -82,6 +82,17 @@ def user_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def blank_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are laid out and written, but blank, for painting them takes half the time of an evaluation: not in tests
+    marked `figures`, which look at them, nor in slow ones."""
+    if request.node.get_closest_marker("figures") or request.node.get_closest_marker("slow"):
+        return
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    monkeypatch.setattr(FigureCanvasAgg, "draw", lambda canvas: canvas.get_renderer().clear())
+
+
 @pytest.fixture(scope="session")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of drawn films in the real layout: 64 for training and validation, 16 for testing."""
@@ -190,11 +201,15 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated MLflow database without runs: migrating takes seconds, copying does not."""
     from mlflow import MlflowClient
     from mlflow.store.db import utils
+    from mlflow.utils import requirements_utils
 
     folder = tmp_path_factory.mktemp("database")
     MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
     # Each store that is opened asks for the newest migration, which reads all of them: half the time of a small test.
     utils._get_latest_schema_revision = cache_forever(utils._get_latest_schema_revision)
+    # Each model that is loaded asks for each of its packages, and each time all that is installed is gone through.
+    name = "_init_packages_to_modules_map"
+    setattr(requirements_utils, name, cache_forever(getattr(requirements_utils, name)))
     return folder / "mlflow.db"
 
 

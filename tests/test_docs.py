@@ -261,6 +261,7 @@ def register(tracker: Tracker, copy_trained: Callable[..., Record]) -> Callable[
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.page)
 def test_python_runs(
     block: Block, place: Path, register: Callable[..., None], capsys: pytest.CaptureFixture[str]

@@ -179,6 +179,7 @@ def test_random_weights_destroy_the_heatmaps(trained: Record, decoded: Decoded) 
     assert all(abs(value["mean"]) < 0.6 for value in found.values())  # 1 for the model itself
 
 
+@pytest.mark.slow
 def test_drawn_films_score_recipes_and_models(
     films: Path, trained: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

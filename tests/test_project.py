@@ -100,6 +100,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert out.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_what_scores_nothing_does_not_wait_for_scikit_learn():
     modules = "pneumonia.training, pneumonia.serving.predict, pneumonia.tracking.sync"
     code = f"import sys, {modules}; print('sklearn' in sys.modules)"

@@ -100,6 +100,7 @@ class TestExperiment:
             tracker.experiment_id(name)
 
 
+@pytest.mark.slow
 def test_a_command_in_a_folder_with_old_runs(old_runs: Path, empty_database: Path, films: Path) -> None:
     """The real command: it says so once, does its work, and nothing else is on the terminal."""
     lab = Lab(old_runs, films, tracking=f"sqlite:///{empty_database}")

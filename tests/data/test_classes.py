@@ -105,7 +105,10 @@ def test_films_asked_about_the_other_way_round_are_other_films(tmp_path: Path) -
     formerly = scan(tmp_path, positive="without pneumonia")
     assert now.classes == ("without pneumonia", "PNEUMONIA")
     assert now.fingerprint != formerly.fingerprint
-    assert "versions before 0.2 read this data differently: without pneumonia was the positive class" in now.report.notes[0]
+    assert (
+        "versions before 0.2 read this data differently: without pneumonia was the positive class"
+        in now.report.notes[0]
+    )
     assert not any("0.2" in note for note in formerly.report.notes)
 
 

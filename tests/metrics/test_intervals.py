@@ -103,6 +103,7 @@ def test_scores_of_both_classes_allow_for_patients_who_have_both() -> None:
         assert high - low == pytest.approx(2 * 1.96 * np.std(draws), rel=0.08)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_points")
 def test_the_auc_s_interval_holds_the_truth_near_1_for_films_that_are_nearly_alike() -> None:
     """By the normal quantile 91 to 92 times in 100 (experiments/interval_coverage.py at a correlation of .9)."""
@@ -173,6 +174,7 @@ def test_the_simulation_s_truth_is_what_its_films_have_in_the_mean() -> None:
     assert (np.abs(np.mean(found, axis=0) - [true[name] for name in SCORES]) < 4 * errors).all()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_points")
 @pytest.mark.parametrize(
     ("threshold", "correlation", "least"),

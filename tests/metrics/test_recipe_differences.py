@@ -96,6 +96,7 @@ def test_the_simulation_s_truth_is_true() -> None:
             assert np.mean(found[name]) == pytest.approx(value, abs=0.025)
 
 
+@pytest.mark.slow
 def test_seeds_and_films_both_count() -> None:
     """With seeds that lie apart an interval of films alone would hold the truth half of the time."""
     found = simulated(60, apart=0.3)

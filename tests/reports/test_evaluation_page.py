@@ -10,6 +10,7 @@ from tests.results.test_evaluation import assess, tables
 PICTURES = dict.fromkeys(("confusion_matrix", "roc", "precision_recall", "histograms"), b"\x89PNG")
 
 
+@pytest.mark.figures
 def test_the_page_holds_counts_scores_and_wrong_films(index: Index) -> None:
     result = assess(*tables())
     none = reliability(result.rows["label"], result.probabilities, patients=result.rows["patient"])
@@ -34,6 +35,7 @@ def test_the_page_holds_counts_scores_and_wrong_films(index: Index) -> None:
         assert f"{path}: {reason}" in page
 
 
+@pytest.mark.figures
 @pytest.mark.parametrize("label", [0, 1])
 def test_the_page_can_do_without_a_class(label: int, index: Index) -> None:
     result = assess(*tables(negative=20 * (1 - label), positive=20 * label, failed=0))

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from pneumonia.reports.exploration_figures import balance, figures
 from pneumonia.results.exploration import Exploration
@@ -17,6 +18,7 @@ def test_rare_subtypes_share_a_bar(explored: Exploration) -> None:
     assert sum(label.get_text().endswith("other") for label in axes.get_legend().get_texts()) == 2
 
 
+@pytest.mark.figures
 def test_names_that_are_no_formulas_are_drawn(explored: Exploration) -> None:
     index = replace(explored.index, classes=(r"_$\frac$ A", "50 $ B"))
     films = explored.films.assign(subtype=np.where(explored.films["label"] == PNEUMONIA, r"$\bad$", ""))

@@ -13,6 +13,8 @@ from pneumonia.metrics.bands import bands
 from pneumonia.metrics.calibration import Calibration
 from pneumonia.reports import plots
 
+pytestmark = pytest.mark.figures
+
 rng = np.random.default_rng(0)
 Y = np.repeat([0, 1], [40, 120])
 P = Calibration(1.0, 0.0).apply(rng.normal(4 * Y - 2, 1.5))

@@ -39,6 +39,7 @@ def test_one_model_or_one_twice_is_refused(tmp_path: Path) -> None:
     assert named([str(spaced), "b"]) == [str(spaced), "b"]
 
 
+@pytest.mark.figures
 def test_runs_are_compared_on_the_validation_films_alone(
     tracker: Tracker, runs: list[str], index: Index, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +140,7 @@ def parents(tracker: Tracker, new_record: Callable[..., Record], index: Index) -
     return ids
 
 
+@pytest.mark.figures
 def test_runs_of_seeds_are_compared_by_what_their_trainings_logged(
     tracker: Tracker, parents: list[str], index: Index, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

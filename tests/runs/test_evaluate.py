@@ -24,6 +24,7 @@ from tests.conftest import NO_SERVER
 from tests.runs.conftest import CHAMPION, openings
 
 
+@pytest.mark.figures
 def test_the_test_films_are_scored_in_a_run_of_their_own(
     tracker: Tracker, registered: Record, index: Index, home: Path
 ) -> None:

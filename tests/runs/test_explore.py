@@ -217,6 +217,7 @@ def test_one_batch_has_no_spread(awkward: Index, tmp_path: Path) -> None:
     assert "percentage points" not in exploration_page.html(told, {})
 
 
+@pytest.mark.figures
 def test_the_command_logs_a_run_and_prints_one_json_object(
     tracker: Tracker, index: Index, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

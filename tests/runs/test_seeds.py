@@ -72,6 +72,7 @@ def test_seeds_follow_each_other() -> None:
         seeds_from(2**32 - 1, 2)
 
 
+@pytest.mark.slow
 def test_each_seed_is_a_whole_run_and_their_means_stand_above(
     train: Train, tracker: Tracker, index: Index, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ PER_EPOCH = {
 ONCE = {"train/seconds", "data/seconds"}
 
 
+@pytest.mark.figures
 def test_a_complete_trial_holds_all_that_is_promised(
     tracker: Tracker, new_record: NewRecord, decoded: Decoded, index: Index, films: Path
 ) -> None:

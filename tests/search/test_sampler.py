@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pytest
 from optuna.trial import TrialState
 
 from pneumonia.search import study as studies
@@ -23,6 +24,7 @@ def test_no_worker_proposes_what_another_did(study: optuna.Study, url: str) -> N
     assert len({tuple(params.items()) for params in proposed}) == len(proposed)
 
 
+@pytest.mark.slow
 def test_a_proposal_follows_from_the_seed_and_what_came_before(tmp_path: Path) -> None:
     """Not from who asks: a search of one worker that is stopped and resumed is the search that it would have been."""
 

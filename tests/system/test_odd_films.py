@@ -72,6 +72,7 @@ def predicted(model: Path, folder: Path, *words: str) -> pd.DataFrame:
     return table.set_index(table["path"].map(lambda path: Path(path).name))
 
 
+@pytest.mark.slow
 def test_one_judgement_by_every_command(model: Path, tracker: Tracker, tmp_path: Path) -> None:
     root = films(tmp_path / "films", {**LOST, **WHOLE, **STRANGE})
     refused = {*LOST, *STRANGE}

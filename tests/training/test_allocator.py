@@ -18,6 +18,7 @@ def page_faults() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
+@pytest.mark.slow
 def test_a_step_takes_few_new_pages_from_the_system() -> None:
     films = np.random.default_rng(0).integers(0, 256, (256, 64, 64), np.uint8)
     labels = np.arange(256) % 2
