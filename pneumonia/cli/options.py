@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from pneumonia.config import SearchConfig, TrainConfig
+from pneumonia.config import SearchConfig, TrainConfig, choices
 
 F = TypeVar("F", bound=Callable[..., Any])
 LEFT_OPEN = ("auto", "none", "")
@@ -65,7 +65,8 @@ def settings(config: type[TrainConfig] | type[SearchConfig], *names: str) -> Cal
         for name in reversed(names or tuple(by_name)):
             field = by_name[name]
             kind = _click_type(field.type)
-            open_type = kind if isinstance(kind, click.Choice) or name == "data" else Open(kind)
+            decided = name == "data" or (isinstance(kind, click.Choice) and field.default is not None)
+            open_type = kind if decided else Open(kind)
             shown = (
                 "" if field.default is None else f" [{field.default:g}]" if _number(field) else f" [{field.default}]"
             )
@@ -87,7 +88,7 @@ def _click_type(annotation: Any) -> "click.ParamType[Any]":
     for kind, click_type in TYPES.items():
         if annotation in (kind, kind | None):
             return click_type  # type: ignore[no-any-return]
-    return click.Choice(annotation.__args__)
+    return click.Choice(choices(annotation))
 
 
 def given(**values: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -170,10 +170,17 @@ def default_name(fingerprint: str, base: TrainConfig, ranges: Mapping[str, Range
     training share.
     """
     space = {name: asdict(one) for name, one in ranges.items()}
-    fixed = {name: value for name, value in asdict(base).items() if name not in space and name != "device"}
+    fixed = {name: value for name, value in asdict(base).items() if name not in space and _is_told(name, value)}
     searched = [space, fixed, judge(changed), config.VERSION]
     digest = hashlib.sha256(json.dumps(searched, sort_keys=True).encode()).hexdigest()
     return f"{fingerprint[:12]}-{digest[:8]}"
+
+
+def _is_told(name: str, value: Any) -> bool:
+    """Whether a setting that is not searched makes a difference to a study's default name."""
+    setting = config.TRAINING[name]
+    told = setting.metadata["in_name"]
+    return bool(told == "always" or (told == "changed" and value != setting.default))
 
 
 def judge(changed: bool) -> str:
@@ -252,7 +259,7 @@ def require_search_study(study: optuna.Study) -> None:
             f"the attribute {space.ATTRIBUTE!r} of study {name} was not written by a search: name another study"
         ) from error
     tried = {one for trial in study.get_trials(deepcopy=False) for one in (*trial.distributions, *_queued(trial))}
-    foreign = (searched - {field.name for field in fields(TrainConfig)}) | (tried - searched)
+    foreign = (searched - config.TRAINING.keys()) | (tried - searched)
     if foreign:
         raise StudyError(
             f"the trials of study {name} have other parameters than a search's: {', '.join(sorted(foreign))}; name "

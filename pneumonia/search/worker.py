@@ -241,5 +241,6 @@ def drop_models(study: optuna.Study, task: Task) -> None:
 
 def describe(params: Mapping[str, Any], base: TrainConfig) -> str:
     """How a trial's parameters differ from the recipe, in words."""
-    changed = [f"{name} {value:.3g}" for name, value in params.items() if value != getattr(base, name)]
-    return "The default recipe." if not changed else "The default recipe with " + ", ".join(changed) + "."
+    changed = {name: value for name, value in params.items() if value != getattr(base, name)}
+    told = [f"{name} {value if isinstance(value, str) else format(value, '.3g')}" for name, value in changed.items()]
+    return "The default recipe." if not told else "The default recipe with " + ", ".join(told) + "."
