@@ -35,14 +35,12 @@ from pneumonia.runtime.messages import first_line, shortened
 from pneumonia.served import CANONICAL, FilmError, decode, read_film
 from pneumonia.tracking import places
 from pneumonia.tracking.connection import reach
-from pneumonia.tracking.record import Record
+from pneumonia.tracking.record import VAL_PREDICTIONS, Record
 from pneumonia.tracking.store import Tracker
 from pneumonia.tracking.sync import masked, none_if_missing
+from pneumonia.tracking.tags import BY_HAND, CLASSES, LOG_LOSS, UNUSABLE
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-BY_HAND = "gate.by_hand"  # tag of a version promoted by hand: the highest version that was there
-CLASSES = "data.classes"
-UNUSABLE = "gate.unusable"  # tag of a version that could not be scored when a candidate came
 TIE = 1e-9  # log losses nearer than this are the same
 BATCH = 64
 
@@ -122,7 +120,7 @@ def validation(record: Record) -> Validation:
     """
     root = Path(record.run.dataset["source"])
     classes = tuple(record.run.dataset["classes"])
-    rows = pd.read_csv(record.artifacts / "predictions" / "val.csv", dtype=str, keep_default_na=False)
+    rows = pd.read_csv(record.artifacts / VAL_PREDICTIONS, dtype=str, keep_default_na=False)
     any_dicom = record.run.dataset.get("any_dicom", False)
     found = []
     for name, label, patient in zip(rows["path"], rows["label"], rows["patient"], strict=True):
@@ -195,7 +193,7 @@ def decide(tracker: Tracker, name: str, version: str, films: Validation) -> Verd
     """Gives `version` an alias. MLflow has no compare-and-set, so {best by tag, set alias, read again} is repeated
     until it is stable: of two searches that finish at once, the later reader sees both scores.
     """
-    client, tag = tracker.client, f"gate.log_loss.{films.key}"
+    client, tag = tracker.client, f"{LOG_LOSS}{films.key}"
     own = _score(client, name, version, films)
     notes = []
     champion = champion_of(client, name)
@@ -292,9 +290,7 @@ def _reason(
 
 def _score(client: MlflowClient, name: str, version: str, films: Validation) -> np.ndarray:
     values = losses(f"models:/{name}/{version}", films)
-    _retry_on_race(
-        client.set_model_version_tag, name, version, f"gate.log_loss.{films.key}", repr(float(values.mean()))
-    )
+    _retry_on_race(client.set_model_version_tag, name, version, f"{LOG_LOSS}{films.key}", repr(float(values.mean())))
     return values
 
 

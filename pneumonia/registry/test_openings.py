@@ -3,6 +3,7 @@
 from mlflow.entities.model_registry import ModelVersion
 
 from pneumonia.tracking.store import Tracker, tracker_errors
+from pneumonia.tracking.tags import TEST_OPENINGS
 
 
 def count_opening(tracker: Tracker, version: ModelVersion | None, model_id: str | None) -> int:
@@ -10,7 +11,7 @@ def count_opening(tracker: Tracker, version: ModelVersion | None, model_id: str 
 
     Returns the count, this opening included; 1 for a model that the store does not know.
     """
-    client, tag = tracker.client, "test.openings"
+    client, tag = tracker.client, TEST_OPENINGS
     with tracker_errors(tracker.uri):
         if version is not None:
             count = int(version.tags.get(tag, 0)) + 1

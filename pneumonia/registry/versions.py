@@ -12,9 +12,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from pneumonia.registry import gate
 from pneumonia.registry.gate import (
-    BY_HAND,
     CHAMPION,
-    UNUSABLE,
     FilmGone,
     Verdict,
     by_hand,
@@ -23,11 +21,10 @@ from pneumonia.registry.gate import (
     gone,
 )
 from pneumonia.reports import model_card
-from pneumonia.tracking.record import Record, records, write_json
+from pneumonia.tracking.record import CARD, Record, records
 from pneumonia.tracking.store import Tracker, tracker_errors
-from pneumonia.tracking.sync import none_if_missing, sent, unsent
-
-VERSION = "model.version"  # tag of an evaluation: name/number of the version that it was of
+from pneumonia.tracking.sync import none_if_missing, remember, sent, unsent
+from pneumonia.tracking.tags import BY_HAND, RECORD, ROLE, UNUSABLE, VERSION
 
 
 class RegistryError(RuntimeError):
@@ -49,9 +46,9 @@ def enter(tracker: Tracker, record: Record) -> Verdict:
         version = have.get("version") or _register(tracker.client, name, record)
         link = json.dumps([{"name": name, "version": version}])  # on the model's page in the UI
         tracker.client.set_logged_model_tags(have["model_id"], {MLFLOW_MODEL_VERSIONS: link})
-        write_json(record.folder / "sent.json", {**sent(record), "version": version})
+        remember(record, version=version)
         verdict = gate.decide(tracker, name, version, films)
-        write_json(record.folder / "sent.json", {**sent(record), "verdict": asdict(verdict)})
+        remember(record, verdict=asdict(verdict))
     return verdict
 
 
@@ -92,7 +89,7 @@ def _register(client: MlflowClient, name: str, record: Record) -> str:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     for old in client.search_model_versions(f"name = '{name}'"):
-        if old.tags.get("record") == record.run.key:
+        if old.tags.get(RECORD) == record.run.key:
             return str(old.version)
     made = client.create_model_version(
         name,
@@ -100,30 +97,30 @@ def _register(client: MlflowClient, name: str, record: Record) -> str:
         run_id=have["run_id"],
         model_id=have["model_id"],
         description=_describe(record),
-        tags={**tags, "record": record.run.key, "role": record.run.role},
+        tags={**tags, RECORD: record.run.key, ROLE: record.run.role},
     )
     return str(made.version)
 
 
 def _describe(record: Record) -> str:
-    whole = record.artifacts / "model_card.md"
+    whole = record.artifacts / CARD
     if not whole.exists():
         return record.run.description[: model_card.DESCRIPTION_LENGTH]
-    more = f"model_card.md among the artifacts of run {sent(record)['run_id']}"
+    more = f"{CARD} among the artifacts of run {sent(record)['run_id']}"
     return model_card.summary(whole.read_text(encoding="utf-8"), more=more)
 
 
 def describe(tracker: Tracker, record: Record) -> None:
     """Adds the test scores of an evaluation to the description of the version that it evaluated, if any."""
     version = record.run.tags.get(VERSION)
-    if version is None or not (record.artifacts / "model_card.md").exists():
+    if version is None or not (record.artifacts / CARD).exists():
         return
     name, _, number = version.rpartition("/")
     with tracker_errors(tracker.uri):
         none_if_missing(
             lambda: tracker.client.update_model_version(name, number, _describe(record))
         )  # it may be deleted
-    write_json(record.folder / "sent.json", {**sent(record), "described": True})
+    remember(record, described=True)
 
 
 def version_of(tracker: Tracker, uri: str, model_id: str | None) -> ModelVersion | None:

@@ -18,9 +18,10 @@ from pneumonia.runs.context import RunContext
 from pneumonia.runs.logged_predictions import Logged, by_seed, classes_in, is_of_seeds, logged_by
 from pneumonia.runtime.names import split as split_names
 from pneumonia.serving import predict
-from pneumonia.tracking.record import Record, Run
+from pneumonia.tracking.record import VAL_PREDICTIONS, Record, Run
 from pneumonia.tracking.store import Tracker, finished, tracker_errors
 from pneumonia.tracking.sync import none_if_missing
+from pneumonia.tracking.tags import FINGERPRINT
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -90,7 +91,7 @@ def trained_from(tracker: Tracker, model: predict.Model | Logged) -> str | None:
         return None
     with tracker_errors(tracker.uri):
         run = none_if_missing(lambda: tracker.client.get_run(run_id))
-    return None if run is None else run.data.tags.get("data.fingerprint")
+    return None if run is None else run.data.tags.get(FINGERPRINT)
 
 
 def compare(
@@ -266,8 +267,8 @@ def _write(
     table["label"] = np.asarray(found.classes)[found.rows["label"].to_numpy()]
     for name, p in columns.items():
         table[name] = p
-    (record.artifacts / "predictions").mkdir()
-    table.to_csv(record.artifacts / "predictions" / "val.csv", index=False)
+    (record.artifacts / VAL_PREDICTIONS).parent.mkdir()
+    table.to_csv(record.artifacts / VAL_PREDICTIONS, index=False)
     record.summarise(values, step=0)
 
 

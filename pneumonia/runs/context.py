@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumonia.data.index import Index
+from pneumonia.tracking import tags
 from pneumonia.tracking.record import Record, Run
 from pneumonia.tracking.store import Tracker
 
@@ -73,10 +74,10 @@ def dataset_of(index: Index, purpose: str = "training") -> dict[str, Any]:
 def data_tags(index: Index) -> dict[str, str]:
     """The tags that tie a run to its films."""
     negative, positive = index.classes
-    tags = {
-        "data.fingerprint": index.fingerprint,
-        "data.classes": "/".join(index.classes),
-        "data.negative": negative,
-        "data.positive": positive,
+    named = {
+        tags.FINGERPRINT: index.fingerprint,
+        tags.CLASSES: "/".join(index.classes),
+        tags.NEGATIVE: negative,
+        tags.POSITIVE: positive,
     }
-    return {**tags, "data.any_dicom": "true"} if index.any_dicom else tags
+    return {**named, tags.ANY_DICOM: "true"} if index.any_dicom else named

@@ -21,9 +21,10 @@ from pneumonia.runs.artifacts import write_predictions, write_scores
 from pneumonia.runs.context import RunContext
 from pneumonia.serving import predict
 from pneumonia.tracking.connection import TrackingError
-from pneumonia.tracking.record import Record, Run
+from pneumonia.tracking.record import CARD, TEST_PREDICTIONS, VAL_PREDICTIONS, Record, Run
 from pneumonia.tracking.store import Tracker, finished
 from pneumonia.tracking.sync import unsent
+from pneumonia.tracking.tags import MODEL, TEST_OPENINGS, VERSION
 
 SHOWN = 12  # wrong films that the report shows with their heatmaps
 
@@ -73,15 +74,15 @@ def evaluate_and_record(
     tracker.experiment_id(context.experiment)
     model = predict.load(model) if isinstance(model, str) else model
     uri = model.uri
-    whole, val = tracker.text_of(model.metadata.run_id, "model_card.md"), chosen_on(tracker, model)
+    whole, val = tracker.text_of(model.metadata.run_id, CARD), chosen_on(tracker, model)
     version = versions.version_of(tracker, uri, model.metadata.model_id)
     openings = test_openings.count_opening(tracker, version, model.metadata.model_id)
-    named = {} if version is None else {versions.VERSION: f"{version.name}/{version.version}"}
+    named = {} if version is None else {VERSION: f"{version.name}/{version.version}"}
     record = context.begin(
         Run(
             name=f"evaluate {uri} on {index.root.name}",
             role="evaluate",
-            tags={"model": uri, **named, "test.openings": str(openings)},
+            tags={MODEL: uri, **named, TEST_OPENINGS: str(openings)},
             description=f"{uri} on the test films of {index.root.name}; opening {openings} of the test split for it.",
             model_id=tracker.known_model(model.metadata.model_id),
         ),
@@ -96,9 +97,7 @@ def evaluate_and_record(
             evaluation.bands(),
         )  # fmt: skip
         plots.save(plots.histograms(evaluation.by_group(), model.threshold), figures / "histograms.png")
-        write_predictions(
-            record.artifacts / "predictions" / "test.csv", evaluation.rows, evaluation.probabilities, model.classes
-        )
+        write_predictions(record.artifacts / TEST_PREDICTIONS, evaluation.rows, evaluation.probabilities, model.classes)
         reliabilities = calibrations(model, evaluation, val)
         told = {
             **evaluation.as_dict(),
@@ -126,7 +125,7 @@ def evaluate_and_record(
         record.add_metrics(index.report.named(), step=0)
         if whole is not None:
             tested = model_card.with_test(whole, evaluation, folder=index.root.name, openings=openings)
-            (record.artifacts / "model_card.md").write_text(tested, encoding="utf-8")
+            (record.artifacts / CARD).write_text(tested, encoding="utf-8")
     if not unsent(record):
         with suppress(TrackingError):  # `sync` does it later
             versions.describe(tracker, record)
@@ -137,7 +136,7 @@ def chosen_on(tracker: Tracker, model: predict.Model) -> pd.DataFrame | None:
     """predictions/val.csv of the run that trained the model: the films that calibration and threshold were
     fitted to, without their corrupted copies.
     """
-    text = tracker.text_of(model.metadata.run_id, "predictions/val.csv")
+    text = tracker.text_of(model.metadata.run_id, VAL_PREDICTIONS)
     words = {"path": str, "patient": str, "label": str}
     return None if text is None else pd.read_csv(io.StringIO(text), dtype=words, keep_default_na=False)
 

@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from pneumonia.tracking.record import VAL_PREDICTIONS
 from pneumonia.tracking.store import Tracker, tracker_errors
 from pneumonia.tracking.sync import none_if_missing
+from pneumonia.tracking.tags import CLASSES, FINGERPRINT, NEGATIVE, POSITIVE, ROLE, TRIAL_STATE
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Logged:
 
 def logged_by(tracker: Tracker, run_id: str) -> Logged | None:
     """The predictions of the validation films that a training logged; None where the run has none."""
-    text = tracker.text_of(run_id, "predictions/val.csv")
+    text = tracker.text_of(run_id, VAL_PREDICTIONS)
     if text is None:
         return None
     with tracker_errors(tracker.uri):
@@ -45,7 +47,7 @@ def logged_by(tracker: Tracker, run_id: str) -> Logged | None:
         run_id=run_id,
         classes=classes_in(data.tags),
         threshold=data.metrics["val/threshold"],
-        fingerprint=data.tags.get("data.fingerprint"),
+        fingerprint=data.tags.get(FINGERPRINT),
         probabilities=table.drop_duplicates("path").set_index("path")["probability"],
     )
 
@@ -54,8 +56,8 @@ def classes_in(tags: Mapping[str, str]) -> tuple[str, ...]:
     """The classes, negative and positive, by the tags of a run (`context.data_tags`); before 0.2 there was only one
     tag.
     """
-    both = tuple(tags[name] for name in ("data.negative", "data.positive") if name in tags)
-    return both if len(both) == 2 else tuple(tags.get("data.classes", "").split("/"))
+    both = tuple(tags[name] for name in (NEGATIVE, POSITIVE) if name in tags)
+    return both if len(both) == 2 else tuple(tags.get(CLASSES, "").split("/"))
 
 
 def is_of_seeds(tracker: Tracker, run_id: str) -> bool:
@@ -66,7 +68,7 @@ def is_of_seeds(tracker: Tracker, run_id: str) -> bool:
     """
     with tracker_errors(tracker.uri):
         run = none_if_missing(lambda: tracker.client.get_run(run_id))
-    return run is not None and run.data.tags.get("role") == "seeds"
+    return run is not None and run.data.tags.get(ROLE) == "seeds"
 
 
 def by_seed(tracker: Tracker, run_id: str) -> tuple[dict[int, Logged], dict[str, str]]:
@@ -78,9 +80,8 @@ def by_seed(tracker: Tracker, run_id: str) -> tuple[dict[int, Logged], dict[str,
     """
     with tracker_errors(tracker.uri):
         experiment = tracker.client.get_run(run_id).info.experiment_id
-        under = (
-            f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}' and tags.role = 'train' and tags.`trial.state` = 'COMPLETE'"
-        )
+        ended = f"tags.{ROLE} = 'train' and tags.`{TRIAL_STATE}` = 'COMPLETE'"
+        under = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}' and {ended}"
         runs = tracker.client.search_runs([experiment], under, max_results=50_000)
     found = {int(run.data.params["seed"]): logged_by(tracker, run.info.run_id) for run in runs}
     common = set.intersection(*(set(run.data.params.items()) for run in runs)) if runs else set()

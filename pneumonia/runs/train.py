@@ -24,9 +24,9 @@ from pneumonia.runs.context import RunContext
 from pneumonia.runs.listener import SILENT, Listener
 from pneumonia.served import Predictor
 from pneumonia.serving import export
-from pneumonia.tracking.record import Record, Run
+from pneumonia.tracking.record import CARD, VAL_PREDICTIONS, Record, Run
 from pneumonia.tracking.store import finished
-from pneumonia.tracking.sync import DROPPED
+from pneumonia.tracking.tags import DROPPED, TRIAL_EPOCHS
 from pneumonia.training.loop import Epoch, Fitted, fit, fit_data
 from pneumonia.training.network import build
 
@@ -164,7 +164,7 @@ def write_results(
     probabilities = calibration.apply(fitted.val_logits)
     scores = score(labels, probabilities, threshold)
     write_scores(record, labels, probabilities, threshold, scores, classes)
-    write_predictions(record.artifacts / "predictions" / "val.csv", val, probabilities, classes)
+    write_predictions(record.artifacts / VAL_PREDICTIONS, val, probabilities, classes)
     if fitted.history:
         plots.save(plots.learning_curves(fitted.history), record.artifacts / "figures" / "learning_curves.png")
     if record.run.register is not None:
@@ -176,7 +176,7 @@ def write_results(
             validation=assess(val, scored, split="val", classes=classes, threshold=threshold),
             tags=record.run.tags,
         )
-        (record.artifacts / "model_card.md").write_text(text, encoding="utf-8")
+        (record.artifacts / CARD).write_text(text, encoding="utf-8")
     with room(record.folder, MODEL_BYTES), tempfile.TemporaryDirectory(dir=record.folder) as scratch:
         folder, model = Path(scratch) / "package", Path(scratch) / "model"
         export.write(
@@ -210,7 +210,7 @@ def write_results(
     epochs, of = len(fitted.history), fitted.config.epochs
     tags, how = {}, f"the mean of {fitted.members} networks."
     if fitted.history:
-        tags = {"trial.epochs": f"{epochs} of {of}"}
+        tags = {TRIAL_EPOCHS: f"{epochs} of {of}"}
         early = "" if epochs == of else f" It ended after {epochs} of {of} epochs."
         how = f"epoch {fitted.best_epoch} of {epochs} was the best.{early}"
     record.update(

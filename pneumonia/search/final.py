@@ -16,9 +16,11 @@ from pneumonia.registry.gate import Verdict
 from pneumonia.runs.context import dataset_of
 from pneumonia.runs.listener import Listener
 from pneumonia.runs.train import run_training, write_results
+from pneumonia.search import attributes
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task, describe
 from pneumonia.serving import export
+from pneumonia.tracking import tags
 from pneumonia.tracking.record import Record, Run, records
 from pneumonia.tracking.store import finished
 from pneumonia.tracking.sync import sent
@@ -40,7 +42,7 @@ def ranked(study: optuna.Study) -> list[FrozenTrial]:
     complete = studies.trials(study, TrialState.COMPLETE)
     if not complete:
         failed = studies.failures(study)
-        why = f"; the last failure said: {failed[-1].user_attrs['reason']}" if failed else ""
+        why = f"; the last failure said: {failed[-1].user_attrs[attributes.REASON]}" if failed else ""
         raise SearchError(f"no trial of study {study.study_name} came to an end{why}")
     return sorted(complete, key=lambda trial: (trial.value, trial.number))
 
@@ -60,15 +62,15 @@ def finish(
     context, best = task.context, trials[0]
     full = replace(task.base, **best.params, epochs=epochs)
     members = _members(trials[: ensemble.MOST], task) if task.long else []
-    joined = {"best.trials": " ".join(str(trial.number) for trial, _ in members)} if members else {}
+    joined = {tags.BEST_TRIALS: " ".join(str(trial.number) for trial, _ in members)} if members else {}
     if (before := _already_finished(task, full, joined, model_name)) is not None:
         return before
     what = describe(best.params, task.base)
     if members:
         listener.say(
-            f"final model: ensemble of trials {joined['best.trials']}, which were trained in full; the best: {what}"
+            f"final model: ensemble of trials {joined[tags.BEST_TRIALS]}, which were trained in full; the best: {what}"
         )
-        description = f"Ensemble of the best trials, {joined['best.trials']}. The best: {what}"
+        description = f"Ensemble of the best trials, {joined[tags.BEST_TRIALS]}. The best: {what}"
     else:
         listener.say(f"final training: {what} {full.epochs} epochs")
         description = f"Trial {best.number}'s configuration trained in full. {what}"
@@ -76,7 +78,7 @@ def finish(
         Run(
             name="final",
             role="final",
-            tags={"study": task.study, "best.trial": str(best.number), **joined},
+            tags={tags.STUDY: task.study, tags.BEST_TRIAL: str(best.number), **joined},
             description=description,
             register=model_name,
         ),
@@ -115,8 +117,8 @@ def _members(trials: Sequence[FrozenTrial], task: Task) -> list[tuple[FrozenTria
     found: list[tuple[FrozenTrial, Network]] = []
     for trial in trials:
         config = replace(task.base, **trial.params)
-        record = Record(Path(trial.user_attrs["folder"]))
-        run_id = trial.user_attrs.get("run_id") or sent(record).get("run_id")
+        record = Record(Path(trial.user_attrs[attributes.FOLDER]))
+        run_id = trial.user_attrs.get(attributes.RUN_ID) or sent(record).get("run_id")
         with tempfile.TemporaryDirectory(prefix="pneumonia-trial-") as scratch:
             # a record that is sent has given its model to the store
             model = record.model if record.model.exists() else task.context.tracker.fetch_model(run_id, Path(scratch))

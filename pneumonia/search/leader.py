@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 
 from pneumonia.runtime.signals import identity, is_gone
+from pneumonia.search import attributes
 from pneumonia.search import study as studies
 from pneumonia.search.storage import StudyError
 
@@ -41,14 +42,14 @@ def holder(study: optuna.Study) -> dict[str, Any] | None:
 def claim(study: optuna.Study) -> bool:
     """Claims the lead for this process; whether it got it. Of several that claim at once, the last to write leads."""
     me = {**identity(), "run_id": None, "beat": 0}
-    studies.with_retries(lambda: study.set_user_attr("leader", me))
+    studies.with_retries(lambda: study.set_user_attr(attributes.LEADER, me))
     time.sleep(CLAIM_SECONDS)
     now = _read(study)
     return now is not None and all(now[key] == me[key] for key in ("host", "pid", "started"))
 
 
 def _read(study: optuna.Study) -> dict[str, Any] | None:
-    value: dict[str, Any] | None = studies.with_retries(lambda: study.user_attrs).get("leader")
+    value: dict[str, Any] | None = studies.with_retries(lambda: study.user_attrs).get(attributes.LEADER)
     return value
 
 
@@ -58,7 +59,7 @@ def lead(study: optuna.Study, run_id: str) -> Iterator[None]:
     me, count = {**identity(), "run_id": run_id}, itertools.count()
 
     def beat() -> None:
-        study.set_user_attr("leader", {**me, "beat": next(count)})
+        study.set_user_attr(attributes.LEADER, {**me, "beat": next(count)})
 
     studies.with_retries(beat)
     try:
@@ -66,4 +67,4 @@ def lead(study: optuna.Study, run_id: str) -> Iterator[None]:
             yield
     finally:
         with suppress(StudyError):  # an unreachable database must not hide how the search ended
-            studies.with_retries(lambda: study.set_user_attr("leader", None), seconds=1)
+            studies.with_retries(lambda: study.set_user_attr(attributes.LEADER, None), seconds=1)

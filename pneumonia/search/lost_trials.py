@@ -8,6 +8,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from pneumonia.runs.context import RunContext
+from pneumonia.search import attributes
 from pneumonia.search import study as studies
 from pneumonia.tracking.connection import TrackingError
 from pneumonia.tracking.record import Record
@@ -26,11 +27,11 @@ def requeue_lost_trials(study: optuna.Study, context: RunContext) -> None:
 
 def close_lost(trial: FrozenTrial, context: RunContext, reason: str) -> None:
     """Ends the MLflow run of a lost trial: through its record, or directly when that is on another machine."""
-    tracker, folder = context.tracker, Path(trial.user_attrs.get("folder", "/nonexistent"))
+    tracker, folder = context.tracker, Path(trial.user_attrs.get(attributes.FOLDER, "/nonexistent"))
     if folder.is_relative_to(context.home) and folder.exists():
         record = Record(folder)
         record.finish("FAIL", reason)
         tracker.try_send(record)
-    elif "run_id" in trial.user_attrs:
+    elif attributes.RUN_ID in trial.user_attrs:
         with suppress(TrackingError), tracker_errors(tracker.uri):  # its own machine closes it when it starts again
-            close_run(tracker.client, trial.user_attrs["run_id"], "FAIL", reason)
+            close_run(tracker.client, trial.user_attrs[attributes.RUN_ID], "FAIL", reason)

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia.reports import plots
 from pneumonia.runs.train import OBJECTIVE
-from pneumonia.search import space
+from pneumonia.search import attributes, space
 from pneumonia.search import study as studies
 
 SCORES = ("val/auc", "val/sensitivity", "val/specificity", "val/log_loss")
@@ -25,7 +25,7 @@ def table(study: optuna.Study) -> pd.DataFrame:
     """
     rows, searched = [], studies.with_retries(lambda: space.read(study))
     for trial in studies.trials(study):
-        if trial.user_attrs.get("reason") == "surplus" or trial.state == TrialState.WAITING:
+        if trial.user_attrs.get(attributes.REASON) == attributes.SURPLUS or trial.state == TrialState.WAITING:
             continue
         rows.append(
             {
@@ -36,7 +36,7 @@ def table(study: optuna.Study) -> pd.DataFrame:
                 **{name: trial.params.get(name) for name in searched},
                 "epochs": len(trial.intermediate_values),
                 "seconds": round(trial.duration.total_seconds(), 1) if trial.duration else None,
-                "reason": trial.user_attrs.get("reason", ""),
+                "reason": trial.user_attrs.get(attributes.REASON, ""),
             }
         )
     frame = pd.DataFrame(rows)

@@ -16,12 +16,12 @@ from pneumonia.runs.context import RunContext
 from pneumonia.runs.listener import SILENT, Listener, Progress
 from pneumonia.runs.train import decode_for, suited
 from pneumonia.runtime.signals import Interrupted
-from pneumonia.search import final, leader, pool, report, resume
+from pneumonia.search import attributes, final, leader, pool, report, resume
 from pneumonia.search import study as studies
 from pneumonia.search.final import SearchError
 from pneumonia.search.lost_trials import requeue_lost_trials
 from pneumonia.search.worker import Task, open_storage
-from pneumonia.tracking import views
+from pneumonia.tracking import tags, views
 from pneumonia.tracking.record import Record, Run, close_dead
 from pneumonia.tracking.store import finished, tracker_errors
 from pneumonia.tracking.sync import sent
@@ -119,7 +119,7 @@ def _follow(study: optuna.Study, task: Task, workers: int, listener: Listener) -
         if holder is None:
             continue  # another claimed at the same time: it is the next holder
         outcome = _join(study, task, workers, holder["run_id"], listener)
-        if "finished" in studies.with_retries(lambda: study.user_attrs) or leader.holder(study) is not None:
+        if attributes.FINISHED in studies.with_retries(lambda: study.user_attrs) or leader.holder(study) is not None:
             tracker, run_id = task.context.tracker, task.context.run_id
             with tracker_errors(tracker.uri):
                 if run_id is not None:
@@ -139,7 +139,7 @@ def _lead(study: optuna.Study, task: Task, config: SearchConfig, model_name: str
         Run(
             name=f"search {index.root.name}",
             role="search",
-            tags={"study": study.study_name},
+            tags={tags.STUDY: study.study_name},
             description=f"Search over {', '.join(config.ranges())}: {plan.trials} trials of "
             f"{plan.epochs} epochs at {plan.size} px, then the best one trained for {plan.final_epochs}.",
         ),
@@ -161,7 +161,7 @@ def _lead(study: optuna.Study, task: Task, config: SearchConfig, model_name: str
         listener.say(f"best trial: {best.number} with val/objective {best.value:.4f}")
         last, verdict = final.finish(trials, task, plan.final_epochs, data, model_name, listener)
         parent.summarise(last.summary, step=0)
-        studies.with_retries(lambda: study.set_user_attr("finished", parent_id))
+        studies.with_retries(lambda: study.set_user_attr(attributes.FINISHED, parent_id))
     return Outcome(
         study=study.study_name,
         run_id=parent_id,
@@ -179,8 +179,8 @@ def _join(study: optuna.Study, task: Task, workers: int, leader: str, listener: 
     listener.say(f"joins study {study.study_name}, led by run {leader}, which trains the best in full and registers it")
     if run_id is not None:
         with tracker_errors(tracker.uri):
-            tracker.client.set_tag(run_id, "role", "worker")
-            tracker.client.set_tag(run_id, "joined", leader)
+            tracker.client.set_tag(run_id, tags.ROLE, "worker")
+            tracker.client.set_tag(run_id, tags.JOINED, leader)
     task = replace(task, context=task.context.under(leader))
     cache.decode(task.index.keep("train", "val"), size=task.base.size, home=task.context.home)
     _run_trials(study, task, workers, listener)
@@ -204,7 +204,7 @@ def _run_trials(study: optuna.Study, task: Task, workers: int, listener: Listene
         next_look = time.monotonic() + 1.0
         failed = studies.failures(study, since=since)
         if len(failed) > max(3, task.goal):
-            raise SearchError(f"{len(failed)} trials failed; the last said: {failed[-1].user_attrs['reason']}")
+            raise SearchError(f"{len(failed)} trials failed; the last said: {failed[-1].user_attrs[attributes.REASON]}")
         listener.on_progress(progress(study, task.goal))
 
     listener.on_progress(progress(study, task.goal))
@@ -227,7 +227,7 @@ def progress(study: optuna.Study, goal: int) -> Progress:
     return Progress(
         done=sum(t.state in studies.DONE for t in every),
         goal=goal,
-        failed=sum(t.state == TrialState.FAIL and bool(t.user_attrs.get("fault")) for t in every),
+        failed=sum(t.state == TrialState.FAIL and bool(t.user_attrs.get(attributes.FAULT)) for t in every),
         running={t.number: len(t.intermediate_values) for t in every if t.state == TrialState.RUNNING},
         best=min(values, default=None),
     )

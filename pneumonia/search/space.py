@@ -17,8 +17,8 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial
 
 from pneumonia.config import Range, TrainConfig, search_space
+from pneumonia.search.attributes import SPACE
 
-ATTRIBUTE = "space"  # of the study
 # What suited few films better than the recipe: tried after it, before random trials, where trials are long enough to
 # tell. In a search of a dozen trials such a portfolio (Feurer et al. 2022) is worth more than random ones.
 BEGINNINGS: tuple[dict[str, Any], ...] = (
@@ -39,12 +39,12 @@ def distributions(ranges: Mapping[str, Range]) -> dict[str, BaseDistribution]:
 def write(study: optuna.Study, ranges: Mapping[str, Range]) -> None:
     """Fixes the space of a study that begins."""
     fixed = {name: distribution_to_json(one) for name, one in distributions(ranges).items()}
-    study.set_user_attr(ATTRIBUTE, fixed)
+    study.set_user_attr(SPACE, fixed)
 
 
 def read(study: optuna.Study) -> dict[str, BaseDistribution]:
     """The space of a study; where none is written, that of its trials, as in studies that were begun before 0.2."""
-    written = study.user_attrs.get(ATTRIBUTE)
+    written = study.user_attrs.get(SPACE)
     if written is not None:
         return {name: json_to_distribution(text) for name, text in written.items()}
     tried: list[FrozenTrial] = [trial for trial in study.get_trials(deepcopy=False) if trial.distributions]

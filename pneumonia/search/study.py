@@ -30,7 +30,7 @@ from pneumonia.config import Range, TrainConfig
 from pneumonia.runs.train import OBJECTIVE
 from pneumonia.runtime.messages import first_line
 from pneumonia.runtime.signals import delay_signals, is_gone
-from pneumonia.search import space
+from pneumonia.search import attributes, space
 from pneumonia.search.sampler import Sampler
 from pneumonia.search.storage import StudyError, holds_a_study, unusable
 
@@ -126,7 +126,7 @@ def check(url: str, name: str | None) -> None:
             if full not in there:
                 return
             study = optuna.load_study(study_name=full, storage=storage)
-            if "finished" not in study.user_attrs:
+            if attributes.FINISHED not in study.user_attrs:
                 require_search_study(study)
                 return
 
@@ -217,15 +217,15 @@ def create_or_resume(
     judged = judge(changed)
     for full in _names(name):
         study = optuna.create_study(study_name=full, storage=storage, direction="minimize", load_if_exists=True)
-        if "finished" not in study.user_attrs:
+        if attributes.FINISHED not in study.user_attrs:
             break
     require_search_study(study)
     if not study.get_trials(deepcopy=False):
-        study.set_user_attr("objective", judged)
+        study.set_user_attr(attributes.OBJECTIVE, judged)
         space.write(study, ranges)
         for params in space.beginnings(base, space.read(study), long=long)[:goal]:
             study.enqueue_trial(params, skip_if_exists=True)
-    elif study.user_attrs.get("objective") != judged:
+    elif study.user_attrs.get(attributes.OBJECTIVE) != judged:
         raise StudyError(f"the trials of study {full} have another objective than {judged}: name another study")
     return study
 
@@ -256,7 +256,7 @@ def require_search_study(study: optuna.Study) -> None:
         searched = set(space.read(study))
     except Exception as error:  # whatever an attribute of that name may hold
         raise StudyError(
-            f"the attribute {space.ATTRIBUTE!r} of study {name} was not written by a search: name another study"
+            f"the attribute {attributes.SPACE!r} of study {name} was not written by a search: name another study"
         ) from error
     tried = {one for trial in study.get_trials(deepcopy=False) for one in (*trial.distributions, *_queued(trial))}
     foreign = (searched - config.TRAINING.keys()) | (tried - searched)
@@ -277,11 +277,11 @@ def left_behind(storage: RDBStorage, fingerprint: str) -> dict[str, str]:
     (see `judge`).
     """
     return {
-        study.study_name: str(study.user_attrs.get("objective"))
+        study.study_name: str(study.user_attrs.get(attributes.OBJECTIVE))
         for study in with_retries(lambda: optuna.get_all_study_summaries(storage))
         if study.study_name.startswith(f"{fingerprint[:12]}-")
         and study.n_trials
-        and not {"finished", space.ATTRIBUTE} & study.user_attrs.keys()
+        and not {attributes.FINISHED, attributes.SPACE} & study.user_attrs.keys()
     }
 
 
@@ -304,7 +304,7 @@ def value(trial: FrozenTrial) -> float:
 
 def failures(study: optuna.Study, *, since: int = 0) -> list[FrozenTrial]:
     """Trials from number `since` on that failed by themselves, not those interrupted, killed or surplus."""
-    return [t for t in trials(study, TrialState.FAIL) if t.number >= since and t.user_attrs.get("fault")]
+    return [t for t in trials(study, TrialState.FAIL) if t.number >= since and t.user_attrs.get(attributes.FAULT)]
 
 
 def claim(study: optuna.Study, goal: int, *, wait: Callable[[], None]) -> optuna.Trial | None:
@@ -327,7 +327,7 @@ def claim(study: optuna.Study, goal: int, *, wait: Callable[[], None]) -> optuna
         earlier = [t for t in trials(study, *LIVE) if t.number < trial.number]
         if len(earlier) < goal:
             return trial
-        fail(study, trial.number, "surplus", fault=False)
+        fail(study, trial.number, attributes.SURPLUS, fault=False)
 
 
 def finish(study: optuna.Study, number: int, value: float | None, state: TrialState) -> None:
@@ -354,7 +354,7 @@ def fail(study: optuna.Study, number: int, reason: str, *, fault: bool) -> bool:
     """Ends a trial as failed, `fault` saying that it was the trial's own; False when it had ended already."""
     trial = optuna.trial.Trial(study, trials(study)[number]._trial_id)
     try:
-        for key, value in (("reason", reason), ("fault", fault)):
+        for key, value in ((attributes.REASON, reason), (attributes.FAULT, fault)):
             with_retries(partial(trial.set_user_attr, key, value))
         finish(study, number, None, TrialState.FAIL)
     except (LeaseLost, UpdateFinishedTrialError):
@@ -373,7 +373,7 @@ def lost(study: optuna.Study) -> list[FrozenTrial]:
     """Running trials whose worker is known to be dead, without waiting for the grace period."""
 
     def is_lost(trial: FrozenTrial) -> bool:
-        worker = trial.user_attrs.get("worker")
+        worker = trial.user_attrs.get(attributes.WORKER)
         if worker is not None:
             return is_gone(worker)
         started = trial.datetime_start

@@ -22,9 +22,10 @@ from pneumonia.runs.context import RunContext
 from pneumonia.runs.listener import Listener
 from pneumonia.runs.train import OBJECTIVE, run_training, warm_up
 from pneumonia.runtime.signals import Interrupted, Stop, identity, leave_quickly
-from pneumonia.search import pruning
+from pneumonia.search import attributes, pruning
 from pneumonia.search import study as studies
 from pneumonia.search.lost_trials import close_lost, requeue_lost_trials
+from pneumonia.tracking import tags
 from pneumonia.tracking.connection import TrackingError
 from pneumonia.tracking.record import Record, Run, State
 from pneumonia.tracking.store import reason_of
@@ -106,7 +107,7 @@ def open_storage(task: Task) -> RDBStorage:
 def run_trial(trial: optuna.Trial, study: optuna.Study, task: Task, data: cache.Decoded, stop: Stop) -> None:
     """One trial from its parameters to its end in the study, in its record and in MLflow."""
     leader = studies.with_retries(lambda: study.user_attrs).get(
-        "parent", task.context.parent
+        attributes.PARENT, task.context.parent
     )  # another may lead by now
     context = task.context.under(str(leader))
     record = _begin(trial, task, context)
@@ -136,7 +137,7 @@ def run_trial(trial: optuna.Trial, study: optuna.Study, task: Task, data: cache.
     if state in ("COMPLETE", "PRUNED"):
         try:
             told = {**record.metrics[-1]["metrics"], **record.summary}
-            set_attributes(trial, {**told, **({"reason": reason} if reason else {})})
+            set_attributes(trial, {**told, **({attributes.REASON: reason} if reason else {})})
             studies.finish(study, trial.number, value if state == "COMPLETE" else None, TrialState[state])
         except studies.LeaseLost as event:
             state, reason = "FAIL", str(event)
@@ -155,12 +156,12 @@ def run_trial(trial: optuna.Trial, study: optuna.Study, task: Task, data: cache.
 def _begin(trial: optuna.Trial, task: Task, context: RunContext) -> Record:
     """The trial's record, sent so that it is seen while it lasts."""
     folder = context.home / "records" / task.study / f"trial-{trial.number:04d}-{uuid.uuid4().hex[:8]}"
-    set_attributes(trial, {"worker": identity(), "folder": str(folder)})
+    set_attributes(trial, {attributes.WORKER: identity(), attributes.FOLDER: str(folder)})
     record = context.begin(
         Run(
             name=f"trial {trial.number}",
             role="trial",
-            tags={"study": task.study, "trial.number": str(trial.number)},
+            tags={tags.STUDY: task.study, tags.TRIAL_NUMBER: str(trial.number)},
             description=describe(trial.params, task.base),
         ),
         task.index,
@@ -168,7 +169,7 @@ def _begin(trial: optuna.Trial, task: Task, context: RunContext) -> Record:
     )
     context.tracker.try_send(record)
     if "run_id" in sent(record):
-        set_attributes(trial, {"run_id": sent(record)["run_id"]})
+        set_attributes(trial, {attributes.RUN_ID: sent(record)["run_id"]})
     return record
 
 
@@ -234,7 +235,7 @@ def drop_models(study: optuna.Study, task: Task) -> None:
     """Deletes the models of trials that are no longer among the best `task.keep_models`."""
     done = sorted(studies.trials(study, *studies.DONE), key=lambda trial: (studies.value(trial), trial.number))
     for trial in done[task.keep_models :]:
-        record = Record(Path(trial.user_attrs["folder"]))
+        record = Record(Path(trial.user_attrs[attributes.FOLDER]))
         with suppress(TrackingError):  # the next trial that ends tries again
             task.context.tracker.drop_model(record)
 

@@ -12,6 +12,7 @@ the tracking server, a killed process and `pneumonia sync` are one case.
                      lays side by side across runs
     model/           an MLflow model
     status.json      {"state": "COMPLETE", "reason": "", "time": 1730000000000}, once the run has ended
+    sent.json        what of it the tracking store has (see `Sent`)
 """
 
 import json
@@ -25,12 +26,40 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from pneumonia.runtime.signals import identity, is_gone
 
 State = Literal["COMPLETE", "PRUNED", "FAIL", "INTERRUPTED"]
 Role = Literal["search", "trial", "final", "train", "seeds", "evaluate", "compare", "eda", "worker"]
+# Folders of earlier versions have these names, and those of the fields of `Run` and `Sent`: none may change.
+RUN, PARAMS, METRICS, SUMMARY, STATUS = "run.json", "params.json", "metrics.jsonl", "summary.json", "status.json"
+SENT = "sent.json"
+VAL_PREDICTIONS, TEST_PREDICTIONS = "predictions/val.csv", "predictions/test.csv"  # among the artifacts
+CARD = "model_card.md"
+
+
+class Sent(TypedDict, total=False):
+    """What the tracking store has of a record, noted as it takes it: the ids that it gave, then the names or counts of
+    what came.
+
+    `version` and `verdict` are of the registered model; `described` says that its description has the test figures.
+    """
+
+    uri: str
+    run_id: str
+    experiment_id: str
+    params: list[str]
+    metrics: int  # lines
+    artifacts: dict[str, list[int]]  # size and time of each file
+    images: list[str]
+    model_id: str
+    dropped: bool  # the store's model was deleted for better ones
+    closed: bool
+    deleted: bool  # somebody deleted the run: nothing more is sent
+    version: str
+    verdict: dict[str, str]
+    described: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,19 +99,19 @@ class Record:
         Raises:
             FileExistsError: `folder` holds a record.
         """
-        if (folder / "run.json").exists():
+        if (folder / RUN).exists():
             raise FileExistsError(f"{folder} holds a record already")
         (folder / "artifacts").mkdir(parents=True, exist_ok=True)
-        write_json(folder / "run.json", asdict(run))
+        write_json(folder / RUN, asdict(run))
         return cls(folder)
 
     @property
     def run(self) -> Run:
-        return Run(**{"began": None, **read_json(self.folder / "run.json")})
+        return Run(**{"began": None, **read_json(self.folder / RUN)})
 
     def update(self, **changes: Any) -> None:
         """Replaces fields of `run`."""
-        write_json(self.folder / "run.json", {**read_json(self.folder / "run.json"), **changes})
+        write_json(self.folder / RUN, {**read_json(self.folder / RUN), **changes})
 
     @property
     def artifacts(self) -> Path:
@@ -94,29 +123,29 @@ class Record:
 
     @property
     def params(self) -> dict[str, Any]:
-        return read_json(self.folder / "params.json") if (self.folder / "params.json").exists() else {}
+        return read_json(self.folder / PARAMS) if (self.folder / PARAMS).exists() else {}
 
     def add_params(self, params: Mapping[str, Any]) -> None:
-        write_json(self.folder / "params.json", {**self.params, **params})
+        write_json(self.folder / PARAMS, {**self.params, **params})
 
     def add_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Appends the finite ones of `metrics`; an undefined one (NaN) is no point on a curve."""
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        with (self.folder / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(_line(metrics, step)) + "\n")
 
     def summarise(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Writes the metrics that the run is compared by: those of the model that it keeps."""
-        write_json(self.folder / "summary.json", _line(metrics, step))
+        write_json(self.folder / SUMMARY, _line(metrics, step))
 
     @property
     def summary(self) -> dict[str, float]:
-        path = self.folder / "summary.json"
+        path = self.folder / SUMMARY
         return read_json(path)["metrics"] if path.exists() else {}
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line that a kill cut short is left out."""
-        path = self.folder / "metrics.jsonl"
+        path = self.folder / METRICS
         if not path.exists():
             return []
         text = path.read_text(encoding="utf-8")
@@ -146,17 +175,17 @@ class Record:
         """Ends the run with a state and a reason; a run that has ended stays as it is."""
         status = {"state": state, "reason": reason, "time": milliseconds()}
         if self.status is None:
-            write_json(self.folder / "status.json", status, replace=False)
+            write_json(self.folder / STATUS, status, replace=False)
 
     @property
     def status(self) -> dict[str, Any] | None:
-        path = self.folder / "status.json"
+        path = self.folder / STATUS
         return read_json(path) if path.exists() else None
 
 
 def records(folder: Path) -> list[Record]:
     """Every record under `folder`, oldest first."""
-    found = folder.glob("**/run.json")
+    found = folder.glob(f"**/{RUN}")
     return [Record(path.parent) for path in sorted(found, key=lambda path: path.stat().st_mtime_ns)]
 
 

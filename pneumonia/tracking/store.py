@@ -28,9 +28,10 @@ from pneumonia.tracking.connection import (
     reach,
 )
 from pneumonia.tracking.places import address
-from pneumonia.tracking.record import Record, records, write_json
-from pneumonia.tracking.sync import DROPPED, get_or_create_experiment, masked, none_if_missing, sent, sent_to, unsent
+from pneumonia.tracking.record import Record, records
+from pneumonia.tracking.sync import get_or_create_experiment, masked, none_if_missing, remember, sent, sent_to, unsent
 from pneumonia.tracking.system_metrics import Meters
+from pneumonia.tracking.tags import DROPPED, RESUMED_BY, ROLE
 
 LOCK_SECONDS = 60.0  # how long to wait for another process that sends the same record
 SAID_LETTERS = 600
@@ -166,10 +167,10 @@ class Tracker:
                 self.client.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, new)
             run = none_if_missing(lambda: self.client.get_run(old))
             if run is not None and run.info.lifecycle_stage == "active":  # else somebody deleted it
-                self.client.set_tag(old, "resumed_by", new)
+                self.client.set_tag(old, RESUMED_BY, new)
                 self.client.set_terminated(old, "KILLED")
             still_open = (child for child in children if child.info.status == "RUNNING")
-            return {child.info.run_id: child.data.tags.get("role", "") for child in still_open}
+            return {child.info.run_id: child.data.tags.get(ROLE, "") for child in still_open}
 
     def save_view(self, experiment_id: str, key: str, value: str) -> None:
         """Adds a saved view to the experiment (see `views`), if the store takes it."""
@@ -234,7 +235,7 @@ class Tracker:
             with tracker_errors(self.uri):
                 sync.delete_model(self.client.get_logged_model(model_id), self.client, self.uri)
                 self.client.set_tag(have["run_id"], DROPPED, "deleted")
-        write_json(record.folder / "sent.json", {**have, "dropped": True})
+        remember(record, dropped=True)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from mlflow import MlflowClient
 from mlflow.entities import (
@@ -37,11 +37,10 @@ from mlflow.utils.mlflow_tags import (
 from PIL import Image
 
 from pneumonia.runtime.messages import shortened
-from pneumonia.tracking import views
-from pneumonia.tracking.record import Record, Run, read_json, write_json
+from pneumonia.tracking import tags, views
+from pneumonia.tracking.record import SENT, SUMMARY, Record, Run, Sent, read_json, write_json
 
 OPEN = ("auto", "none", "")  # words for "decide it yourself" in an MLproject parameter
-DROPPED = "model.dropped"  # tag of a run whose model was deleted for better ones (see `keep_models`)
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "INTERRUPTED": "KILLED"}
 REASON_LETTERS = 500
 DIGEST_LENGTH = 36  # MLflow's bound on a dataset's digest
@@ -93,16 +92,24 @@ def masked(text: str) -> str:
     return re.sub(r"(://[^/\s:@]*:)[^@\s]+@", r"\1***@", text)
 
 
-def sent(record: Record) -> dict[str, Any]:
-    """What the store has of the record: run_id, experiment_id, model_id, counts; empty before it is first sent."""
-    path = record.folder / "sent.json"
-    return read_json(path) if path.exists() else {}
+def sent(record: Record) -> Sent:
+    """What the store has of the record; empty before it is first sent."""
+    path = record.folder / SENT
+    have: Sent = read_json(path) if path.exists() else {}
+    return have
+
+
+def remember(record: Record, **news: Unpack[Sent]) -> Sent:
+    """Notes what the store has got, and returns all that it has."""
+    have = sent(record)
+    have.update(news)
+    write_json(record.folder / SENT, have)
+    return have
 
 
 def sent_to(record: Record) -> str | None:
     """The tracking store that has the record, or None when none has."""
-    uri: str | None = sent(record).get("uri")
-    return uri
+    return sent(record).get("uri")
 
 
 def unsent(record: Record) -> bool:
@@ -126,22 +133,18 @@ def send(record: Record, client: MlflowClient, uri: str) -> str:
         there = none_if_missing(lambda: client.get_run(have["run_id"]))
         if there is not None and there.info.lifecycle_stage == "active":
             raise
-        write_json(record.folder / "sent.json", {**have, "deleted": True})
-        return str(have["run_id"])
+        return remember(record, deleted=True)["run_id"]
 
 
 def _send(record: Record, client: MlflowClient, uri: str) -> str:
     run = record.run
     have = sent(record)
 
-    def remember(**news: Any) -> None:
-        have.update(news)
-        write_json(record.folder / "sent.json", have)
-
     if "run_id" not in have:
         experiment_id = get_or_create_experiment(client, run.experiment).experiment_id
-        remember(run_id=_open(run, experiment_id, client), experiment_id=experiment_id, uri=masked(uri))
-    run_id: str = have["run_id"]
+        run_id = _open(run, experiment_id, client)
+        have = remember(record, run_id=run_id, experiment_id=experiment_id, uri=masked(uri))
+    run_id = have["run_id"]
 
     params = record.params
     if missing := sorted(params.keys() - set(have.get("params", []))):
@@ -152,12 +155,12 @@ def _send(record: Record, client: MlflowClient, uri: str) -> str:
         fresh += [Param(f"used/{name}", str(params[name])) for name in missing if there.get(name) in OPEN]
         if fresh:
             client.log_batch(run_id, params=fresh)
-        remember(params=sorted(params))
+        remember(record, params=sorted(params))
 
     lines = record.metrics
     if fresh_lines := lines[have.get("metrics", 0) :]:
         client.log_batch(run_id, metrics=[m for line in fresh_lines for m in _metrics(line)])
-        remember(metrics=len(lines))
+        remember(record, metrics=len(lines))
 
     files = have.get("artifacts", {})
     for path in sorted(p for p in record.artifacts.rglob("*") if p.is_file() and not p.name.endswith(".part")):
@@ -166,7 +169,7 @@ def _send(record: Record, client: MlflowClient, uri: str) -> str:
         if files.get(name) != stamp:
             client.log_artifact(run_id, str(path), os.path.dirname(name) or None)
             files[name] = stamp
-            remember(artifacts=files)
+            remember(record, artifacts=files)
 
     shown = have.get("images", [])
     for path in sorted(record.images.rglob("*.png")):
@@ -176,26 +179,26 @@ def _send(record: Record, client: MlflowClient, uri: str) -> str:
             with Image.open(path) as picture:
                 client.log_image(run_id, picture, key=key, step=int(step or 0), synchronous=True)
             shown.append(name)
-            remember(images=shown)
+            remember(record, images=shown)
 
     status = record.status
     if status is not None and not have.get("closed", False):
         if status["state"] in ("COMPLETE", "PRUNED") and record.model.exists() and "model_id" not in have:
-            remember(model_id=_send_model(record, run, run_id, client, uri), dropped=False)
-        if (record.folder / "summary.json").exists():
-            summary = read_json(record.folder / "summary.json")
+            have = remember(record, model_id=_send_model(record, run, run_id, client, uri), dropped=False)
+        if (record.folder / SUMMARY).exists():
+            summary = read_json(record.folder / SUMMARY)
             client.log_batch(run_id, metrics=list(_metrics(summary, have.get("model_id") or run.model_id, run)))
         _close(run, status, run_id, client)
-        remember(closed=True)
+        remember(record, closed=True)
         shutil.rmtree(record.model, ignore_errors=True)  # MLflow has it now; a folder of models fills a disk
     return run_id
 
 
 def _open(run: Run, experiment_id: str, client: MlflowClient) -> str:
     """Adopts the given run, or finds the one that an interrupted call made, or creates it."""
-    tags = {
-        "role": run.role,
-        "record": run.key,
+    named = {
+        tags.ROLE: run.role,
+        tags.RECORD: run.key,
         MLFLOW_RUN_NAME: run.name,
         MLFLOW_USER: _user(),
         **({MLFLOW_RUN_NOTE: run.description} if run.description else {}),
@@ -204,13 +207,13 @@ def _open(run: Run, experiment_id: str, client: MlflowClient) -> str:
     }
     run_id = run.run_id
     if run_id is None:
-        found = client.search_runs([experiment_id], f"tags.record = '{run.key}'", max_results=1)
+        found = client.search_runs([experiment_id], f"tags.{tags.RECORD} = '{run.key}'", max_results=1)
         run_id = found[0].info.run_id if found else None
     if run_id is None:
         source = {MLFLOW_SOURCE_NAME: f"pneumonia {run.role}"}
-        run_id = client.create_run(experiment_id, start_time=run.began, tags={**tags, **source}).info.run_id
+        run_id = client.create_run(experiment_id, start_time=run.began, tags={**named, **source}).info.run_id
     else:
-        client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+        client.log_batch(run_id, tags=[RunTag(name, value) for name, value in named.items()])
         client.update_run(run_id, status="RUNNING", name=run.name)
     if run.dataset:
         data = run.dataset
@@ -255,8 +258,8 @@ def _send_model(record: Record, run: Run, run_id: str, client: MlflowClient, uri
             delete_model(old, client, uri)
     if model_id is None:
         params = {name: str(value) for name, value in record.params.items()}
-        tags = {"role": run.role, "record": run.key, **run.tags}
-        made = client.create_logged_model(experiment_id, "model", run_id, tags, params, "classifier")
+        named = {tags.ROLE: run.role, tags.RECORD: run.key, **run.tags}
+        made = client.create_logged_model(experiment_id, "model", run_id, named, params, "classifier")
         model_id = str(made.model_id)
         model = Model.load(str(record.model))
         model.run_id, model.model_id, model.model_uuid = run_id, model_id, model_id
@@ -292,10 +295,10 @@ def close_run(
     """Ends an MLflow run as a record's state says, at the `time` (milliseconds since 1970) or now; also for a run whose
     record is on another machine.
     """
-    tags = {
-        **({"trial.state": state} if trial else {}),
-        **({"reason": shortened(reason, REASON_LETTERS)} if reason else {}),
+    said = {
+        **({tags.TRIAL_STATE: state} if trial else {}),
+        **({tags.REASON: shortened(reason, REASON_LETTERS)} if reason else {}),
     }
-    if tags:
-        client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+    if said:
+        client.log_batch(run_id, tags=[RunTag(name, value) for name, value in said.items()])
     client.set_terminated(run_id, STATUS[state], time)

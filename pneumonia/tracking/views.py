@@ -10,6 +10,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from pneumonia.tracking.tags import TRIAL_STATE
+
 KIND = "mlflow.experimentKind"
 TRAINING = "custom_model_development"  # without it an experiment counts as one of the GenAI half of the UI
 SAVED_VIEW = "mlflow.sharedViewState."
@@ -17,7 +19,7 @@ SAVED_VIEW = "mlflow.sharedViewState."
 TRAININGS = "params.lr LIKE '%'"  # runs with a learning rate: trials, final and single trainings
 OBJECTIVE = "metrics.`val/objective`"
 COLUMNS = {  # pixels, in the order shown: settings beside results
-    "tags.`trial.state`": 110,
+    f"tags.`{TRIAL_STATE}`": 110,
     OBJECTIVE: 100,
     "params.`lr`": 90,
     "params.`width`": 60,
