@@ -39,7 +39,7 @@ from pneumonia.data import cache
 from pneumonia.data import index as data
 from pneumonia.data.split import assign_val
 from pneumonia.metrics.scores import auc
-from pneumonia.registry import gate
+from pneumonia.registry import scoring
 from pneumonia.runs.context import RunContext
 from pneumonia.runs.train import run_training, suited
 from pneumonia.runtime.environment import mlflow_defaults
@@ -215,7 +215,7 @@ def score(uri: str, of: Task) -> dict[str, float]:
     """
     rows = of.held.table.sort_values(["sha256", "label", "path"], ignore_index=True)
     labels, paths = rows["label"].to_numpy(), [of.held.root / path for path in rows["path"]]
-    films = gate.Validation(
+    films = scoring.Validation(
         films=list(zip(paths, rows["sha256"], strict=True)),
         labels=labels,
         patients=list(rows["patient"]),
@@ -225,7 +225,7 @@ def score(uri: str, of: Task) -> dict[str, float]:
     answers = predict.predict(predict.load(uri), paths)["probability"].to_numpy()
     p = np.clip(answers, 1e-7, 1 - 1e-7)
     return {
-        "log_loss": float(gate.losses(uri, films).mean()),
+        "log_loss": float(scoring.losses(uri, films).mean()),
         "log_loss_plain": float(-np.log(np.where(labels == 1, p, 1 - p)).mean()),
         "auc": auc(labels, answers),
     }

@@ -13,13 +13,13 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from pneumonia.registry import gate
 from pneumonia.registry.gate import (
     CHAMPION,
-    FilmGone,
     Verdict,
     by_hand,
     champion_of,
     drop_challenger,
     gone,
 )
+from pneumonia.registry.scoring import FilmGone, validation
 from pneumonia.reports import model_card
 from pneumonia.tracking.record import CARD, Record, records
 from pneumonia.tracking.store import Tracker, tracker_errors
@@ -41,7 +41,7 @@ def enter(tracker: Tracker, record: Record) -> Verdict:
     """
     name, have = record.run.register, sent(record)
     assert name is not None
-    films = gate.validation(record)
+    films = validation(record)
     with tracker_errors(tracker.uri):
         version = have.get("version") or _register(tracker.client, name, record)
         link = json.dumps([{"name": name, "version": version}])  # on the model's page in the UI

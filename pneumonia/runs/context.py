@@ -3,11 +3,10 @@
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from pneumonia.data.index import Index
 from pneumonia.tracking import tags
-from pneumonia.tracking.record import Record, Run
+from pneumonia.tracking.record import Dataset, Record, Run
 from pneumonia.tracking.store import Tracker
 
 PURPOSES = {"evaluate": "testing", "compare": "validation", "eda": "eda"}  # what films are for by role, else training
@@ -55,7 +54,7 @@ class RunContext:
         )
 
 
-def dataset_of(index: Index, purpose: str = "training") -> dict[str, Any]:
+def dataset_of(index: Index, purpose: str = "training") -> Dataset:
     """The films as MLflow's dataset input: name, digest, source, profile."""
     return {
         "name": index.root.name or "films",
@@ -66,7 +65,7 @@ def dataset_of(index: Index, purpose: str = "training") -> dict[str, Any]:
         "any_dicom": index.any_dicom,
         "profile": {
             "films": len(index.table),
-            **{split: int(n) for split, n in index.table["split"].value_counts().sort_index().items()},
+            **{str(split): int(n) for split, n in index.table["split"].value_counts().sort_index().items()},
         },
     }
 

@@ -39,6 +39,18 @@ VAL_PREDICTIONS, TEST_PREDICTIONS = "predictions/val.csv", "predictions/test.csv
 CARD = "model_card.md"
 
 
+class Dataset(TypedDict, total=False):
+    """The films of a run: what MLflow shows as its dataset, and what finds them again."""
+
+    name: str
+    digest: str  # the index's fingerprint
+    source: str  # its root
+    context: str  # what they are for: training, validation, testing, eda
+    classes: list[str]  # negative, positive
+    any_dicom: bool
+    profile: dict[str, int]  # how many films there are, in all and by split
+
+
 class Sent(TypedDict, total=False):
     """What the tracking store has of a record, noted as it takes it: the ids that it gave, then the names or counts of
     what came.
@@ -67,8 +79,7 @@ class Run:
     """What a run is, known when it starts.
 
     `run_id` is an MLflow run to adopt instead of a new one; `register` is the registered model that the run's model
-    becomes a version of; `model_id` a logged model of another run that the summary's metrics belong to; `dataset` has
-    name, digest, source, profile and context (see `sync`).
+    becomes a version of; `model_id` a logged model of another run that the summary's metrics belong to.
     """
 
     name: str
@@ -78,7 +89,7 @@ class Run:
     run_id: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
     description: str = ""
-    dataset: dict[str, Any] = field(default_factory=dict)
+    dataset: Dataset = field(default_factory=Dataset)
     register: str | None = None
     model_id: str | None = None
     began: int | None = field(default_factory=lambda: milliseconds())  # since 1970; None in records before 0.2

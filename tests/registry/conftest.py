@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pneumonia.registry import gate
-from pneumonia.registry.gate import Validation, Verdict
+from pneumonia.registry import scoring
+from pneumonia.registry.gate import Verdict
+from pneumonia.registry.scoring import Validation
 from pneumonia.registry.versions import enter
 from pneumonia.tracking.record import Record
 from pneumonia.tracking.store import Tracker
@@ -52,7 +53,7 @@ def stand_ins(tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             raise KeyError("probability")  # as of a model that is not this program's
         return np.full(2, scores[uri])
 
-    monkeypatch.setattr(gate, "losses", losses)
+    monkeypatch.setattr(scoring, "losses", losses)
     tracker.client.create_registered_model(NAME)
 
     def make(loss: float | None) -> str:

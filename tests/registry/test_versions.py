@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from pneumonia.registry import gate
-from pneumonia.registry.gate import CHALLENGER, CHAMPION, Validation
+from pneumonia.registry import scoring
+from pneumonia.registry.gate import CHALLENGER, CHAMPION
+from pneumonia.registry.scoring import Validation
 from pneumonia.registry.versions import RegistryError, catch_up, enter, promote
 from pneumonia.tracking.connection import TrackingError
 from pneumonia.tracking.record import Record
@@ -34,8 +35,8 @@ def test_a_version_says_what_it_is(tracker: Tracker, copy_trained: Callable[...,
     assert 4000 < len(version.description) <= 5000
     assert version.tags["data.fingerprint"] == record.run.tags["data.fingerprint"]
     (score,) = [value for name, value in version.tags.items() if name.startswith("gate.log_loss.")]
-    table = gate.validation(record)
-    again = gate.losses(f"models:/{NAME}/1", table)
+    table = scoring.validation(record)
+    again = scoring.losses(f"models:/{NAME}/1", table)
     assert float(score) == pytest.approx(again.mean())
 
 
@@ -60,11 +61,11 @@ def test_a_registration_whose_film_went_midway_is_taken_up_again(
     tracker.send(record)
 
     def gone(uri: str, films: Validation) -> np.ndarray:
-        raise gate.FilmGone("the validation film a.png is no longer there")
+        raise scoring.FilmGone("the validation film a.png is no longer there")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gate, "losses", gone)
-        with pytest.raises(gate.FilmGone):
+        patch.setattr(scoring, "losses", gone)
+        with pytest.raises(scoring.FilmGone):
             enter(tracker, record)
     assert aliases(tracker) == {}
     ((verdict,), missed) = catch_up(tracker, home)
@@ -77,7 +78,7 @@ def test_films_that_are_gone_are_no_fault_of_the_store(tracker: Tracker, copy_tr
     record.update(dataset={**record.run.dataset, "source": "/nonexistent"})
     record.finish("COMPLETE")
     tracker.send(record)
-    with pytest.raises(gate.FilmGone, match=r"/nonexistent.* is no longer there"):
+    with pytest.raises(scoring.FilmGone, match=r"/nonexistent.* is no longer there"):
         enter(tracker, record)
 
 
@@ -104,7 +105,7 @@ def test_registration_that_broke_off_goes_on_with_the_same_version(
             method(*args, **kwargs)
         raise ConnectionError("connection reset by peer")
 
-    monkeypatch.setattr(gate, "losses", lambda uri, films: np.full(len(films.labels), 0.5))
+    monkeypatch.setattr(scoring, "losses", lambda uri, films: np.full(len(films.labels), 0.5))
     with monkeypatch.context() as broken:
         broken.setattr(MlflowClient, call, fail)
         with pytest.raises(TrackingError, match="connection reset"):
