@@ -117,9 +117,8 @@ def describe(tracker: Tracker, record: Record) -> None:
         return
     name, _, number = version.rpartition("/")
     with tracker_errors(tracker.uri):
-        none_if_missing(
-            lambda: tracker.client.update_model_version(name, number, _describe(record))
-        )  # it may be deleted
+        # None if the version was deleted.
+        none_if_missing(lambda: tracker.client.update_model_version(name, number, _describe(record)))
     remember(record, described=True)
 
 

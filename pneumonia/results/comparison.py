@@ -19,7 +19,7 @@ NOTE = (
     "the differences less."
 )
 LOGGED = "{} was not kept: its probabilities are those that its run logged when it was trained"
-OTHER_FILMS = "{} was not trained on exactly these films: some may be in its training set, which flatters it"
+OTHER_FILMS = "{} was not trained from these films as they are now: some may have trained it, which flatters it"
 
 
 @dataclass(frozen=True)

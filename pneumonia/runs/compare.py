@@ -194,7 +194,7 @@ def all_of_seeds(tracker: Tracker, names: Sequence[str]) -> bool:
     alone = [name for name in names if name not in several]
     if several and alone:
         raise ValueError(
-            f"{several[0]} is a run of several seeds and {alone[0]} is not, so that its "
+            f"{several[0]} is a run of several seeds and {alone[0]} is not, so that the latter's "
             "spread over seeds is not known: compare it with one of the seeds' runs, or train it with --seeds too"
         )
     return bool(several)

@@ -106,9 +106,8 @@ def open_storage(task: Task) -> RDBStorage:
 
 def run_trial(trial: optuna.Trial, study: optuna.Study, task: Task, data: cache.Decoded, stop: Stop) -> None:
     """One trial from its parameters to its end in the study, in its record and in MLflow."""
-    leader = studies.with_retries(lambda: study.user_attrs).get(
-        attributes.PARENT, task.context.parent
-    )  # another may lead by now
+    stored = studies.with_retries(lambda: study.user_attrs)
+    leader = stored.get(attributes.PARENT, task.context.parent)  # another may lead by now
     context = task.context.under(str(leader))
     record = _begin(trial, task, context)
     config = replace(task.base, **trial.params)

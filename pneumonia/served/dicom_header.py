@@ -13,9 +13,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from pneumonia.served.formats import kind
 from pneumonia.served.limits import FilmError
 
-pydicom.config.settings.reading_validation_mode = (
-    pydicom.config.IGNORE
-)  # or it warns of values that it reads all the same
+# Or it warns of values that it reads all the same.
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
 _RADIOGRAPHS = {"CR", "DX", "DR", "RG"}  # computed, digital (two codes) and scanned radiographs
 _CHEST = ("CHEST", "THORAX", "TORAX", "LUNG")

@@ -92,5 +92,5 @@ def test_a_folder_that_is_no_split_is_named_with_its_films(tmp_path: Path) -> No
     assert [note for note in report.notes if "holdout" in note or "papers" in note] == [
         "holdout (1 films) is no folder of training, validation or test films by its name, and is not used"
     ]
-    assert any("1 films that stand in train itself" in note for note in report.notes)
+    assert any("1 films directly in train" in note for note in report.notes)
     assert report.ignored == {"outside train, val and test": 3, "outside the class folders": 1}

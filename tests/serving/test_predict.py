@@ -318,6 +318,6 @@ def test_a_model_of_before_any_dicom_is_named(model: predict.Model, tmp_path: Pa
             return None
 
     old = replace(model, metadata=Before())
-    with pytest.raises(predict.ModelError, match="earlier version, which knows no any_dicom"):
+    with pytest.raises(predict.ModelError, match="earlier version, which has no any_dicom"):
         predict.predict(old, [film(tmp_path / "a.png")], any_dicom=True)
     assert predict.predict(old, [film(tmp_path / "a.png")])["error"].item() == ""
