@@ -67,7 +67,7 @@ def tracking(*, files: bool = True) -> "tuple[Tracker, str, str | None]":
 
     Args:
         files: whether the experiment's files are needed; then they must be where MLflow expects them (see
-        `tracking.places`).
+            `tracking.places`).
 
     Raises:
         TrackingError: they are not, or the store cannot be reached.
