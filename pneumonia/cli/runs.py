@@ -18,6 +18,7 @@ from pneumonia.runtime.environment import cores
 from pneumonia.tracking.ui import is_served
 
 if TYPE_CHECKING:
+    from pneumonia.search.run import Outcome
     from pneumonia.tracking.store import Tracker
 
 
@@ -29,16 +30,8 @@ def search(as_json: bool, **values: Any) -> None:
     with exit_codes(resumes=True):
         config = SearchConfig(**given(**values))
         demo = config.data == "synthetic"
-        if (storage := config.storage) is not None:
-            from pneumonia.runtime.working_folder import located
-            from pneumonia.search import check  # takes seconds to import
-
-            driver, slashes, path = storage.partition(":///")
-            if driver.startswith("sqlite") and path and (there := located(path)) != path:
-                storage = f"{driver}{slashes}{there}"
-                say(f"the study is in {there}")
-                config = replace(config, storage=storage)
-            check(storage, config.study)
+        if config.storage is not None:
+            config = replace(config, storage=checked_storage(config.storage, config.study))
         run = context()
         tracker, model_name = run.tracker, "pneumonia-demo" if demo else "pneumonia"
         experiment_id = tracker.experiment_id(run.experiment)  # the link needs it, and the server may go away
@@ -56,21 +49,7 @@ def search(as_json: bool, **values: Any) -> None:
             outcome = run_search(config, index, run, model_name=model_name, listener=bars)
         where = view_link(address(tracker.uri), experiment_id, outcome.run_id)
         if as_json:
-            verdict = outcome.verdict
-            click.echo(
-                json.dumps(
-                    {
-                        "run_id": outcome.run_id,
-                        "link": where,
-                        "study": outcome.study,
-                        "best": outcome.best_params,
-                        "metrics": outcome.final.summary if outcome.final else {},
-                        "model": None if verdict is None else f"models:/{verdict.name}/{verdict.version}",
-                        "alias": None if verdict is None else verdict.alias,
-                        "trials": json.loads(outcome.table.to_json(orient="records")),
-                    }
-                )
-            )
+            click.echo(json.dumps(outcome_as_dict(outcome, where)))
         else:
             click.echo("\n" + outcome.table.to_string(index=False, float_format=lambda x: f"{x:.4g}", na_rep="-"))
         if outcome.joined:
@@ -89,6 +68,38 @@ def search(as_json: bool, **values: Any) -> None:
             say(outcome.verdict.line())
             say_link("its trials side by side", where, tracker)
             next_commands(outcome.verdict.name, tracker, demo)
+
+
+def checked_storage(storage: str, study: str | None) -> str:
+    """The study's database, a sqlite file by its place in the folder that the command was typed in.
+
+    Raises:
+        StudyError: a search could not keep its study there.
+    """
+    from pneumonia.runtime.working_folder import located
+    from pneumonia.search import check  # takes seconds to import
+
+    driver, slashes, path = storage.partition(":///")
+    if driver.startswith("sqlite") and path and (there := located(path)) != path:
+        storage = f"{driver}{slashes}{there}"
+        say(f"the study is in {there}")
+    check(storage, study)
+    return storage
+
+
+def outcome_as_dict(outcome: "Outcome", link: str) -> dict[str, Any]:
+    """What `search --json` prints."""
+    verdict = outcome.verdict
+    return {
+        "run_id": outcome.run_id,
+        "link": link,
+        "study": outcome.study,
+        "best": outcome.best_params,
+        "metrics": outcome.final.summary if outcome.final else {},
+        "model": None if verdict is None else f"models:/{verdict.name}/{verdict.version}",
+        "alias": None if verdict is None else verdict.alias,
+        "trials": json.loads(outcome.table.to_json(orient="records")),
+    }
 
 
 @click.command(cls=Command)
