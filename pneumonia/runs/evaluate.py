@@ -99,26 +99,7 @@ def evaluate_and_record(
         plots.save(plots.histograms(evaluation.by_group(), model.threshold), figures / "histograms.png")
         write_predictions(record.artifacts / TEST_PREDICTIONS, evaluation.rows, evaluation.probabilities, model.classes)
         reliabilities = calibrations(model, evaluation, val)
-        told = {
-            **evaluation.as_dict(),
-            "before_and_after_calibration": {
-                name: {"before": _for_json(before), "after": _for_json(after)} for name, before, after in reliabilities
-            },
-            "report": index.report.as_dict(),
-        }
-        record.add_json("evaluation.json", told)
-        surest = evaluation.wrong()[:SHOWN]
-        page = html(
-            evaluation,
-            index,
-            model=uri,
-            openings=openings,
-            pictures={path.stem: path.read_bytes() for path in figures.glob("*.png")},
-            calibrations=reliabilities,
-            heatmaps=predict.heatmaps(model, [index.root / film.path for film in surest], any_dicom=index.any_dicom),
-        )
-        (record.artifacts / "evaluation.html").write_text(page, encoding="utf-8")
-        (record.artifacts / "evaluation.md").write_text(evaluation.text() + "\n", encoding="utf-8")
+        _write_report(record, evaluation, model, index, openings, reliabilities)
         raw = raw_loss(labels, model.calibration.undo(evaluation.probabilities))
         before = {f"test/uncalibrated_{name}": value for name, value in reliabilities[-1][1].named().items()}
         record.summarise({**evaluation.named(), **before, "test/loss": raw}, step=0)
@@ -130,6 +111,37 @@ def evaluate_and_record(
         with suppress(TrackingError):  # `sync` does it later
             versions.describe(tracker, record)
     return record, evaluation
+
+
+def _write_report(
+    record: Record,
+    evaluation: Evaluation,
+    model: predict.Model,
+    index: Index,
+    openings: int,
+    reliabilities: Sequence[tuple[str, Reliability, Reliability]],
+) -> None:
+    """The evaluation as JSON, as a page with the figures that are drawn already, and as text."""
+    told = {
+        **evaluation.as_dict(),
+        "before_and_after_calibration": {
+            name: {"before": _for_json(before), "after": _for_json(after)} for name, before, after in reliabilities
+        },
+        "report": index.report.as_dict(),
+    }
+    record.add_json("evaluation.json", told)
+    surest = evaluation.wrong()[:SHOWN]
+    page = html(
+        evaluation,
+        index,
+        model=model.uri,
+        openings=openings,
+        pictures={path.stem: path.read_bytes() for path in (record.artifacts / "figures").glob("*.png")},
+        calibrations=reliabilities,
+        heatmaps=predict.heatmaps(model, [index.root / film.path for film in surest], any_dicom=index.any_dicom),
+    )
+    (record.artifacts / "evaluation.html").write_text(page, encoding="utf-8")
+    (record.artifacts / "evaluation.md").write_text(evaluation.text() + "\n", encoding="utf-8")
 
 
 def chosen_on(tracker: Tracker, model: predict.Model) -> pd.DataFrame | None:

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -207,6 +207,11 @@ def write_results(
         },
         step=len(fitted.history),
     )
+    _describe(record, fitted, {**scores, "threshold": threshold}, films=len(labels), kept=keep_model)
+
+
+def _describe(record: Record, fitted: Fitted, scores: Mapping[str, float], *, films: int, kept: bool) -> None:
+    """Tags and description of a training that is done, by its scores on so many validation films."""
     epochs, of = len(fitted.history), fitted.config.epochs
     tags, how = {}, f"the mean of {fitted.members} networks."
     if fitted.history:
@@ -214,11 +219,11 @@ def write_results(
         early = "" if epochs == of else f" It ended after {epochs} of {of} epochs."
         how = f"epoch {fitted.best_epoch} of {epochs} was the best.{early}"
     record.update(
-        tags={**record.run.tags, **tags, **({} if keep_model else {DROPPED: "not sent"})},
-        description=f"{record.run.description}\n\nOn {len(labels)} validation films: "
+        tags={**record.run.tags, **tags, **({} if kept else {DROPPED: "not sent"})},
+        description=f"{record.run.description}\n\nOn {films} validation films: "
         f"log loss {scores['log_loss']:.4f}, AUC {scores['auc']:.4f}, "
         f"sensitivity {scores['sensitivity']:.3f} and specificity {scores['specificity']:.3f} "
-        f"at the threshold {threshold:.3f}; {how}",
+        f"at the threshold {scores['threshold']:.3f}; {how}",
     )
 
 

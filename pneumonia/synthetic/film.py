@@ -118,6 +118,41 @@ def _bones(c: Canvas, build: Generator) -> Image:
     )
 
 
+def _lungs(c: Canvas, build: Generator, domes: tuple[float, float]) -> tuple[list[Points], list[Points]]:
+    """Outlines of the lungs, and of the belly below each; `domes`: how low the diaphragm stands on either side."""
+    across = np.linspace(0.93, 0.08, 14)
+    lungs, bellies = [], []
+    for side, dome in zip((-1, 1), domes, strict=True):
+        deep, peak = build.uniform(0.12, 0.2), build.uniform(0.42, 0.52)
+        floor = np.stack([across, dome - 0.03 + deep * np.abs((across - peak) / 0.45) ** 2.2], axis=-1)
+        floor[:, 1] = np.minimum(floor[:, 1], dome + deep * np.where(across > peak, 1, 0.35))
+        y = np.linspace(0.0, floor[0, 1], 16)
+        outer = np.stack([0.95 * _cage(y), y], axis=-1)
+        apex = np.array([(0.11, 0.12), (0.14, 0.02), (0.18, -0.012)])
+        lungs.append(c.place(np.concatenate([apex, outer, floor]) * [side, 1], 0.2))
+        under = np.array([*floor, (-0.05, dome + 0.03), (-0.05, 2.4), (0.97, 2.4), (0.98, dome + deep)])
+        bellies.append(c.place(under * [side, 1], 0.2))
+    return lungs, bellies
+
+
+def _heart(build: Generator, ratio: float, base: float) -> Points:
+    """The outline of the heart and the great vessels, on a diaphragm at `base`."""
+    left, right = 1.28 * ratio, 0.62 * ratio
+    heart = np.array(
+        [(0.1, 0.1), (0.13, 0.2), (0.2, 0.27), (0.19, 0.36), (0.23, 0.44), (0.62 * left, 0.58), (0.9 * left, 0.72)]
+        + [(left, 0.86), (0.93 * left, base + 0.02), (0.4 * left, base + 0.1), (-0.6 * right, base + 0.06)]
+        + [
+            (-0.95 * right, base - 0.08),
+            (-right, 0.78),
+            (-0.88 * right, 0.62),
+            (-0.15, 0.5),
+            (-0.14, 0.3),
+            (-0.13, 0.1),
+        ]
+    )
+    return np.asarray(heart + build.normal(0, 0.008, heart.shape))
+
+
 def draw(
     subtype: Subtype, rng: Generator, *, build: Generator | None = None, severity: float | None = None
 ) -> NDArray[np.uint8]:
@@ -134,38 +169,13 @@ def draw(
 
     breath = pose.normal(0, 0.05)  # below 0 for a shallow one
     domes = (0.95 + breath, 1.0 + breath + build.normal(0, 0.02))
-    across = np.linspace(0.93, 0.08, 14)
-    lungs, bellies = [], []
-    for side, dome in zip((-1, 1), domes, strict=True):
-        deep, peak = build.uniform(0.12, 0.2), build.uniform(0.42, 0.52)
-        floor = np.stack([across, dome - 0.03 + deep * np.abs((across - peak) / 0.45) ** 2.2], axis=-1)
-        floor[:, 1] = np.minimum(floor[:, 1], dome + deep * np.where(across > peak, 1, 0.35))
-        y = np.linspace(0.0, floor[0, 1], 16)
-        outer = np.stack([0.95 * _cage(y), y], axis=-1)
-        apex = np.array([(0.11, 0.12), (0.14, 0.02), (0.18, -0.012)])
-        lungs.append(c.place(np.concatenate([apex, outer, floor]) * [side, 1], 0.2))
-        under = np.array([*floor, (-0.05, dome + 0.03), (-0.05, 2.4), (0.97, 2.4), (0.98, dome + deep)])
-        bellies.append(c.place(under * [side, 1], 0.2))
+    lungs, bellies = _lungs(c, build, domes)
     lung = c.paint(1.3, (lungs, 1))
     belly = c.paint(1.4, (bellies, 0.12)) + c.paint(9, (bellies, 0.1))
     belly *= 1 + 0.13 * noise(build, c.shape, 32 * s)
 
     ratio = build.uniform(0.42, 0.56) - 0.4 * breath  # cardiothoracic
-    left, right, base = 1.28 * ratio, 0.62 * ratio, domes[1]
-    heart = np.array(
-        [(0.1, 0.1), (0.13, 0.2), (0.2, 0.27), (0.19, 0.36), (0.23, 0.44), (0.62 * left, 0.58), (0.9 * left, 0.72)]
-        + [(left, 0.86), (0.93 * left, base + 0.02), (0.4 * left, base + 0.1), (-0.6 * right, base + 0.06)]
-        + [
-            (-0.95 * right, base - 0.08),
-            (-right, 0.78),
-            (-0.88 * right, 0.62),
-            (-0.15, 0.5),
-            (-0.14, 0.3),
-            (-0.13, 0.1),
-        ]
-    )
-    heart += build.normal(0, 0.008, heart.shape)
-    outline = c.place(smooth(heart), 0.4)
+    outline = c.place(smooth(_heart(build, ratio, domes[1])), 0.4)
     shadow = c.paint(1.5 + 1.5 * pose.random(), ([outline], 1))
     heart_depth = c.paint(0.1 * c.unit, ([outline], 0.06))
     if build.random() < 0.3:  # thymus, a sail beside the upper heart
