@@ -4,10 +4,10 @@ A field of `TrainConfig` is a flag of `train`, an MLflow parameter and, where it
 One of `SearchConfig` is a flag of `search`. The parameters in MLproject stand there once more: a test compares.
 """
 
-import math
 from dataclasses import dataclass, field, fields, replace
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
+
+from pneumonia.settings import SHARE, STRENGTH, Bounds, Range, check, setting
 
 VERSION = 2  # raise it when the same settings train differently: a search begun before then does not resume
 TRIAL_FILMS = 36_000  # films that a trial sees over all its epochs; nearly a minute on one core at 64 px
@@ -18,96 +18,6 @@ Pruner = Literal["auto", "halving", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Range:
-    """Values that the search may give a field: `choices`, or the interval [low, high], uniform in the log if `log`.
-
-    `long`: searched only where a trial is as long as the final training; shorter trials always do best with less of it.
-    """
-
-    low: float = 0.0
-    high: float = 0.0
-    log: bool = False
-    choices: tuple[int | str, ...] = ()
-    long: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bounds:
-    """What a number may be: from `low` to `high`, these included unless it must lie `above` or `below` them."""
-
-    low: float
-    high: float = math.inf
-    above: bool = False
-    below: bool = False
-    multiple: int = 1
-
-    def hold(self, value: float) -> bool:
-        """Whether the value is allowed; NaN never is."""
-        low = self.low < value if self.above else self.low <= value
-        high = value < self.high if self.below else value <= self.high
-        return low and high and not (self.multiple > 1 and value % self.multiple)
-
-    def __str__(self) -> str:
-        if self.high == math.inf:
-            return f"at least {self.low}"
-        if self.above or self.below:
-            ends = "above" if self.above else "at least", "below" if self.below else "at most"
-            return f"{ends[0]} {self.low} and {ends[1]} {self.high}"
-        return f"{f'a multiple of {self.multiple} ' if self.multiple > 1 else ''}from {self.low} to {self.high}"
-
-
-SHARE = Bounds(low=0, high=1, below=True)
-STRENGTH = Bounds(low=0, high=10)
-
-
-def _setting(
-    default: Any,
-    help: str,
-    bounds: Bounds | None = None,
-    search: Range | None = None,
-    *,
-    synthetic: Any = None,
-    project: bool = True,
-    in_name: Literal["always", "never", "changed"] = "always",
-) -> Any:
-    """A field of a configuration. The values of a `Literal` are its choices.
-
-    Args:
-        bounds: of a number.
-        search: what a search tries; None: it leaves the field alone.
-        synthetic: the default of a search on synthetic films, where it is another.
-        project: whether `mlflow run -e train` takes it.
-        in_name: whether a study's default name tells it. A setting that comes later is told only when `changed` from
-            its default, so that studies that were begun before keep their names.
-    """
-    metadata = {"help": help, "bounds": bounds, "search": search, "synthetic": synthetic}
-    return field(default=default, metadata={**metadata, "project": project, "in_name": in_name})
-
-
-def choices(annotation: Any) -> tuple[str, ...]:
-    """The values of a `Literal`, or of one that may be None; of other types none."""
-    inner = [one for one in get_args(annotation) if one is not NoneType]
-    if get_origin(annotation) is Literal:
-        return tuple(inner)
-    return choices(inner[0]) if len(inner) == 1 else ()
-
-
-def check(config: "TrainConfig | SearchConfig") -> None:
-    """Raises:
-    ValueError: a field is out of its bounds, or none of its choices; the sentence names it.
-    """
-    for one in fields(config):
-        value, bounds, allowed = getattr(config, one.name), one.metadata["bounds"], choices(one.type)
-        if value is None:
-            continue
-        if bounds is not None and not bounds.hold(value):
-            given = f"{value:g}" if isinstance(value, float) else value
-            raise ValueError(f"{one.name} must be {bounds}, not {given}")
-        if allowed and value not in allowed:
-            raise ValueError(f"{one.name} must be one of {', '.join(allowed)}, not {value!r}")
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One training run. The defaults are the full recipe for real films.
 
@@ -115,69 +25,69 @@ class TrainConfig:
         ValueError: a field is out of its range; the sentence names the field, its bound and the value given.
     """
 
-    size: int = _setting(
+    size: int = setting(
         64,
         "side of the square that films are resized to, pixels (a multiple of 16)",
         Bounds(low=32, high=1024, multiple=16),
     )
-    width: int = _setting(
+    width: int = setting(
         16,
         "channels of the first stage; later stages have 2, 4 and 8 times as many",
         Bounds(low=1),
         Range(choices=(8, 12, 16, 24)),
     )
-    epochs: int = _setting(64, "passes over the training films", Bounds(low=1))
-    batch_size: int = _setting(64, "films per step", Bounds(low=2), Range(choices=(16, 32, 64), long=True))
-    lr: float = _setting(
+    epochs: int = setting(64, "passes over the training films", Bounds(low=1))
+    batch_size: int = setting(64, "films per step", Bounds(low=2), Range(choices=(16, 32, 64), long=True))
+    lr: float = setting(
         2e-3,
         "peak learning rate of the one-cycle schedule",
         Bounds(low=0, high=1, above=True),
         Range(low=5e-4, high=1e-2, log=True),
     )
-    weight_decay: float = _setting(
+    weight_decay: float = setting(
         0.05, "AdamW's decoupled weight decay", STRENGTH, Range(low=5e-3, high=0.5, log=True), project=False
     )
-    dropout: float = _setting(0.3, "dropout before the last layer", SHARE, Range(low=0.0, high=0.5), project=False)
-    label_smoothing: float = _setting(0.05, "share of each label spread evenly over both classes", SHARE, project=False)
-    ema_decay: float = _setting(
+    dropout: float = setting(0.3, "dropout before the last layer", SHARE, Range(low=0.0, high=0.5), project=False)
+    label_smoothing: float = setting(0.05, "share of each label spread evenly over both classes", SHARE, project=False)
+    ema_decay: float = setting(
         0.995,
         "decay per step of the averaged weights, which are validated and kept; less in the first steps",
         SHARE,
         project=False,
     )
-    augment: float = _setting(
+    augment: float = setting(
         1.0,
         "strength of the augmentation; 0 turns it off, but not disturb or opacity",
         STRENGTH,
         Range(low=1.0, high=1.5),
         project=False,
     )
-    disturb: float = _setting(
+    disturb: float = setting(
         0.5,
         "strength of domain randomisation: frames, holes, exposure, tone, contrast, shape, blur; 0 turns it off",
         STRENGTH,
         Range(low=0.0, high=1.0, long=True),
         synthetic=0.0,  # one program draws them all, so that nothing has to be hidden, and trainings are short
     )
-    opacity: float = _setting(
+    opacity: float = setting(
         0.2,
         "share of normal training films that get a painted opacity and count as ill; 0 turns it off",
         SHARE,
         synthetic=0.0,
     )
-    half_size: float = _setting(
+    half_size: float = setting(
         0.0, "share of the epochs, the first ones, trained at half the size, in half the time", SHARE, project=False
     )
-    sampler: Sampler = _setting(
+    sampler: Sampler = setting(
         "weighted", "weighted: each class fills half of the draws (before opacity); none: films as they come"
     )
-    patience: int = _setting(
+    patience: int = setting(
         12, "stop after this many epochs without a better val/objective", Bounds(low=1), project=False
     )
-    seed: int = _setting(
+    seed: int = setting(
         0, "seed of the weights, the sampling and the augmentation", Bounds(low=0, high=2**32 - 1)
     )  # what NumPy and Optuna take
-    device: Device = _setting("auto", "auto takes CUDA if there is one, else MPS, else the CPU", in_name="never")
+    device: Device = setting("auto", "auto takes CUDA if there is one, else MPS, else the CPU", in_name="never")
 
     def __post_init__(self) -> None:
         check(self)
@@ -196,9 +106,9 @@ def search_space(*, long: bool) -> dict[str, Range]:
 
 def _of_training(name: str, help: str = "") -> Any:
     """A field of `SearchConfig` that gives the setting `name` to every training; None leaves it open."""
-    setting = TRAINING[name]
-    help = help or f"{setting.metadata['help']} [{setting.default}]"
-    return field(default=None, metadata={**setting.metadata, "help": help, "training": True})
+    one = TRAINING[name]
+    help = help or f"{one.metadata['help']} [{one.default}]"
+    return field(default=None, metadata={**one.metadata, "help": help, "training": True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,25 +119,25 @@ class SearchConfig:
         ValueError: a field is out of its range; the sentence names the field.
     """
 
-    data: str = _setting("synthetic", "'synthetic', a folder of films, or a CSV/Parquet manifest")
-    positive: str | None = _setting(None, "the positive class [chosen by the names of the two classes]")
-    trials: int | None = _setting(None, "trials to finish, pruned ones included [12; synthetic: 8]", Bounds(low=1))
-    epochs: int | None = _setting(
+    data: str = setting("synthetic", "'synthetic', a folder of films, or a CSV/Parquet manifest")
+    positive: str | None = setting(None, "the positive class [chosen by the names of the two classes]")
+    trials: int | None = setting(None, "trials to finish, pruned ones included [12; synthetic: 8]", Bounds(low=1))
+    epochs: int | None = setting(
         None,
         "epochs of a trial [8; more where there are fewer than 4,500 training films]",
         Bounds(low=1),
     )
-    final_epochs: int | None = _setting(None, "epochs of the final training [64; synthetic: 8]", Bounds(low=1))
-    workers: int | None = _setting(
+    final_epochs: int | None = setting(None, "epochs of the final training [64; synthetic: 8]", Bounds(low=1))
+    workers: int | None = setting(
         None, "processes that run trials, one thread each [one per core]", Bounds(low=1, high=256)
     )
     size: int | None = _of_training("size")
-    seed: int = _setting(0, "seed of the search and of every training in it", TRAINING["seed"].metadata["bounds"])
-    study: str | None = _setting(
+    seed: int = setting(0, "seed of the search and of every training in it", TRAINING["seed"].metadata["bounds"])
+    study: str | None = setting(
         None, "name of the study [made from the films, the search space and the fixed settings]"
     )
-    storage: str | None = _setting(None, "SQLAlchemy URL of the study's database, without a password [a sqlite file]")
-    pruner: Pruner = _setting(
+    storage: str | None = setting(None, "SQLAlchemy URL of the study's database, without a password [a sqlite file]")
+    pruner: Pruner = setting(
         "auto",
         "halving ends trials that fall behind, but never the default recipe; none ends no trial; auto is halving",
     )
@@ -239,12 +149,12 @@ class SearchConfig:
         "opacity",
         "share of normal training films that get a painted opacity and count as ill; 0: none [0.2; synthetic: 0]",
     )
-    timeout: float | None = _setting(None, "start no new trial after this many seconds", Bounds(low=1))
-    keep_models: int | None = _setting(
+    timeout: float | None = setting(None, "start no new trial after this many seconds", Bounds(low=1))
+    keep_models: int | None = setting(
         None, "keep the models of only the N best trials [all up to 20 trials, then 5]", Bounds(low=0)
     )
-    gallery: bool = _setting(True, GALLERY)
-    any_dicom: bool = _setting(False, "also read DICOMs that say they are not chest radiographs")
+    gallery: bool = setting(True, GALLERY)
+    any_dicom: bool = setting(False, "also read DICOMs that say they are not chest radiographs")
 
     def __post_init__(self) -> None:
         check(self)
@@ -288,9 +198,9 @@ class SearchConfig:
 
     def _value(self, name: str) -> Any:
         """What is given for a setting of the training, or its default for these films."""
-        given, setting = getattr(self, name), TRAINING[name]
-        other = setting.metadata["synthetic"] if self.data == "synthetic" else None
-        return given if given is not None else setting.default if other is None else other
+        given, one = getattr(self, name), TRAINING[name]
+        other = one.metadata["synthetic"] if self.data == "synthetic" else None
+        return given if given is not None else one.default if other is None else other
 
     def ranges(self) -> dict[str, Range]:
         """The fields that the search varies, with their ranges: all that are not given.

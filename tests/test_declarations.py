@@ -15,8 +15,9 @@ from click.testing import CliRunner
 from pneumonia import config
 from pneumonia.cli import cli
 from pneumonia.cli.options import given, settings
-from pneumonia.config import TRAINING, Bounds, SearchConfig, TrainConfig, choices, search_space
+from pneumonia.config import TRAINING, SearchConfig, TrainConfig, search_space
 from pneumonia.search import study as studies
+from pneumonia.settings import Bounds, choices, setting
 
 MLPROJECT = yaml.safe_load((Path(__file__).parent.parent / "MLproject").read_text())["entry_points"]
 OF_SEARCH = {one.name: one for one in fields(SearchConfig)}
@@ -120,7 +121,7 @@ def test_the_defaults_of_mlproject_are_those_declared(entry: str, made: type[Sea
 
 @dataclass
 class Networks:
-    network: Literal["cnn", "wide"] | None = config._setting(None, "what is trained")
+    network: Literal["cnn", "wide"] | None = setting(None, "what is trained")
 
 
 @pytest.mark.parametrize(("words", "value"), [([], None), (["auto"], None), (["wide"], "wide"), (["deep"], "refused")])

@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 import click
 
-from pneumonia.config import SearchConfig, TrainConfig, choices
+from pneumonia.config import SearchConfig, TrainConfig
+from pneumonia.settings import choices
 
 F = TypeVar("F", bound=Callable[..., Any])
 LEFT_OPEN = ("auto", "none", "")

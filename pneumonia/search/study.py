@@ -26,13 +26,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia import config
 from pneumonia.augmentation import stress_tests
-from pneumonia.config import Range, TrainConfig
+from pneumonia.config import TrainConfig
 from pneumonia.runs.train import OBJECTIVE
 from pneumonia.runtime.messages import first_line
 from pneumonia.runtime.signals import delay_signals, is_gone
 from pneumonia.search import attributes, space
 from pneumonia.search.sampler import Sampler
 from pneumonia.search.storage import StudyError, holds_a_study, unusable
+from pneumonia.settings import Range
 
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60  # silence after which a worker on another machine counts as dead

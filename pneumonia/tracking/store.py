@@ -27,6 +27,7 @@ from pneumonia.tracking.connection import (
     TrackingError,  # also for callers of this module
     reach,
 )
+from pneumonia.tracking.logged_models import delete_model
 from pneumonia.tracking.places import address
 from pneumonia.tracking.record import Record, records
 from pneumonia.tracking.sync import get_or_create_experiment, masked, none_if_missing, remember, sent, sent_to, unsent
@@ -233,7 +234,7 @@ class Tracker:
             return
         if (model_id := self.known_model(have["model_id"])) is not None:
             with tracker_errors(self.uri):
-                sync.delete_model(self.client.get_logged_model(model_id), self.client, self.uri)
+                delete_model(self.client.get_logged_model(model_id), self.client, self.uri)
                 self.client.set_tag(have["run_id"], DROPPED, "deleted")
         remember(record, dropped=True)
 

@@ -16,16 +16,11 @@ from mlflow.entities import (
     Experiment,
     InputTag,
     LifecycleStage,
-    LoggedModel,
-    LoggedModelOutput,
-    LoggedModelStatus,
     Metric,
     Param,
     RunTag,
 )
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.mlflow_tags import (
     MLFLOW_DATASET_CONTEXT,
     MLFLOW_PARENT_RUN_ID,
@@ -38,6 +33,7 @@ from PIL import Image
 
 from pneumonia.runtime.messages import shortened
 from pneumonia.tracking import tags, views
+from pneumonia.tracking.logged_models import send_model
 from pneumonia.tracking.record import SENT, SUMMARY, Record, Run, Sent, read_json, write_json
 
 OPEN = ("auto", "none", "")  # words for "decide it yourself" in an MLproject parameter
@@ -184,7 +180,7 @@ def _send(record: Record, client: MlflowClient, uri: str) -> str:
     status = record.status
     if status is not None and not have.get("closed", False):
         if status["state"] in ("COMPLETE", "PRUNED") and record.model.exists() and "model_id" not in have:
-            have = remember(record, model_id=_send_model(record, run, run_id, client, uri), dropped=False)
+            have = remember(record, model_id=send_model(record, run_id, client, uri), dropped=False)
         if (record.folder / SUMMARY).exists():
             summary = read_json(record.folder / SUMMARY)
             client.log_batch(run_id, metrics=list(_metrics(summary, have.get("model_id") or run.model_id, run)))
@@ -244,40 +240,6 @@ def _metrics(line: dict[str, Any], model_id: str | None = None, run: Run | None 
             tied |= {"dataset_name": run.dataset["name"], "dataset_digest": run.dataset["digest"][:DIGEST_LENGTH]}
     for name, value in line["metrics"].items():
         yield Metric(name, value, line["time"], line["step"], **tied)
-
-
-def _send_model(record: Record, run: Run, run_id: str, client: MlflowClient, uri: str) -> str:
-    """Uploads record.model as a logged model of the run, unless it is there; a half-sent one is deleted."""
-    there = client.get_run(run_id)
-    experiment_id = there.info.experiment_id
-    model_id: str | None = None
-    for old in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"):
-        if old.status == LoggedModelStatus.READY:
-            model_id = str(old.model_id)
-        else:
-            delete_model(old, client, uri)
-    if model_id is None:
-        params = {name: str(value) for name, value in record.params.items()}
-        named = {tags.ROLE: run.role, tags.RECORD: run.key, **run.tags}
-        made = client.create_logged_model(experiment_id, "model", run_id, named, params, "classifier")
-        model_id = str(made.model_id)
-        model = Model.load(str(record.model))
-        model.run_id, model.model_id, model.model_uuid = run_id, model_id, model_id
-        model.artifact_path = made.artifact_location
-        model.save(str(record.model / "MLmodel"))
-        client.log_model_artifacts(model_id, str(record.model))
-        client.finalize_logged_model(model_id, LoggedModelStatus.READY)
-    outputs = there.outputs.model_outputs if there.outputs else []
-    if model_id not in [output.model_id for output in outputs]:  # MLflow refuses to be told twice
-        last_step = record.metrics[-1]["step"] if record.metrics else 0
-        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=last_step)])
-    return model_id
-
-
-def delete_model(model: LoggedModel, client: MlflowClient, uri: str) -> None:
-    """Deletes a model, its files first: for a deleted model MLflow no longer says where they are."""
-    get_artifact_repository(model.artifact_location, tracking_uri=uri).delete_artifacts()  # type: ignore[no-untyped-call]
-    client.delete_logged_model(model.model_id)
 
 
 def _close(run: Run, status: dict[str, Any], run_id: str, client: MlflowClient) -> None:

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
+from pneumonia.tracking.logged_models import delete_model
 from pneumonia.tracking.record import Record
 from pneumonia.tracking.store import Tracker
-from pneumonia.tracking.sync import delete_model
 
 CHAMPION = "models:/pneumonia@champion"
 
