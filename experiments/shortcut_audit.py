@@ -58,7 +58,7 @@ from pneumonia.runtime.environment import mlflow_defaults
 from pneumonia.served import CANONICAL, decode, read_film
 from pneumonia.serving import predict
 from pneumonia.training.loop import FitData, fit, fit_data
-from pneumonia.training.network import Network, build
+from pneumonia.training.network import Cnn, build
 
 QUALITY = 60  # of the one JPEG quality: below that of nearly all films, so that none keeps more than another
 RECIPE = RECIPES["speedrun"]  # of the trainings on shuffled labels
@@ -203,7 +203,7 @@ def shuffled_labels(films: FitData, shuffles: int) -> list[dict[str, float]]:
     return found
 
 
-def heatmaps(network: Network, films: np.ndarray) -> dict[str, dict[str, float | None]]:
+def heatmaps(network: Cnn, films: np.ndarray) -> dict[str, dict[str, float | None]]:
     """Rank correlation of the maps of `films` uint8 [N, S, S] before and after layers are made random: for each number
     of layers the mean over films, and of that mean and spread over draws of the random weights.
     """
@@ -225,13 +225,13 @@ def heatmaps(network: Network, films: np.ndarray) -> dict[str, dict[str, float |
 
 
 @torch.inference_mode()
-def cams(network: Network, films: np.ndarray) -> np.ndarray:
+def cams(network: Cnn, films: np.ndarray) -> np.ndarray:
     """Class-activation maps float32 [N, h, w]."""
     maps = network.eval().maps(standardise(torch.from_numpy(films)))
     return torch.einsum("bchw,c->bhw", maps, network.head.weight[0]).numpy()
 
 
-def network_of(uri: str) -> Network:
+def network_of(uri: str) -> Cnn:
     """The network that a logged model was exported from, with its weights."""
     with tempfile.TemporaryDirectory(prefix="audit-") as scratch:
         folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=scratch) if ":/" in uri else uri)

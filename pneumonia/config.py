@@ -30,9 +30,15 @@ class TrainConfig:
         "side of the square that films are resized to, pixels (a multiple of 16)",
         Bounds(low=32, high=1024, multiple=16),
     )
+    network: str = setting("cnn", "cnn, or any classification network of torchvision or timm", in_name="changed")
+    weights: str = setting(
+        "none",
+        "what the network starts from: none, default (from photographs, downloaded or installed) or a file",
+        in_name="changed",
+    )
     width: int = setting(
         16,
-        "channels of the first stage; later stages have 2, 4 and 8 times as many",
+        "cnn: channels of the first stage; later stages have 2, 4 and 8 times as many",
         Bounds(low=1),
         Range(choices=(8, 12, 16, 24)),
     )
@@ -132,6 +138,8 @@ class SearchConfig:
         None, "processes that run trials, one thread each [one per core]", Bounds(low=1, high=256)
     )
     size: int | None = _of_training("size")
+    network: str | None = _of_training("network")
+    weights: str | None = _of_training("weights")
     seed: int = setting(0, "seed of the search and of every training in it", TRAINING["seed"].metadata["bounds"])
     study: str | None = setting(
         None, "name of the study [made from the films, the search space and the fixed settings]"
@@ -210,7 +218,8 @@ class SearchConfig:
         """
         plan = self.decided()
         space = search_space(long=plan.long)
-        return {name: one for name, one in space.items() if getattr(self, name, None) is None}
+        unused = set() if self._value("network") == "cnn" else {"width"}
+        return {name: one for name, one in space.items() if name not in unused and getattr(self, name, None) is None}
 
     @property
     def changed(self) -> bool:

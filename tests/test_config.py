@@ -154,6 +154,8 @@ def test_what_was_given_is_kept() -> None:
         final_epochs=2,
         workers=5,
         size=32,
+        network="resnet18",
+        weights="none",
         keep_models=0,
         seed=7,
         timeout=60.0,

@@ -4,7 +4,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pneumonia.search.run import Outcome
     from pneumonia.tracking.store import Tracker
 
+C = TypeVar("C", SearchConfig, TrainConfig)
+
 
 @click.command(cls=Command)
 @settings(SearchConfig)
@@ -32,6 +34,7 @@ def search(as_json: bool, **values: Any) -> None:
         demo = config.data == "synthetic"
         if config.storage is not None:
             config = replace(config, storage=checked_storage(config.storage, config.study))
+        config = with_weights(config)
         run = context()
         tracker, model_name = run.tracker, "pneumonia-demo" if demo else "pneumonia"
         experiment_id = tracker.experiment_id(run.experiment)  # the link needs it, and the server may go away
@@ -45,6 +48,7 @@ def search(as_json: bool, **values: Any) -> None:
             say(said)
         index = films(config.data, positive=config.positive, any_dicom=config.any_dicom)
         config = config.for_data(cores=cores(), films=len(index.only("train")))
+        check_network(config.recipe())
         with Bars(say) as bars:
             outcome = run_search(config, index, run, model_name=model_name, listener=bars)
         where = view_link(address(tracker.uri), experiment_id, outcome.run_id)
@@ -68,6 +72,25 @@ def search(as_json: bool, **values: Any) -> None:
             say(outcome.verdict.line())
             say_link("its trials side by side", where, tracker)
             next_commands(outcome.verdict.name, tracker, demo)
+
+
+def with_weights(config: C) -> C:
+    """`config` with its file of weights by its place in the folder that the command was typed in."""
+    from pneumonia.runtime.working_folder import located
+
+    return config if config.weights in (None, "none", "default") else replace(config, weights=located(config.weights))
+
+
+def check_network(config: TrainConfig) -> None:
+    """Downloads the weights that a training starts from, if it starts from such.
+
+    Raises:
+        BackboneError: there is no such network, it takes no films of that size, or its weights cannot be had.
+    """
+    if (config.network, config.weights) != ("cnn", "none"):
+        from pneumonia.training import backbones
+
+        backbones.start(config)
 
 
 def checked_storage(storage: str, study: str | None) -> str:
@@ -136,7 +159,8 @@ def train(
         from pneumonia.tracking.ui import address, view_link
 
         data = "synthetic" if data is None else data
-        config = TrainConfig(**given(**values))
+        config = with_weights(TrainConfig(**given(**values)))
+        check_network(config)
         several = seeds_from(config.seed, 1 if seeds is None else seeds)
         run = replace(context(), pictures=SearchConfig.gallery if gallery is None else gallery)
         close_dead(run.home)

@@ -42,12 +42,19 @@ def origin(index: Index) -> Origin:
 class Made:
     """How a model was made: by one training with `config`, whose epoch `best_epoch` was the best, or (`best_epoch` 0)
     as an ensemble of `members` trainings. `changed`: corrupted copies of the validation films were scored too.
+    `weights`: where those came from that the training began with, "" if they were random.
     """
 
     config: TrainConfig
     best_epoch: int
     members: int = 1
     changed: bool = True
+    weights: str = ""
+
+    def network(self) -> str:
+        config = self.config
+        kind = f"Residual CNN of width {config.width}" if config.network == "cnn" else config.network
+        return f"{kind} from {f'the weights {self.weights}' if self.weights else 'random weights'}, {config.size} px"
 
     def training(self, scored_on: str) -> str:
         epochs = self.config.epochs
@@ -113,8 +120,7 @@ def card(name: str, *, index: Index, made: Made, validation: Evaluation, tags: M
         "Protocol": _bullets(
             "Validation films are whole patients, chosen by a salted hash or given as such; no patient is on both "
             "sides.",
-            f"Residual CNN from random weights, {config.size} px, width {config.width}, {made.training(scored_on)}; "
-            f"sampler: {config.sampler}.{painted}",
+            f"{made.network()}, {made.training(scored_on)}; sampler: {config.sampler}.{painted}",
             f"Calibration (Platt's line) and threshold come from the validation films{copies}.",
             "Test films were neither trained on nor looked at; `pneumonia evaluate` opens them, and counts how often.",
         ),

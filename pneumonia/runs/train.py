@@ -172,7 +172,13 @@ def write_results(
         text = card(
             record.run.register,
             index=data.index,
-            made=Made(fitted.config, fitted.best_epoch, fitted.members, changed=fitted.changed_logits.size > 0),
+            made=Made(
+                fitted.config,
+                fitted.best_epoch,
+                fitted.members,
+                changed=fitted.changed_logits.size > 0,
+                weights=fitted.network.weights,
+            ),
             validation=assess(val, scored, split="val", classes=classes, threshold=threshold),
             tags=record.run.tags,
         )

@@ -102,7 +102,10 @@ def _already_finished(
     """The final record that a killed search had finished, taken through the gate if it had not been."""
     for record in records(task.context.home / "records" / task.study):
         run = record.run
-        same = asdict(full).items() <= record.params.items() and joined.items() <= run.tags.items()
+        same = (
+            asdict(full).items() <= {**asdict(TrainConfig()), **record.params}.items()
+            and joined.items() <= run.tags.items()
+        )
         if run.role == "final" and run.register == model_name and same:
             if (verdict := sent(record).get("verdict")) is not None:
                 return record, Verdict(**verdict)
@@ -116,14 +119,13 @@ def _members(trials: Sequence[FrozenTrial], task: Task) -> list[tuple[FrozenTria
     """The trials that kept their models, with their networks; none if the best has not."""
     found: list[tuple[FrozenTrial, Network]] = []
     for trial in trials:
-        config = replace(task.base, **trial.params)
         record = Record(Path(trial.user_attrs[attributes.FOLDER]))
         run_id = trial.user_attrs.get(attributes.RUN_ID) or sent(record).get("run_id")
         with tempfile.TemporaryDirectory(prefix="pneumonia-trial-") as scratch:
             # a record that is sent has given its model to the store
             model = record.model if record.model.exists() else task.context.tracker.fetch_model(run_id, Path(scratch))
             if model is not None:
-                network = export.read_network(model / "artifacts" / "package", config.width, config.dropout)
+                network = export.read_network(model / "artifacts" / "package")
                 found.append((trial, network))
         if not found:
             return []

@@ -23,7 +23,8 @@ from torch import nn
 from pneumonia import served
 from pneumonia.metrics.calibration import Calibration
 from pneumonia.serving import bundle
-from pneumonia.training.network import Network, build
+from pneumonia.training import backbones
+from pneumonia.training.network import Ensemble, Network, build
 
 CODE = "served.py"  # the code of a package
 TOLERANCE = 1e-4  # largest difference in probability between ONNX Runtime and torch
@@ -81,6 +82,7 @@ def write(
     settings = {
         "format": served.FORMAT,
         "decode_version": served.DECODE_VERSION,
+        **_origin(network),
         "size": size,
         "classes": list(classes),
         "threshold": float(threshold),
@@ -93,15 +95,36 @@ def write(
     (folder / CODE).write_text(bundle.code(), encoding="utf-8")
 
 
-def read_network(folder: Path, width: int, dropout: float) -> Network:
-    """The network of a package that `write` made of one, on the CPU, in eval mode.
+def read_network(folder: Path, dropout: float = 0.0) -> Network:
+    """The network of a package that `write` made, of this version or of one before, on the CPU, in eval mode.
 
     Raises:
-        RuntimeError: its weights are of another width.
+        BackboneError: it is of a library that is not installed.
     """
-    network = build(width, dropout, seed=0)
-    network.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
-    return network.to(memory_format=torch.channels_last).eval()
+    settings = json.loads((folder / "package.json").read_text(encoding="utf-8"))
+    state = safetensors.torch.load_file(folder / "model.safetensors")
+    count = len({name.split(".")[1] for name in state if name.startswith("members.")})
+    heads = [f"members.{number}." for number in range(count)] or [""]
+
+    def read(head: str) -> Network:
+        own = {name.removeprefix(head): value for name, value in state.items() if name.startswith(head)}
+        name = settings.get("network", "cnn")
+        if name == "cnn":
+            network: Network = build(len(own["stem.0.weight"]), dropout, seed=0)
+        else:
+            network = backbones.rebuild(name, settings["size"], dropout)
+        network.weights = settings.get("weights", "")
+        network.load_state_dict(own)
+        return network.to(memory_format=torch.channels_last).eval()
+
+    networks = [read(head) for head in heads]
+    return Ensemble(networks).eval() if count else networks[0]
+
+
+def _origin(network: nn.Module) -> dict[str, str]:
+    """Which network it is and where its weights came from, as far as it says so."""
+    said = {"network": getattr(network, "name", ""), "weights": getattr(network, "weights", "")}
+    return {key: value for key, value in said.items() if value}
 
 
 def _export(network: nn.Module, size: int) -> bytes:

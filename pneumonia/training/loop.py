@@ -19,10 +19,10 @@ from pneumonia.config import TrainConfig
 from pneumonia.data.cache import Decoded
 from pneumonia.data.classes import is_opacity_task
 from pneumonia.metrics import objective
-from pneumonia.training import allocator, sampling
+from pneumonia.training import allocator, backbones, sampling
 from pneumonia.training.data_parallel import PART, Replicas, team
 from pneumonia.training.device import half_precision, pick_device
-from pneumonia.training.network import Ensemble, Network, build
+from pneumonia.training.network import Network
 from pneumonia.training.optimizer import AdamW
 
 CLIP_NORM = 5.0  # of the gradient; far above a healthy step's, so it only tames outliers
@@ -86,7 +86,7 @@ class Fitted:
     corrupted copies, empty where these are not scored.
     """
 
-    network: Network | Ensemble
+    network: Network
     config: TrainConfig
     history: list[dict[str, float]]
     best_epoch: int
@@ -182,7 +182,7 @@ class _Training:
         self.val_films = torch.from_numpy(val_films).to(device)
         self.sampler = sampling.sampler(data.train_labels, config.sampler, self.generator)
 
-        network = build(config.width, config.dropout, seed=config.seed)
+        network = backbones.start(config)
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.replicas = Replicas(self.network, parts)
         self.average = copy.deepcopy(self.network).eval()

@@ -1,4 +1,4 @@
-"""The network: a small residual CNN for one grey film."""
+"""Networks for one grey film: a small residual CNN, and what others (see `backbones`) have in common with it."""
 
 from collections.abc import Sequence
 
@@ -28,30 +28,23 @@ class Block(nn.Module):
 
 
 class Network(nn.Module):
-    """A 5x5 stem, four stages of `width`, 2, 4 and 8 times `width` channels, global average pooling, one logit.
+    """Feature maps, their global average, dropout, one logit.
 
     With global average pooling, the head's weights over the last feature maps are the class-activation map
     (Zhou et al. 2016).
     """
 
-    def __init__(self, width: int, dropout: float) -> None:
+    name = "cnn"  # as `--network` takes it
+    weights = ""  # where they came from before the training, and under which licence; "" if they were random
+    head: nn.Linear
+
+    def __init__(self, dropout: float) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(1, width, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
-        )
-        self.stages = nn.Sequential(
-            Block(width, width, 1),
-            Block(width, 2 * width, 2),
-            Block(2 * width, 4 * width, 2),
-            Block(4 * width, 8 * width, 2),
-        )
         self.dropout = dropout
-        self.head = nn.Linear(8 * width, 1)
 
     def maps(self, x: Tensor) -> Tensor:
-        """Standardised films x [B, 1, S, S] -> feature maps [B, 8 * width, S / 16, S / 16]."""
-        features: Tensor = self.stages(self.stem(x))
-        return features
+        """Standardised films x [B, 1, S, S] -> feature maps [B, C, h, w]."""
+        raise NotImplementedError
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Standardised films x [B, 1, S, S] -> logits [B]. `generator` makes dropout repeatable (None: torch's own)."""
@@ -65,16 +58,39 @@ class Network(nn.Module):
         return logits
 
 
-class Ensemble(nn.Module):
+class Cnn(Network):
+    """A 5x5 stem, four stages of `width`, 2, 4 and 8 times `width` channels."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__(dropout)
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, width, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+        )
+        self.stages = nn.Sequential(
+            Block(width, width, 1),
+            Block(width, 2 * width, 2),
+            Block(2 * width, 4 * width, 2),
+            Block(4 * width, 8 * width, 2),
+        )
+        self.head = nn.Linear(8 * width, 1)
+
+    def maps(self, x: Tensor) -> Tensor:
+        """Standardised films x [B, 1, S, S] -> feature maps [B, 8 * width, S / 16, S / 16]."""
+        features: Tensor = self.stages(self.stem(x))
+        return features
+
+
+class Ensemble(Network):
     """Networks for films of one size, asked together: the logit is the mean of theirs (Lakshminarayanan et al. 2017).
 
-    It has what a `Network` has: its feature maps are theirs, one after the other, and its head holds theirs, divided by
+    Its feature maps are theirs, one after the other, and its head holds theirs, divided by
     their number, so that its class-activation map is the mean of theirs.
     """
 
     def __init__(self, members: Sequence[Network]) -> None:
-        super().__init__()
+        super().__init__(dropout=0.0)
         self.members = nn.ModuleList(members)
+        self.name, self.weights = members[0].name, members[0].weights
         weights = torch.cat([member.head.weight.detach() for member in members], dim=1) / len(members)
         self.head = nn.Linear(weights.shape[1], 1)
         with torch.no_grad():
@@ -82,17 +98,12 @@ class Ensemble(nn.Module):
             self.head.bias.copy_(torch.stack([member.head.bias.detach() for member in members]).mean(0))
 
     def maps(self, x: Tensor) -> Tensor:
-        """Standardised films x [B, 1, S, S] -> feature maps of all members [B, C, S / 16, S / 16]."""
+        """Standardised films x [B, 1, S, S] -> feature maps of all members [B, C, h, w]."""
         return torch.cat([member.maps(x) for member in self.members], dim=1)  # type: ignore[operator]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Standardised films x [B, 1, S, S] -> logits [B]."""
-        logits: Tensor = self.head(self.maps(x).mean(dim=(2, 3))).squeeze(1)
-        return logits
 
-
-def build(width: int, dropout: float, *, seed: int) -> Network:
-    """A network whose weights depend on the seed alone; torch's global generator is left as it was."""
+def build(width: int, dropout: float, *, seed: int) -> Cnn:
+    """A CNN whose weights depend on the seed alone; torch's global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Network(width, dropout)
+        return Cnn(width, dropout)

@@ -35,6 +35,13 @@ def test_the_card_says_what_made_the_model(whole: str, index: Index) -> None:
     assert "Not opened yet" in whole
 
 
+def test_the_card_says_which_network_it_is_and_what_it_started_from() -> None:
+    config = replace(TINY, network="resnet18")
+    assert model_card.Made(TINY, 2).network() == "Residual CNN of width 4 from random weights, 32 px"
+    assert model_card.Made(config, 2).network() == "resnet18 from random weights, 32 px"
+    assert model_card.Made(config, 2, weights="w.pth").network() == "resnet18 from the weights w.pth, 32 px"
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3])
 def test_the_card_tells_of_painted_opacities(index: Index, share: float) -> None:
     config, validation = replace(TINY, opacity=share), evaluated(index, "val")

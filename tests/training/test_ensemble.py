@@ -47,7 +47,7 @@ def test_a_packaged_network_is_read_back(tmp_path: Path) -> None:
     (network,) = networks(8)
     package.write(tmp_path, network, size=32, classes=("a", "b"), threshold=0.5, calibration=PLAIN)
     films = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 32, 32), dtype=np.uint8))
-    assert (predict(package.read_network(tmp_path, 8, 0.3), films) == predict(network, films)).all()
+    assert (predict(package.read_network(tmp_path), films) == predict(network, films)).all()
 
 
 def test_a_bad_member_is_not_taken(decoded: cache.Decoded, monkeypatch: pytest.MonkeyPatch) -> None:

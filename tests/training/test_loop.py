@@ -12,8 +12,10 @@ import torch
 from torch.nn import functional
 
 from pneumonia.augmentation import stress_tests as stress
+from pneumonia.config import TrainConfig
 from pneumonia.metrics import objective as objectives
 from pneumonia.training import loop
+from pneumonia.training.backbones import start
 from pneumonia.training.device import half_precision
 from pneumonia.training.loop import Diverged, Epoch, FitData, Step, fit, fit_data, predict
 from pneumonia.training.network import Network, build
@@ -245,7 +247,7 @@ def test_the_averaged_network_predicts_sensibly_after_few_steps(data: FitData) -
     """18 steps with a memory of 200: the average must not hang on the random start, and batch norm's statistics must
     be averaged with the weights. The order of the films (AUC) hardly shows it; the loss does (log 2 is chance)."""
     fitted = fit(replace(TINY, epochs=3, ema_decay=0.995, augment=0, disturb=0), data)
-    start, end = loop.build(TINY.width, TINY.dropout, seed=TINY.seed).state_dict(), fitted.network.state_dict()
+    start, end = build(TINY.width, TINY.dropout, seed=TINY.seed).state_dict(), fitted.network.state_dict()
     kernels = [name for name, tensor in end.items() if tensor.ndim > 1]
     assert min(float((end[name] - start[name]).norm() / start[name].norm()) for name in kernels) > 0.02
     for name in (name for name in end if name.endswith("running_mean")):
@@ -277,14 +279,12 @@ def test_a_poisoned_batch_names_its_step_and_learning_rate(data: FitData, monkey
 
 
 def test_an_infinite_gradient_is_named(data: FitData, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = loop.build
-
-    def rigged(width: int, dropout: float, *, seed: int) -> torch.nn.Module:
-        network = real(width, dropout, seed=seed)
+    def rigged(config: TrainConfig) -> Network:
+        network = start(config)
         network.head.weight.register_hook(lambda gradient: gradient * torch.inf)
         return network
 
-    monkeypatch.setattr(loop, "build", rigged)
+    monkeypatch.setattr(loop.backbones, "start", rigged)
     rate = f"{TINY.lr / 25:.3g}"  # OneCycleLR's first
     with pytest.raises(Diverged, match=f"the gradient is not finite at step 1, learning rate {rate}"):
         fit(TINY, data)
@@ -346,9 +346,9 @@ def test_weights_and_batch_statistics_are_averaged(
     data: FitData, decay: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[Network] = []
-    monkeypatch.setattr(loop, "build", lambda *a, **k: (built.append(build(*a, **k)), built[0])[1])
-    start = build(TINY.width, TINY.dropout, seed=TINY.seed).state_dict()
-    expected = {name: value for name, value in start.items() if value.is_floating_point()}
+    monkeypatch.setattr(loop.backbones, "start", lambda config: (built.append(start(config)), built[0])[1])
+    begun = build(TINY.width, TINY.dropout, seed=TINY.seed).state_dict()
+    expected = {name: value for name, value in begun.items() if value.is_floating_point()}
 
     def follow(step: Step) -> None:
         share = 1 - min(decay, (1 + step.step) / (10 + step.step))

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from pneumonia.training.network import Network, build
+from pneumonia.training.network import Cnn, build
 
 
 @pytest.mark.parametrize("width", [4, 8, 12])
 def test_shapes(width: int) -> None:
-    network = Network(width, 0.3).eval()
+    network = Cnn(width, 0.3).eval()
     x = torch.randn(3, 1, 48, 48)
     assert network(x).shape == (3,)
     assert network.maps(x).shape == (3, 8 * width, 3, 3)

