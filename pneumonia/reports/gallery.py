@@ -64,7 +64,7 @@ def look(network: Network, films: NDArray[np.uint8]) -> Look:
 
 def look_of(predictor: Predictor, films: NDArray[np.uint8]) -> Look:
     """The same of a package."""
-    logits, maps = zip(*(predictor.look(film) for film in films), strict=True)
+    logits, maps, _ = zip(*(predictor.look(film) for film in films), strict=True)
     return Look(np.array(logits), np.array(maps))
 
 

@@ -27,6 +27,7 @@ from pneumonia.serving import export
 from pneumonia.tracking.record import CARD, VAL_PREDICTIONS, Record, Run
 from pneumonia.tracking.store import finished
 from pneumonia.tracking.tags import DROPPED, TRIAL_EPOCHS
+from pneumonia.training import familiarity
 from pneumonia.training.loop import Epoch, Fitted, fit, fit_data
 from pneumonia.training.network import build
 
@@ -133,9 +134,16 @@ def warm_up() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder, classes = Path(scratch), ("negative", "positive")
         plots.save(plots.confusion_matrix(np.eye(2, dtype=int), classes), folder / "figure.png")
-        network = build(4, 0.0, seed=0)
-        plain = Calibration(slope=1.0, intercept=0.0)
-        export.write(folder / "package", network, size=32, classes=classes, threshold=0.5, calibration=plain)
+        network, films = build(4, 0.0, seed=0).eval(), np.eye(32, dtype=np.uint8)[None]
+        export.write(
+            folder / "package",
+            network,
+            size=32,
+            classes=classes,
+            threshold=0.5,
+            calibration=Calibration(slope=1.0, intercept=0.0),
+            familiarity=familiarity.fit(network, TrainConfig(size=32), films, films),
+        )
         mlflow.pyfunc.save_model(folder / "model", **export.pyfunc_arguments(folder / "package"))
 
 
@@ -183,6 +191,8 @@ def write_results(
             tags=record.run.tags,
         )
         (record.artifacts / CARD).write_text(text, encoding="utf-8")
+    split = data.index.table["split"].to_numpy()
+    known = familiarity.fit(fitted.network, fitted.config, data.films[split == "train"], data.films[split == "val"])
     with room(record.folder, MODEL_BYTES), tempfile.TemporaryDirectory(dir=record.folder) as scratch:
         folder, model = Path(scratch) / "package", Path(scratch) / "model"
         export.write(
@@ -192,6 +202,7 @@ def write_results(
             classes=classes,
             threshold=threshold,
             calibration=calibration,
+            familiarity=known,
         )
         if looks is not None:
             write_gallery(record, Predictor(folder), data, looks, fitted)

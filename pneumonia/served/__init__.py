@@ -10,13 +10,15 @@ from pneumonia.served.dicom_header import warning_of
 from pneumonia.served.film import CANONICAL, DECODE_VERSION, decode, read_film, standardise, stretch
 from pneumonia.served.formats import kind
 from pneumonia.served.limits import MAX_BYTES, FilmError
-from pneumonia.served.predictor import FORMAT, Predictor, overlay, session
+from pneumonia.served.predictor import FAMILIAR, FORMAT, OUTPUTS, Predictor, overlay, session
 
 __all__ = [
     "CANONICAL",
     "DECODE_VERSION",
+    "FAMILIAR",
     "FORMAT",
     "MAX_BYTES",
+    "OUTPUTS",
     "FilmError",
     "Predictor",
     "decode",

@@ -19,10 +19,11 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from pneumonia.served.dicom_header import warning_of
 from pneumonia.served.film import decode, min_side_of, stretch
 from pneumonia.served.limits import MAX_BYTES, FilmError
-from pneumonia.served.predictor import Predictor
+from pneumonia.served.predictor import FAMILIAR, Predictor
 
 logger = logging.getLogger(__name__)
 MAX_RECORDS = 1_000  # films in one request
+STRANGE = "the film is unlike those that the model was trained on, so that its probability may mean nothing"
 MAX_EXPLAINED = 64  # films in one request with a heat map each, which weighs some 200 KB
 
 
@@ -54,25 +55,31 @@ class ServedModel(PythonModel):
         Args:
             model_input: column `image`, at most `MAX_RECORDS` rows.
             params: `explain` adds a column `heatmap` (base64 PNG), for at most `MAX_EXPLAINED` rows; `any_dicom` reads
-                DICOMs that say that they are no chest radiographs.
+                DICOMs that say that they are no chest radiographs; `errors` is `raise` or `return`, which scores the
+                other records where one cannot be.
 
         Returns:
-            Columns `probability` (of the positive class), `label`, `threshold` and `warning` (see `warning_of`), in the
-            order of the records.
+            In the order of the records: `probability` (of the positive class), `label`, `threshold`, `familiarity` (see
+            `Predictor.familiarity`), `familiar` (whether that is at least `FAMILIAR`), `warning` (`warning_of`, and
+            `STRANGE` where the film is not familiar) and `error`. Of a record that cannot be scored `error` says why,
+            the numbers but the threshold are missing, the texts are empty and `familiar` is false.
 
         Raises:
             RequestError: one sentence; records count from 0.
         """
         try:
             given = params or {}
-            return self._predict(model_input, bool(given.get("explain")), bool(given.get("any_dicom")))
+            errors = given.get("errors") or "raise"
+            if errors not in ("raise", "return"):
+                raise RequestError("the parameter errors must be raise or return")
+            return self._predict(model_input, bool(given.get("explain")), bool(given.get("any_dicom")), errors)
         except RequestError:
             raise
         except Exception:  # an unforeseen error goes to the log, not to the client
             logger.exception("prediction failed")
             raise RequestError("the model failed on this request; the server's log says why", INTERNAL_ERROR) from None
 
-    def _predict(self, table: pd.DataFrame, explain: bool, any_dicom: bool) -> pd.DataFrame:
+    def _predict(self, table: pd.DataFrame, explain: bool, any_dicom: bool, errors: str) -> pd.DataFrame:
         images = table.get("image")
         if not isinstance(images, pd.Series):  # MLflow drops other columns, and with them the count of the records
             raise RequestError("the request has no records with a column 'image'")
@@ -83,25 +90,36 @@ class ServedModel(PythonModel):
             raise RequestError(f"a request must hold 1 to {MAX_RECORDS} records, not {len(images)}")
         if explain and len(images) > MAX_EXPLAINED:
             raise RequestError(f"with explain a request may hold {MAX_EXPLAINED} records, not {len(images)}")
-        model, logits, warnings, heatmaps = self.predictor, [], [], []
+        rows = []
         for record, image in enumerate(images):
             try:
-                data = _bytes_of(image)
-                film = decode(data, min_side=min_side_of(model.size), any_dicom=any_dicom)
-                warnings.append(warning_of(data))
+                rows.append(self._row(image, explain, any_dicom))
             except FilmError as error:
-                raise RequestError(f"record {record}: {error}") from None
-            logits.append(model.logits(stretch(film, model.size)[np.newaxis])[0])
-            if explain:
-                heatmaps.append(base64.b64encode(model.heatmap(film)).decode("ascii"))
-        probabilities = model.calibrate(np.array(logits))
-        columns = {
-            "probability": probabilities,
-            "label": [model.classes[int(probability >= model.threshold)] for probability in probabilities],
+                if errors == "raise":
+                    raise RequestError(f"record {record}: {error}") from None
+                rows.append({**self._unscored(str(error)), **({"heatmap": ""} if explain else {})})
+        return pd.DataFrame(rows)
+
+    def _row(self, image: object, explain: bool, any_dicom: bool) -> dict[str, object]:
+        model, data = self.predictor, _bytes_of(image)
+        film = decode(data, min_side=min_side_of(model.size), any_dicom=any_dicom)
+        logit, _, distance = model.look(stretch(film, model.size))
+        probability, familiarity = float(model.calibrate(np.array(logit))), model.familiarity(distance)
+        familiar = familiarity >= FAMILIAR
+        row: dict[str, object] = {
+            "probability": probability,
+            "label": model.classes[int(probability >= model.threshold)],
             "threshold": model.threshold,
-            "warning": warnings,
+            "familiarity": familiarity,
+            "familiar": familiar,
+            "warning": "; ".join(filter(None, (warning_of(data), "" if familiar else STRANGE))),
+            "error": "",
         }
-        return pd.DataFrame({**columns, "heatmap": heatmaps} if explain else columns)
+        return {**row, "heatmap": base64.b64encode(model.heatmap(film)).decode("ascii")} if explain else row
+
+    def _unscored(self, why: str) -> dict[str, object]:
+        numbers = {"probability": math.nan, "label": "", "threshold": self.predictor.threshold}
+        return {**numbers, "familiarity": math.nan, "familiar": False, "warning": "", "error": why}
 
 
 def _bytes_of(image: object) -> bytes:

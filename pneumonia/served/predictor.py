@@ -9,7 +9,9 @@ import onnxruntime
 
 from pneumonia.served.film import DECODE_VERSION, standardise, stretch
 
-FORMAT = 1  # of package.json
+FORMAT = 2  # of package.json
+OUTPUTS = ("logit", "cam", "standing")  # of the graph
+FAMILIAR = 0.05  # the least familiarity of a film that is familiar: so many of the validation films are not
 HEATMAP_SIDE = 512  # pixels, the longer side
 
 
@@ -36,6 +38,7 @@ class Predictor:
         self.threshold: float = settings["threshold"]
         self.slope: float = settings["calibration"]["slope"]
         self.intercept: float = settings["calibration"]["intercept"]
+        self.distances = np.array(settings["familiarity"]["distances"])
         self._session = session((folder / "model.onnx").read_bytes())
 
     def logits(self, films: np.ndarray) -> np.ndarray:
@@ -49,6 +52,12 @@ class Predictor:
     def probabilities(self, films: np.ndarray) -> np.ndarray:
         """uint8 [N, S, S] to float64 [N]: calibrated, of the positive class."""
         return self.calibrate(self.logits(films))
+
+    def familiarity(self, distance: float) -> float:
+        """The share of the validation films that are at least as far from the training films: 1 for the most ordinary
+        film, 0 beyond the strangest of them.
+        """
+        return float(1 - np.interp(distance, self.distances, np.linspace(0, 1, len(self.distances))))
 
     def heatmap(self, film_hw: np.ndarray) -> bytes:
         """The class-activation map (Zhou et al. 2016) over the film, as a PNG in the film's aspect.
@@ -65,11 +74,14 @@ class Predictor:
         film_hw = cv2.resize(film_hw, (width, height), interpolation=cv2.INTER_AREA)
         return bytes(cv2.imencode(".png", overlay(film_hw, heat))[1])
 
-    def look(self, film: np.ndarray) -> tuple[float, np.ndarray]:
-        """Logit and class-activation map float32 [h, w] of one uint8 [S, S]: means over it and its mirror image."""
+    def look(self, film: np.ndarray) -> tuple[float, np.ndarray, float]:
+        """Logit, class-activation map float32 [h, w] and squared distance from the training films of one uint8 [S, S]:
+        means over it and its mirror image, the distance of their mean features.
+        """
         pair = standardise(np.stack((film, film[:, ::-1])))
-        logits, maps = self._session.run(["logit", "cam"], {"films": pair})
-        return (float(logits[0]) + float(logits[1])) / 2, (maps[0] + maps[1][:, ::-1]) / 2
+        logits, maps, standings = self._session.run(OUTPUTS, {"films": pair})
+        distance = np.square(standings.mean(axis=0, dtype=np.float64)).sum()
+        return (float(logits[0]) + float(logits[1])) / 2, (maps[0] + maps[1][:, ::-1]) / 2, float(distance)
 
 
 def overlay(film_hw: np.ndarray, heat: np.ndarray) -> np.ndarray:

@@ -24,10 +24,12 @@ from pneumonia import served
 from pneumonia.metrics.calibration import Calibration
 from pneumonia.serving import bundle
 from pneumonia.training import backbones
+from pneumonia.training.familiarity import Familiarity, features
 from pneumonia.training.network import Ensemble, Network, build
 
 CODE = "served.py"  # the code of a package
 TOLERANCE = 1e-4  # largest difference in probability between ONNX Runtime and torch
+FAR_TOLERANCE = 1e-3  # the same of a film's distance from the training films, as a share of it
 
 
 class PackageError(ValueError):
@@ -35,17 +37,24 @@ class PackageError(ValueError):
 
 
 class Graph(nn.Module):
-    """films float32 [B, 1, S, S] to logit [B] and class-activation map [B, h, w], whose mean the logit is."""
+    """films float32 [B, 1, S, S] to logit [B] and class-activation map [B, h, w], whose mean the logit is; with a
+    familiarity also to the film's standing [B, K], whose squares' sum is its distance from the training films.
+    """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, familiarity: Familiarity | None = None) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.standing = network, None
+        if familiarity is not None:
+            self.standing = nn.Linear(*familiarity.weight.shape[::-1])
+            self.standing.weight.data = torch.from_numpy(familiarity.weight)
+            self.standing.bias.data = torch.from_numpy(familiarity.bias)
 
-    def forward(self, films: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, films: torch.Tensor) -> tuple[torch.Tensor, ...]:
         head: Any = self.network.head
-        maps: Any = self.network.maps
-        cam = torch.einsum("bchw,c->bhw", maps(films), head.weight[0]) + head.bias
-        return cam.mean((1, 2)), cam
+        maps = self.network.maps(films)  # type: ignore[operator]
+        cam = torch.einsum("bchw,c->bhw", maps, head.weight[0]) + head.bias
+        logit = cam.mean((1, 2))
+        return (logit, cam) if self.standing is None else (logit, cam, self.standing(features(maps, films)))
 
 
 def write(
@@ -56,6 +65,7 @@ def write(
     classes: tuple[str, str],
     threshold: float,
     calibration: Calibration,
+    familiarity: Familiarity,
 ) -> None:
     """Writes `model.onnx`, `model.safetensors`, `package.json` and `served.py`; the same arguments give the same bytes.
 
@@ -69,16 +79,20 @@ def write(
         classes: negative, positive.
         threshold: the probability from which a film is called positive.
         calibration: of the logit.
+        familiarity: fitted to the network.
 
     Raises:
-        PackageError: the graph and the network differ by more than `TOLERANCE` in probability on the same films, or a
-            number is not finite. Nothing is written.
+        PackageError: the graph and the network differ by more than `TOLERANCE` in probability or familiarity on the
+            same films, or a number is not finite. Nothing is written.
     """
     if not all(map(math.isfinite, (threshold, calibration.slope, calibration.intercept))):
         raise PackageError(f"the threshold {threshold} and the {calibration} must be finite")
+    if not all(np.isfinite(part).all() for part in vars(familiarity).values()):
+        raise PackageError("the familiarity must be finite")
     network = copy.deepcopy(network).cpu().to(memory_format=torch.contiguous_format).eval()
-    model = _export(network, size)
-    _check_parity(model, network, size=size, calibration=calibration)
+    graph = Graph(network, familiarity).eval()
+    model = _export(graph, size)
+    _check_parity(model, graph, size=size, calibration=calibration)
     settings = {
         "format": served.FORMAT,
         "decode_version": served.DECODE_VERSION,
@@ -87,6 +101,7 @@ def write(
         "classes": list(classes),
         "threshold": float(threshold),
         "calibration": {"slope": float(calibration.slope), "intercept": float(calibration.intercept)},
+        "familiarity": {"distances": [float(distance) for distance in familiarity.distances]},
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.onnx").write_bytes(model)
@@ -127,14 +142,14 @@ def _origin(network: nn.Module) -> dict[str, str]:
     return {key: value for key, value in said.items() if value}
 
 
-def _export(network: nn.Module, size: int) -> bytes:
+def _export(graph: Graph, size: int) -> bytes:
     buffer = io.BytesIO()
-    names = ("films", "logit", "cam")
+    names = ("films", *served.OUTPUTS)
     with warnings.catch_warnings():
         # The TorchScript exporter is deprecated, but takes 0.2 s where its successor takes 12 s the first time.
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
-            Graph(network).eval(),
+            graph,
             (torch.zeros(2, 1, size, size),),
             buffer,  # type: ignore[arg-type]
             input_names=names[:1],
@@ -146,18 +161,25 @@ def _export(network: nn.Module, size: int) -> bytes:
     return buffer.getvalue()
 
 
-def _check_parity(model: bytes, network: nn.Module, *, size: int, calibration: Calibration) -> None:
+def _check_parity(model: bytes, graph: Graph, *, size: int, calibration: Calibration) -> None:
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (4, size, size), dtype=np.uint8)
     ramp = np.tile(np.linspace(0, 255, size).astype(np.uint8), (size, 1))
     blobs = [cv2.GaussianBlur(film, (0, 0), size / 8) for film in noise]  # standardised, as contrasty as a film
     films = served.standardise(np.stack((*noise, ramp, ramp.T, *blobs)))
     with torch.inference_mode():
-        expected = network(torch.from_numpy(films)).numpy().astype(np.float64)
-    (logits,) = served.session(model).run(["logit"], {"films": films})
+        shown = torch.from_numpy(films)
+        expected, standing = (part.numpy().astype(np.float64) for part in (graph.network(shown), graph(shown)[2]))
+    logits, _, found = served.session(model).run(served.OUTPUTS, {"films": films})
     difference = np.abs(calibration.apply(logits) - calibration.apply(expected)).max()
     if not difference <= TOLERANCE:  # NaN too
         raise PackageError(f"ONNX and torch differ by {difference:.2g} in probability, more than {TOLERANCE:g}")
+    ours, theirs = (np.square(part.astype(np.float64)).sum(axis=1) for part in (found, standing))
+    difference = np.abs(ours / theirs - 1).max()
+    if not difference <= FAR_TOLERANCE:
+        raise PackageError(
+            f"ONNX and torch differ by {difference:.2g} of a film's distance, more than {FAR_TOLERANCE:g}"
+        )
 
 
 def signature() -> ModelSignature:
@@ -167,11 +189,19 @@ def signature() -> ModelSignature:
     names the record; with a binary column MLflow itself would answer and echo the data. `heatmap` is not among the
     outputs, since Spark fails on a column that is only sometimes there.
     """
-    outputs = (("double", "probability"), ("string", "label"), ("double", "threshold"), ("string", "warning"))
+    outputs = (
+        *(("double", "probability"), ("string", "label"), ("double", "threshold"), ("double", "familiarity")),
+        *(("boolean", "familiar"), ("string", "warning"), ("string", "error")),
+    )
     return ModelSignature(
         inputs=Schema([ColSpec(AnyType(), "image", required=False)]),  # type: ignore[no-untyped-call]
         outputs=Schema([ColSpec(kind, name) for kind, name in outputs]),
-        params=ParamSchema([ParamSpec(name, DataType.boolean, False) for name in ("explain", "any_dicom")]),
+        params=ParamSchema(
+            [
+                *(ParamSpec(name, DataType.boolean, False) for name in ("explain", "any_dicom")),
+                ParamSpec("errors", DataType.string, "raise"),
+            ]
+        ),
     )
 
 

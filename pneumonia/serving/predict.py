@@ -29,7 +29,12 @@ from pneumonia.served import MAX_BYTES
 from pneumonia.tracking import places
 from pneumonia.tracking.sync import masked
 
-COLUMNS = ("path", "probability", "label", "threshold", "warning", "error")
+# With the types that hold what is missing.
+TYPES = {
+    **{"path": "str", "probability": "float64", "label": "str", "threshold": "float64", "familiarity": "float64"},
+    **{"familiar": "boolean", "warning": "str", "error": "str"},
+}
+COLUMNS = tuple(TYPES)
 FORMATS = (".csv", ".jsonl")
 
 
@@ -193,9 +198,11 @@ def predict(
 
     Returns:
         Columns `path` (with what is not UTF-8 in it as \\xff), `probability` (of the positive class), `label`,
-        `threshold`, `warning` (what is doubtful about the film; empty where nothing is, and of models that do not say),
-        `error`: for a film that could not be scored, `error` says why in a sentence, probability is NaN and label is
-        empty; else `error` is empty.
+        `threshold`, `familiarity` (0 to 1: the share of the validation films that are at least as unlike the training
+        films), `familiar` (whether it is at least .05), `warning` (what is doubtful about the film; empty where nothing
+        is), `error`. What a model of before does not say is missing, and its `warning` empty. For a film that could not
+        be scored, `error` says why in a sentence, probability, familiarity and familiar are missing and label is empty;
+        else `error` is empty.
 
     Raises:
         ModelError: the model was made by an earlier version without `any_dicom`.
@@ -205,9 +212,7 @@ def predict(
     with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
         scored = pool.map(lambda path: _row(model, path, params), paths)
         rows = list(tqdm(scored, total=len(paths), desc="predict", unit="film", disable=not progress))
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    numbers = ("probability", "threshold")
-    return table.astype({name: "float64" if name in numbers else "str" for name in COLUMNS})
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(TYPES)
 
 
 def heatmaps(model: Model, paths: Sequence[Path], *, any_dicom: bool = False) -> list[bytes]:
@@ -271,9 +276,12 @@ def _params(model: Model, **asked: bool) -> dict[str, bool]:
     return params
 
 
-def _row(model: Model, path: Path, params: dict[str, bool]) -> tuple[str, float, str, float, str, str]:
+def _row(model: Model, path: Path, params: dict[str, bool]) -> dict[str, Any]:
     # A name that is not UTF-8 has lone surrogates, which cannot be written to a table or file.
-    shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+    row: dict[str, Any] = {
+        **{"path": os.fsencode(path).decode("utf-8", "backslashreplace"), "probability": math.nan, "label": ""},
+        **{"threshold": model.threshold, "familiarity": math.nan, "familiar": None, "warning": "", "error": ""},
+    }
     try:
         if not path.is_file():  # opening a pipe would wait for ever
             raise OSError("not a file" if path.exists() else "no such file")
@@ -282,7 +290,5 @@ def _row(model: Model, path: Path, params: dict[str, bool]) -> tuple[str, float,
         scored: Any = model.pyfunc.predict(pd.DataFrame({"image": [path.read_bytes()]}), params=params or None)
     except (MlflowException, OSError) as error:
         said = getattr(error, "sentence", None) or getattr(error, "strerror", None) or str(error)
-        return shown, math.nan, "", model.threshold, "", said.removeprefix("record 0: ")
-    row = scored.iloc[0]
-    warning = str(row.get("warning", ""))
-    return shown, float(row["probability"]), str(row["label"]), float(row["threshold"]), warning, ""
+        return {**row, "error": said.removeprefix("record 0: ")}
+    return {**row, **{name: value for name, value in scored.iloc[0].items() if name in row}}

@@ -133,7 +133,8 @@ def test_a_complete_trial_holds_all_that_is_promised(
     model = Model.load(str(Path(logged.artifact_location)))
     assert (model.run_id, model.model_id) == (run_id, output.model_id)
     assert [column.name for column in model.signature.inputs] == ["image"]
-    assert [column.name for column in model.signature.outputs] == ["probability", "label", "threshold", "warning"]
+    outputs = ["probability", "label", "threshold", "familiarity", "familiar", "warning", "error"]
+    assert [column.name for column in model.signature.outputs] == outputs
     assert model.signature.params is not None
     example = model.load_input_example(logged.artifact_location)
     assert list(example.columns) == ["image"]

@@ -27,6 +27,7 @@ from torch import nn
 from pneumonia.metrics.calibration import Calibration
 from pneumonia.served import FilmError, decode
 from pneumonia.serving import export as package
+from tests.known import known
 
 
 def film(height: int = 60, width: int = 80) -> np.ndarray:
@@ -206,13 +207,15 @@ class TinyNetwork(nn.Module):
 
 
 def write(folder: Path, network: nn.Module | None = None, **changes: Any) -> Path:
+    network = network or TinyNetwork()
     settings: dict[str, Any] = {
         "size": SIZE,
         "classes": CLASSES,
         "threshold": 0.4,
         "calibration": Calibration(1.5, -0.2),
+        "familiarity": known(network, size=SIZE),
     }
-    package.write(folder, network or TinyNetwork(), **{**settings, **changes})
+    package.write(folder, network, **{**settings, **changes})
     return folder
 
 

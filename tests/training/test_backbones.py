@@ -17,6 +17,7 @@ from pneumonia.training.backbones import BackboneError, start
 from pneumonia.training.loop import FitData, fit, predict
 from pneumonia.training.network import Ensemble, Network
 from tests.conftest import TINY
+from tests.known import known
 
 SMALL = replace(TINY, network="resnet18", size=64, epochs=1, batch_size=32)
 FILMS = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8))
@@ -67,11 +68,15 @@ def test_a_training_learns_and_is_the_same_again() -> None:
     assert all(torch.equal(one, other) for one, other in same)
 
 
+def write(folder: Path, network: Network) -> None:
+    plain, how = Calibration(slope=1.0, intercept=0.0), known(network, size=64)
+    export.write(folder, network, size=64, classes=("a", "b"), threshold=0.5, calibration=plain, familiarity=how)
+
+
 @pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0", "mobilenet_v3_small"])
 def test_the_package_scores_as_the_network_and_is_read_back(name: str, tmp_path: Path) -> None:
     network: Network = start(replace(SMALL, network=name)).eval()
-    plain = Calibration(slope=1.0, intercept=0.0)
-    export.write(tmp_path, network, size=64, classes=("a", "b"), threshold=0.5, calibration=plain)
+    write(tmp_path, network)
     expected = predict(network, FILMS)
     found = Predictor(tmp_path).probabilities(FILMS.numpy())
     assert found == pytest.approx(1 / (1 + np.exp(-expected)), abs=1e-4)
@@ -83,8 +88,7 @@ def test_the_package_scores_as_the_network_and_is_read_back(name: str, tmp_path:
 def test_an_ensemble_of_backbones_is_read_back(tmp_path: Path) -> None:
     members = [start(replace(SMALL, network="resnet10t", seed=seed)).eval() for seed in (0, 1)]
     both = Ensemble(members).eval()
-    plain = Calibration(slope=1.0, intercept=0.0)
-    export.write(tmp_path, both, size=64, classes=("a", "b"), threshold=0.5, calibration=plain)
+    write(tmp_path, both)
     again = export.read_network(tmp_path)
     assert isinstance(again, Ensemble)
     assert predict(again, FILMS) == pytest.approx(predict(both, FILMS), abs=1e-5)

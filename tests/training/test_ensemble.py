@@ -16,6 +16,7 @@ from pneumonia.training import ensemble
 from pneumonia.training.loop import films_to_score, fit, fit_data, predict
 from pneumonia.training.network import Ensemble, Network, build
 from tests.conftest import TINY
+from tests.known import known
 
 PLAIN = Calibration(1.0, 0.0)
 
@@ -35,8 +36,9 @@ def test_an_ensemble_is_packaged_as_a_network_is(tmp_path: Path) -> None:
     """One graph, whose map is the mean of the members' maps."""
     members = networks(8, 12)
     films = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
+    network = Ensemble(members).eval()
     settings = {"size": 32, "classes": ("a", "b"), "threshold": 0.5, "calibration": PLAIN}
-    package.write(tmp_path / "both", Ensemble(members).eval(), **settings)  # type: ignore[arg-type]
+    package.write(tmp_path / "both", network, familiarity=known(network), **settings)  # type: ignore[arg-type]
     both = Predictor(tmp_path / "both")
     logits = predict(Ensemble(members).eval(), torch.from_numpy(films))
     assert both.probabilities(films) == pytest.approx(1 / (1 + np.exp(-logits)), abs=1e-5)
@@ -45,7 +47,8 @@ def test_an_ensemble_is_packaged_as_a_network_is(tmp_path: Path) -> None:
 
 def test_a_packaged_network_is_read_back(tmp_path: Path) -> None:
     (network,) = networks(8)
-    package.write(tmp_path, network, size=32, classes=("a", "b"), threshold=0.5, calibration=PLAIN)
+    settings = {"size": 32, "classes": ("a", "b"), "threshold": 0.5, "calibration": PLAIN}
+    package.write(tmp_path, network, familiarity=known(network), **settings)  # type: ignore[arg-type]
     films = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 32, 32), dtype=np.uint8))
     assert (predict(package.read_network(tmp_path), films) == predict(network, films)).all()
 

@@ -2,7 +2,7 @@
 // without a word of the request in it.
 
 const TABLES = ['dataframe_records', 'dataframe_split', 'instances', 'inputs'];
-const PARAMS = ['explain', 'any_dicom'];
+const PARAMS = ['explain', 'any_dicom', 'errors'];
 const MAX_COMMAS = 20000; // a thousand records, the model's limit, with some columns; many small values cost much memory
 const OF_THE_MODEL = /^(record \d+: |a request must hold |with explain |the request has no records )/;
 
@@ -76,12 +76,16 @@ function imagesOf(body) {
 function paramsOf(body) {
     const given = 'params' in body && body.params !== null ? body.params : {};
     if (!isObject(given) || Object.keys(given).some((name) => !PARAMS.includes(name))) {
-        throw new Error(`params may hold ${PARAMS.join(' and ')} only`);
+        throw new Error(`params may hold ${PARAMS.join(', ')} only`);
     }
     const params = {};
     PARAMS.forEach((name) => {
         const value = name in given && given[name] !== null ? given[name] : false;
-        if (typeof value !== 'boolean') {
+        if (name === 'errors') {
+            if (value && !['raise', 'return'].includes(value)) {
+                throw new Error('params.errors must be raise or return');
+            }
+        } else if (typeof value !== 'boolean') {
             throw new Error(`params.${name} must be true or false`);
         }
         if (value) { // a version of before does not know it

@@ -1,0 +1,86 @@
+"""How far a film is from those that a network was trained on: a Gaussian over what the network makes of them.
+
+The squared Mahalanobis distance of a network's pooled features (Lee et al. 2018) from the mean of the training films,
+without their classes, since a stranger is one to both. Features that were trained to part two classes let some strange
+films pass (one network of two let a sixth of films that stood on their heads), so a coarse look at the film itself
+stands beside them. It is fitted to films as they are and disturbed as training does: what the network was taught to
+see through is less strange. Of the films nothing is kept. What else was tried: `experiments/familiarity.py`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pneumonia.augmentation.augment import standardise
+from pneumonia.augmentation.disturb import disturb
+from pneumonia.config import TrainConfig
+
+FILMS = 1000  # training films that it is fitted to, each as it is and disturbed: four times as many change nothing
+LOOK = 8  # a side of the coarse look, cells; of a film and its mirror image together half of them say all
+SHRINK = 1e-3  # of the way from the correlations to none
+LEAST = 0.01  # of the mean feature's spread, for a feature that hardly varies, or it would outweigh all others
+QUANTILES = 101  # of the validation films' distances
+BATCH = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Familiarity:
+    """`weight` float32 [K, K] and `bias` [K] turn the features of a film into numbers of mean 0 and deviation 1 that do
+    not go together, whose squares' sum is the film's distance; `distances` float64 are quantiles, from the 0th to the
+    100th in equal steps, of those of the validation films.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    distances: np.ndarray
+
+
+def features(maps: Tensor, films: Tensor) -> Tensor:
+    """Feature maps [B, C, h, w] of standardised films [B, 1, S, S], S a multiple of 8 -> features [B, C + 32]. Of the
+    coarse look only the left half is taken, since a film's features are the mean of its own and its mirror image's.
+    """
+    coarse = functional.avg_pool2d(films, films.shape[-1] // LOOK)[..., : LOOK // 2]
+    return torch.cat([maps.mean(dim=(2, 3)), coarse.flatten(1)], dim=1)
+
+
+def fit(network: nn.Module, config: TrainConfig, train_films: np.ndarray, val_films: np.ndarray) -> Familiarity:
+    """Fits to training films uint8 [N, S, S], as they are and as `config` disturbs them; validation films [M, S, S] set
+    the scale.
+
+    Args:
+        network: on the CPU, in eval mode, with `.maps(films) -> [B, C, h, w]`.
+    """
+    picked = np.linspace(0, len(train_films) - 1, min(FILMS, len(train_films))).astype(int)
+    films = _standardised(train_films[picked])
+    changed = disturb(films, strength=config.disturb, generator=torch.Generator().manual_seed(config.seed))
+    seen = _features(network, torch.cat([films, changed]))
+    mean, spread = seen.mean(axis=0), seen.std(axis=0)
+    spread += LEAST * spread.mean()
+    apart = (seen - mean) / spread
+    values, vectors = np.linalg.eigh((1 - SHRINK) * apart.T @ apart / len(apart) + SHRINK * np.eye(apart.shape[1]))
+    weight = (vectors / np.sqrt(values)).T / spread
+    val = _features(network, _standardised(val_films))
+    distances = np.square((val - mean) @ weight.T).sum(axis=1)
+    return Familiarity(
+        weight=weight.astype(np.float32),
+        bias=(-weight @ mean).astype(np.float32),
+        distances=np.quantile(distances, np.linspace(0, 1, QUANTILES)),
+    )
+
+
+def _standardised(films: np.ndarray) -> Tensor:
+    return standardise(torch.from_numpy(np.ascontiguousarray(films)))
+
+
+@torch.inference_mode()
+def _features(network: nn.Module, films: Tensor) -> np.ndarray:
+    """Of standardised films [N, 1, S, S] and their mirror images, the means: float64 [N, K]."""
+    maps, found = network.maps, []
+    for part in torch.split(films, BATCH):
+        part = part.contiguous(memory_format=torch.channels_last)
+        both = [features(maps(x), x) for x in (part, part.flip(3))]  # type: ignore[operator]
+        found.append((both[0] + both[1]) / 2)
+    return torch.cat(found).double().numpy()
