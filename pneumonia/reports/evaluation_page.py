@@ -11,6 +11,7 @@ from pneumonia.metrics.reliability import Line, Reliability
 from pneumonia.reports import plots
 from pneumonia.reports.page import Section, bullets, figure, page, picture, row, table, text
 from pneumonia.results.evaluation import NAMES, UNIQUE, Evaluation
+from pneumonia.served import FAMILIAR
 
 # From experiments/interval_coverage.py
 COVERAGE = (
@@ -60,6 +61,7 @@ def html(
         Section("Calibration", _calibration(e, calibrations)),
         Section("Operating point", _operating_point(e)),
         Section("Subgroups and copies", _subgroups(e)),
+        Section("Films that the model does not know", _strange(e)),
         Section("Films that are called wrong", _wrong(e, heatmaps)),
     ]
     footer = (
@@ -224,17 +226,33 @@ def _subgroups(e: Evaluation) -> list[Markup]:
     ]
     if e.unique is None:
         return [*parts, text("No film is a copy of another one.")]
-    sets = (("all films, as others count them", e), ("without copies of the same file", e.unique))
+    sets = {"all films, as others count them": e, "without copies of the same file": e.unique}
+    return [*parts, _main_scores(sets, caption="Some files are there twice. With 95% intervals")]
+
+
+def _main_scores(sets: Mapping[str, Evaluation], *, caption: str) -> Markup:
+    return table(
+        ["films", "n", *(NAMES.get(name, name.replace("_", " ")) for name in UNIQUE)],
+        [
+            (words, len(one.rows), *(f"{_value(one.scores[n])} ({_interval(one.intervals[n])})" for n in UNIQUE))
+            for words, one in sets.items()
+        ],
+        caption=caption,
+    )
+
+
+def _strange(e: Evaluation) -> list[Markup]:
+    if not e.by_familiarity:
+        return [text("This model was made before models said which films they know.")]
+    share, interval = e.unfamiliar
     return [
-        *parts,
-        table(
-            ["films", "n", *(NAMES.get(name, name.replace("_", " ")) for name in UNIQUE)],
-            [
-                (words, len(one.rows), *(f"{_value(one.scores[n])} ({_interval(one.intervals[n])})" for n in UNIQUE))
-                for words, one in sets
-            ],
-            caption="Some files are there twice. With 95% intervals",
+        text(
+            f"{share:.1%} of the films (as a share {_interval(interval)}) are unfamiliar: farther from the training "
+            "films than 95 in 100 validation films. Where that is much more than 5%, these are other films than the "
+            "model learned from, and its scores on its own films say little of them. A familiar film may be called "
+            "wrong all the same."
         ),
+        _main_scores(e.by_familiarity, caption="Scores of both apart, with 95% intervals"),
     ]
 
 
@@ -247,11 +265,14 @@ def _wrong(e: Evaluation, heatmaps: Sequence[bytes]) -> list[Markup]:
             png,
             alt=f"heatmap over {film.path}",
             caption=f"{film.path.rsplit('/', 1)[-1]}: {e.name(film.label, film.subtype)}, "
-            f"probability {film.probability:.3f}",
+            f"probability {film.probability:.3f}" + (", unfamiliar" if film.familiarity < FAMILIAR else ""),
         )
         for film, png in zip(wrong, heatmaps, strict=False)
     ]
-    rows = [(film.path, film.patient, e.name(film.label, film.subtype), film.probability) for film in wrong]
+    rows = [
+        (film.path, film.patient, e.name(film.label, film.subtype), film.probability, _value(film.familiarity))
+        for film in wrong
+    ]
     return [
         text(
             f"{len(wrong):,} of {len(e.rows):,}, the surest first. Colour shows how much a place on the film speaks "
@@ -259,7 +280,7 @@ def _wrong(e: Evaluation, heatmaps: Sequence[bytes]) -> list[Markup]:
             "that stays grey has nothing that does. A map shows where the network looks, not whether it is right to."
         ),
         row(*shown),
-        table(["film", "patient", "is", f"probability of {e.classes[1]}"], rows),
+        table(["film", "patient", "is", f"probability of {e.classes[1]}", "familiarity"], rows),
     ]
 
 

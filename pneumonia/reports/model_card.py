@@ -15,6 +15,7 @@ from pneumonia.results.evaluation import Evaluation
 
 DESCRIPTION_LENGTH = 5000  # PostgreSQL refuses a longer one, sqlite keeps it silently
 TEST = "Test films"
+STRANGE = "Films that it does not know"
 # The sections of a description; where not all have room, the first ones.
 KEPT = (
     "Intended use",
@@ -23,6 +24,7 @@ KEPT = (
     "Known failures",
     "Threshold",
     "How to make it again",
+    STRANGE,
     "Data",
     "Protocol",
 )
@@ -128,6 +130,13 @@ def card(name: str, *, index: Index, made: Made, validation: Evaluation, tags: M
         + _scores(validation),
         TEST: "Not opened yet: `pneumonia evaluate` does.",
         "Known failures": _bullets(*FAILURES[whose]),
+        STRANGE: _bullets(
+            "Each answer says how familiar the film is: the share of the validation films that are at least as far "
+            "from the training films. Below 0.05 it is called unfamiliar, as one validation film in twenty is, and its "
+            "probability may mean nothing.",
+            *KNOWN[whose],
+            "A familiar film can be called wrong all the same.",
+        ),
         "Threshold": f"A film is called {positive} when its probability is at least {validation.threshold:.4f}: the "
         f"threshold that maximises balanced accuracy on the validation films{copies}, "
         "once each film's logit is blurred.",
@@ -207,6 +216,14 @@ DATA: dict[Origin, tuple[str, ...]] = {
         "doi:10.17632/rscbjbr9sj.2.",
     ),
     "other": ("The user's own films; their origin and licence are not known to the program.",),
+}
+KNOWN: dict[Origin, tuple[str, ...]] = {
+    "synthetic": ("How many strange films it tells was not measured.",),
+    "kermany": (
+        "To models of such films, photographs, slices of CT and MR, letters, noise, films on their side or head and "
+        "most of another hospital's were unfamiliar. Lateral chests and hands were not at hand: nobody knows.",
+    ),
+    "other": ("How many strange films it tells was not measured.",),
 }
 FAILURES: dict[Origin, tuple[str, ...]] = {
     "synthetic": ("On real films its output means nothing.",),

@@ -12,7 +12,7 @@ import pandas as pd
 
 from pneumonia.data.index import Split
 from pneumonia.metrics.bands import Band, bands
-from pneumonia.metrics.intervals import Interval, bootstrap, intervals
+from pneumonia.metrics.intervals import Interval, bootstrap, intervals, proportion
 from pneumonia.metrics.logistic import logit
 from pneumonia.metrics.reliability import Line, calibration_line
 from pneumonia.metrics.scores import best_accuracy, confusion, number, score, warnings_for
@@ -20,7 +20,9 @@ from pneumonia.metrics.subgroups import Predictive, Subgroup, by_subtype, predic
 
 NAMES = {"auc": "AUC", "npv": "NPV", "f1": "F1", "mcc": "MCC", "ece": "ECE", "brier": "Brier"}
 PREVALENCES = (0.01, 0.05, 0.2, 0.5)
-UNIQUE = ("auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity")  # of the films without copies
+# Of the films without copies, and of familiar and unfamiliar ones apart.
+UNIQUE = ("auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity")
+FAMILIARITY = ("familiarity", "familiar")  # columns of `predict`'s table, missing where the model does not say
 FAILURES = 5  # shown in the text; evaluation.json has all
 
 
@@ -33,11 +35,14 @@ class Misclassified:
     label: int
     subtype: str
     probability: float
+    familiarity: float = math.nan  # where the model does not say
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result: `rows` are the scored films (as in `Index.table`), aligned with `probabilities` float [N]."""
+    """The result: `rows` are the scored films (as in `Index.table`, with `FAMILIARITY` where the model says), aligned
+    with `probabilities` float [N].
+    """
 
     split: Split
     classes: tuple[str, str]
@@ -63,10 +68,31 @@ class Evaluation:
     def unique(self) -> "Evaluation | None":
         """The same for the films that are no copy of an earlier one; None where there is no copy."""
         first = ~self.rows.duplicated("sha256").to_numpy()
-        if first.all():
-            return None
-        scored = pd.DataFrame({"probability": self.probabilities[first], "error": ""})
-        return assess(self.rows[first], scored, split=self.split, classes=self.classes, threshold=self.threshold)
+        return None if first.all() else self._of(first)
+
+    @cached_property
+    def by_familiarity(self) -> "dict[str, Evaluation]":
+        """The same for the films that are `familiar` to the model and those that are `unfamiliar`, as far as there are
+        any; empty where the model does not say.
+        """
+        if "familiar" not in self.rows:
+            return {}
+        familiar = self.rows["familiar"].to_numpy(dtype=bool)
+        parts = {"familiar": familiar, "unfamiliar": ~familiar}
+        return {name: self._of(part) for name, part in parts.items() if part.any()}
+
+    @property
+    def unfamiliar(self) -> tuple[float, Interval]:
+        """The share of the films that are not familiar to the model; NaN where it does not say."""
+        if "familiar" not in self.rows:
+            return math.nan, (math.nan, math.nan)
+        strange = ~self.rows["familiar"].to_numpy(dtype=bool)
+        _, patient = np.unique(self.rows["patient"].to_numpy().astype(str), return_inverse=True)
+        return float(strange.mean()), proportion(strange, patient)
+
+    def _of(self, part: np.ndarray) -> "Evaluation":
+        scored = pd.DataFrame({"probability": self.probabilities[part], "error": ""})
+        return assess(self.rows[part], scored, split=self.split, classes=self.classes, threshold=self.threshold)
 
     @property
     def best_accuracy(self) -> float:
@@ -89,6 +115,7 @@ class Evaluation:
         rows = self.rows.assign(probability=self.probabilities)[self.called != (self.rows["label"] == 1).to_numpy()]
         distance = np.abs(logit(rows["probability"].to_numpy()) - logit(self.threshold))
         columns = ["path", "patient", "label", "subtype", "probability"]
+        columns += ["familiarity"] if "familiarity" in rows else []
         surest_first = rows.iloc[np.argsort(-distance, kind="stable")][columns]
         return [Misclassified(*values) for values in surest_first.to_numpy(dtype=object).tolist()]
 
@@ -115,9 +142,11 @@ class Evaluation:
         for at in self.predictive:
             named |= self._named(f"ppv_at_{at.prevalence:g}", at.ppv, at.ppv_interval)
             named |= self._named(f"npv_at_{at.prevalence:g}", at.npv, at.npv_interval)
-        if self.unique:
+        parts = {**({"unique": self.unique} if self.unique else {}), **self.by_familiarity}
+        for part, of in parts.items():
             for name in UNIQUE:
-                named |= self._named(f"unique_{name}", self.unique.scores[name], self.unique.intervals[name])
+                named |= self._named(f"{part}_{name}", of.scores[name], of.intervals[name])
+        named |= self._named("unfamiliar", *self.unfamiliar)
         counts = {"films": len(self.rows), "patients": self.rows["patient"].nunique(), "not_scored": len(self.failures)}
         return named | {f"{self.split}/{name}": float(count) for name, count in counts.items()}
 
@@ -127,7 +156,7 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: counts, each score with its interval (null without a meaning), subgroups, predictive values, the
-        films without copies, warnings and failures.
+        films without copies, familiar and unfamiliar ones, warnings and failures.
         """
         return {
             "split": self.split,
@@ -161,14 +190,34 @@ class Evaluation:
                 for at in self.predictive
             ],
             "best_accuracy": self.best_accuracy,
-            "unique": self.unique
-            and {
-                "films": len(self.unique.rows),
-                **{name: score_dict(self.unique.scores[name], self.unique.intervals[name]) for name in UNIQUE},
-            },
+            "unique": self.unique and self.unique._main(),
+            "familiarity": {
+                "share_unfamiliar": score_dict(*self.unfamiliar),
+                **{name: of._main() for name, of in self.by_familiarity.items()},
+            }
+            if self.by_familiarity
+            else None,
             "warnings": self.warnings,
             "failures": [{"path": path, "error": error} for path, error in self.failures],
         }
+
+    def _main(self) -> dict[str, Any]:
+        scores = {name: score_dict(self.scores[name], self.intervals[name]) for name in UNIQUE}
+        return {"films": len(self.rows), **scores}
+
+    def strangers(self) -> str:
+        """A sentence on the films that the model does not know; empty where it does not say."""
+        if not self.by_familiarity:
+            return ""
+        share, (low, high) = self.unfamiliar
+        told = [
+            f"{len(of.rows):,} {name}: "
+            + ", ".join(
+                f"{NAMES.get(key, key)} {of.scores[key]:.3f}" for key in UNIQUE if math.isfinite(of.scores[key])
+            )
+            for name, of in self.by_familiarity.items()
+        ]
+        return f"{share:.1%} of the films are unfamiliar to the model ({low:.1%} to {high:.1%}); " + "; ".join(told)
 
     def text(self) -> str:
         """A Markdown table of the scores, with what must be known to read them."""
@@ -185,7 +234,8 @@ class Evaluation:
             low, high = self.intervals[name]
             interval = f"{low:.3f} to {high:.3f}" if math.isfinite(low) else "none"
             lines.append(f"| {NAMES.get(name, name.replace('_', ' ')):<17} | {shown:>6} | {interval:<14} |")
-        notes = [*self.warnings, *(f"not scored: {path}: {reason}" for path, reason in self.failures[:FAILURES])]
+        notes = [*self.warnings, *filter(None, [self.strangers()])]
+        notes += [*(f"not scored: {path}: {reason}" for path, reason in self.failures[:FAILURES])]
         if len(self.failures) > FAILURES:
             notes.append(f"not scored: {len(self.failures) - FAILURES:,} more, see evaluation.json")
         return "\n".join(lines + [""] * bool(notes) + [f"- {note}" for note in notes])
@@ -211,7 +261,10 @@ def assess(
     failures = list(zip(rows["path"][~scored], predictions["error"][~scored], strict=True))
     if not scored.any():
         raise ValueError(f"none of {len(rows)} {split} films could be scored; the first, {': '.join(failures[0])}")
-    kept = rows[scored].reset_index(drop=True)
+    told = {name: predictions[name].to_numpy()[scored] for name in FAMILIARITY if name in predictions}
+    if any(pd.isna(values).any() for values in told.values()):
+        told = {}
+    kept = rows[scored].reset_index(drop=True).assign(**told)
     labels = kept["label"].to_numpy()
     patients = kept["patient"].to_numpy()
     _, codes = np.unique(patients.astype(str), return_inverse=True)

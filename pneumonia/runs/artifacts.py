@@ -9,6 +9,7 @@ import pandas as pd
 from pneumonia.metrics.bands import Band
 from pneumonia.metrics.scores import confusion
 from pneumonia.reports import plots
+from pneumonia.results.evaluation import FAMILIARITY
 from pneumonia.tracking.record import Record
 
 
@@ -35,9 +36,12 @@ def write_scores(
 
 
 def write_predictions(path: Path, rows: pd.DataFrame, probabilities: np.ndarray, classes: tuple[str, str]) -> None:
-    """A line a film: path, patient, label (its true class), probability of the positive class."""
+    """A line a film: path, patient, label (its true class), probability of the positive class, and what `rows` say of
+    its familiarity.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     table = rows[["path", "patient"]].copy()
     table["label"] = np.asarray(classes)[rows["label"].to_numpy()]
     table["probability"] = probabilities
+    table = table.join(rows[[name for name in FAMILIARITY if name in rows]])
     table.to_csv(path, index=False)
