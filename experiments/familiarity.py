@@ -19,7 +19,6 @@ import string
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import cv2
@@ -61,29 +60,28 @@ Films = np.ndarray  # uint8 [N, S, S]
 Scores = dict[str, np.ndarray]
 
 
-def kinds(val: Sequence[Path], other: Sequence[Path]) -> dict[tuple[str, str], Films]:
+def kinds(val: Sequence[Path], other: Sequence[Path]) -> dict[str, Films]:
     """Films by group and kind, made of validation films and of what packages bring."""
     films, rng = [decode(path.read_bytes()) for path in val], np.random.default_rng(0)
     small = _small(films)
-    made: dict[tuple[str, str], Films] = {
-        ("known", "saved as a PNG of 1,024 px"): _small([_resaved(film) for film in films]),
-        ("known", "re-exposed"): disturbed(small, frames=False),
-        ("known", "disturbed as in training"): disturbed(small),
-        **{("known", name): np.stack([change(film) for film in small]) for name, change in CHANGES.items()},
-        ("tuned", "rotated by 90 degrees"): _small([np.rot90(film) for film in films]),
-        ("tuned", "a quarter of a film"): _small([_part(film, 0.5, rng) for film in films]),
-        ("tuned", "inverted"): 255 - small,
-        ("tuned", "noise"): _small([_noise(blur, rng) for blur in (0, 1, 2, 4, 8) for _ in range(20)]),
-        ("tuned", "drawn films"): _small([draw("normal", np.random.default_rng(number)) for number in range(100)]),
-        ("chosen", "another hospital"): np.stack([read_film(path.read_bytes(), SIZE) for path in other]),
-        ("chosen", "photographs"): _small(photographs()),
-        ("chosen", "slices of CT and MR"): _small(slices()),
-        ("chosen", "upside down"): _small([film[::-1] for film in films]),
-        ("chosen", "letters"): _small([_letters(np.random.default_rng(number)) for number in range(100)]),
-        ("chosen", "digits"): _small([np.uint8(15 * digit) for digit in load_digits().images[:100]]),
-        ("chosen", "half of a film"): _small([_part(film, 0.7, rng) for film in films]),
+    return {
+        "known: saved as a PNG of 1,024 px": _small([_resaved(film) for film in films]),
+        "known: re-exposed": disturbed(small, frames=False),
+        "known: disturbed as in training": disturbed(small),
+        **{f"known: {name}": np.stack([change(film) for film in small]) for name, change in CHANGES.items()},
+        "tuned: rotated by 90 degrees": _small([np.rot90(film) for film in films]),
+        "tuned: a quarter of a film": _small([_part(film, 0.5, rng) for film in films]),
+        "tuned: inverted": 255 - small,
+        "tuned: noise": _small([_noise(blur, rng) for blur in (0, 1, 2, 4, 8) for _ in range(20)]),
+        "tuned: drawn films": _small([draw("normal", np.random.default_rng(number)) for number in range(100)]),
+        "chosen: another hospital": np.stack([read_film(path.read_bytes(), SIZE) for path in other]),
+        "chosen: photographs": _small(photographs()),
+        "chosen: slices of CT and MR": _small(slices()),
+        "chosen: upside down": _small([film[::-1] for film in films]),
+        "chosen: letters": _small([_letters(np.random.default_rng(number)) for number in range(100)]),
+        "chosen: digits": _small([(15 * digit).astype(np.uint8) for digit in load_digits().images[:100]]),
+        "chosen: half of a film": _small([_part(film, 0.7, rng) for film in films]),
     }
-    return made
 
 
 def _small(films: Sequence[np.ndarray]) -> Films:
@@ -104,8 +102,8 @@ def _part(film: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarra
 
 def _noise(blur: float, rng: np.random.Generator) -> np.ndarray:
     grain = rng.normal(size=(SIZE, SIZE))
-    grain = cv2.GaussianBlur(grain, (0, 0), blur) if blur else grain
-    return np.asarray(cv2.normalize(grain, None, 0, 255, cv2.NORM_MINMAX), np.uint8)  # type: ignore[call-overload]
+    grain = np.asarray(cv2.GaussianBlur(grain, (0, 0), blur)) if blur else grain
+    return np.asarray(255 * (grain - grain.min()) / np.ptp(grain), np.uint8)
 
 
 def _letters(rng: np.random.Generator) -> np.ndarray:
@@ -143,7 +141,7 @@ def slices() -> list[np.ndarray]:
     for name in SLICES:
         pixels = pydicom.dcmread(get_testdata_files(name)[0]).pixel_array.astype(float)
         low, high = np.percentile(pixels, (0.5, 99.5))
-        found.append(np.uint8(255 * np.clip((pixels - low) / (high - low), 0, 1)))
+        found.append((255 * np.clip((pixels - low) / (high - low), 0, 1)).astype(np.uint8))
     return found
 
 
@@ -168,10 +166,10 @@ def _greys(x: torch.Tensor) -> Films:
 def seen(network: Network, films: Films) -> dict[str, np.ndarray]:
     """What a network and a coarse look make of films, by layer; means over a film and its mirror image."""
     parts = []
-    for chunk in torch.from_numpy(films).split(128):
+    for chunk in torch.split(torch.from_numpy(films), 128):
         both = []
         for x in (standardise(chunk), standardise(chunk.flip(2))):
-            stage, layers = network.stem(x), []
+            stage, layers = network.eval().stem(x), []
             for block in network.stages:
                 stage = block(stage)
                 layers.append(stage.mean(dim=(2, 3)))
@@ -241,21 +239,21 @@ def mixture(train: np.ndarray) -> Detector:
     return lambda films: np.asarray(-fitted.score_samples(space.white(films)[:, -32:]))
 
 
-def flagged(network: Network, split: dict[str, Films], labels: np.ndarray, films: dict[Any, Films]) -> pd.DataFrame:
+def flagged(network: Network, split: dict[str, Films], labels: np.ndarray, films: dict[str, Films]) -> pd.DataFrame:
     """The share of each kind's films that each detector calls unfamiliar: a row a kind, a column a detector."""
     forms = {"as is": split["train"], "disturbed": disturbed(split["train"]), "augmented": augmented(split["train"])}
     train = {name: seen(network, form) for name, form in forms.items()}
-    asked = {name: seen(network, form) for name, form in {("val", "val"): split["val"], **films}.items()}
+    asked = {name: seen(network, form) for name, form in {"val": split["val"], **films}.items()}
 
     def of(features: dict[str, np.ndarray], layers: Sequence[str]) -> np.ndarray:
         return np.concatenate([features[layer] for layer in layers], axis=1)
 
-    found: dict[str, dict[Any, float]] = {}
+    found: dict[str, dict[str, float]] = {}
 
     def add(name: str, layers: Sequence[str], make: Callable[[np.ndarray], Detector], *shown: str) -> None:
         detector = make(np.concatenate([of(train[form], layers) for form in ("as is", *shown)]))
         scores = {kind: detector(of(features, layers)) for kind, features in asked.items()}
-        threshold = np.quantile(scores[("val", "val")], 1 - FALSE_ALARMS)
+        threshold = np.quantile(scores["val"], 1 - FALSE_ALARMS)
         found[name] = {kind: float((scores[kind] > threshold).mean()) for kind in films}
 
     add("energy", ["logit"], lambda _: lambda logits: -np.logaddexp(0, np.abs(logits[:, 0])))
@@ -292,10 +290,12 @@ def main() -> None:
         val = val.iloc[np.linspace(0, len(val) - 1, min(SHOWN, len(val))).astype(int)]
         films = kinds([index.root / path for path in val], [other.root / path for path in other.table["path"]])
     tables = [flagged(network_of(model), split, labels, films) for model in arguments.models]
-    counts = pd.Series({kind: len(shown) for kind, shown in films.items()}, name="films")
-    print(pd.concat([counts, 100 * sum(tables) / len(tables)], axis=1).round().astype(int).T.to_string())
-    told = [{" / ".join(kind): row.to_dict() for kind, row in table.iterrows()} for table in tables]
-    bench.write(bench.report({"models": dict(zip(arguments.models, told, strict=True))}), arguments.json)
+    shares = np.mean([table.to_numpy() for table in tables], axis=0)
+    shown = pd.DataFrame(100 * shares, index=tables[0].index, columns=tables[0].columns).round().astype(int)
+    shown.insert(0, "films", [len(of) for of in films.values()])
+    print(shown.to_string())
+    told = {model: table.to_dict() for model, table in zip(arguments.models, tables, strict=True)}
+    bench.write(bench.report({"models": told}), arguments.json)
 
 
 if __name__ == "__main__":

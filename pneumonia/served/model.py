@@ -98,7 +98,8 @@ class ServedModel(PythonModel):
                 if errors == "raise":
                     raise RequestError(f"record {record}: {error}") from None
                 rows.append({**self._unscored(str(error)), **({"heatmap": ""} if explain else {})})
-        return pd.DataFrame(rows)
+        # As floats what is missing would be NaN, which is no JSON.
+        return pd.DataFrame(rows, dtype=object if any(row["error"] for row in rows) else None)
 
     def _row(self, image: object, explain: bool, any_dicom: bool) -> dict[str, object]:
         model, data = self.predictor, _bytes_of(image)
@@ -118,8 +119,8 @@ class ServedModel(PythonModel):
         return {**row, "heatmap": base64.b64encode(model.heatmap(film)).decode("ascii")} if explain else row
 
     def _unscored(self, why: str) -> dict[str, object]:
-        numbers = {"probability": math.nan, "label": "", "threshold": self.predictor.threshold}
-        return {**numbers, "familiarity": math.nan, "familiar": False, "warning": "", "error": why}
+        numbers = {"probability": None, "label": "", "threshold": self.predictor.threshold, "familiarity": None}
+        return {**numbers, "familiar": False, "warning": "", "error": why}
 
 
 def _bytes_of(image: object) -> bytes:

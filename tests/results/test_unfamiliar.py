@@ -61,7 +61,8 @@ def test_the_text_and_the_page_say_so(result: Evaluation, index: Index) -> None:
 
 def test_a_film_that_could_not_be_scored_is_of_neither_kind() -> None:
     rows, predictions = known(failed=2)
-    predictions.loc[:1, ["familiarity", "familiar"]] = [np.nan, pd.NA]
+    predictions.loc[:1, "familiarity"] = np.nan
+    predictions.loc[:1, "familiar"] = pd.NA
     parts = assess(rows, predictions).by_familiarity
     assert {name: len(part.rows) for name, part in parts.items()} == {"familiar": 68, "unfamiliar": 30}
 

@@ -210,6 +210,15 @@ def test_explain_gives_a_heatmap_in_the_films_aspect(server):
         assert prediction == expected(server, data)
 
 
+def test_a_bad_film_spoils_no_other_where_errors_are_returned(server):
+    answer = server.post({**records(JPEG, b"secret words", DICOM), "params": {"errors": "return"}})
+    assert answer.status_code == 200
+    first, bad, third = answer.json()["predictions"]
+    assert (first, third) == (expected(server, JPEG), expected(server, DICOM))
+    assert (bad["probability"], bad["label"], bad["familiarity"], bad["familiar"]) == (None, "", None, False)
+    assert bad["error"].startswith("the file is text")
+
+
 GOOD = {"image": text(JPEG)}
 
 
@@ -378,6 +387,7 @@ def test_nginx_passes_films_in_every_form_and_their_answers(server, guarded):
         {**records(*[JPEG] * (model.MAX_EXPLAINED + 1)), "params": {"explain": True}},
         records(*[b"x"] * (model.MAX_RECORDS + 1)),
         records(b"secret words"),
+        {**records(JPEG, b"secret words"), "params": {"errors": "return"}},
         {"dataframe_records": [GOOD, {}]},
         {"dataframe_records": []},
     ):
@@ -433,7 +443,7 @@ GOOD_TEXT = json.dumps(records(JPEG))[1:-1]
         ('{"dataframe_records": [' + "{}," * 30_000 + "{}]}", "too many values"),
         (json.dumps({"dataframe_records": [{str(n): 1} for n in range(19_000)]}), "1 to 1000 records, not 19000"),
     ],
-    ids=range(32),
+    ids=range(33),
 )
 def test_nginx_refuses_what_the_model_cannot(guarded, body, words):
     answer = guarded.post(None, data=body, headers={"Content-Type": "application/json"})

@@ -1,6 +1,7 @@
 """Whether a film is one that the model knows: how that is fitted, packaged, and told to who asks."""
 
 import base64
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from mlflow.exceptions import MlflowException
+from mlflow.pyfunc.scoring_server import predictions_to_json
 
 from pneumonia import served
 from pneumonia.config import TrainConfig
@@ -169,6 +171,10 @@ def test_a_bad_film_spoils_no_other_where_errors_are_returned(model: predict.Mod
     assert answer["error"][2] == "the image is missing"
     assert answer["probability"].isna().tolist() == [False, True, True, False]
     assert answer.loc[1, ["label", "warning", "heatmap"]].tolist() == ["", "", ""]
+    text = io.StringIO()
+    predictions_to_json(answer, text)  # as the server does
+    bad = json.loads(text.getvalue(), parse_constant=pytest.fail)["predictions"][1]
+    assert (bad["probability"], bad["familiarity"], bad["familiar"]) == (None, None, False)
     alone: Any = model.pyfunc.predict(table[:1])
     assert answer.loc[0, COLUMNS].tolist() == alone.loc[0].tolist()
     with pytest.raises(MlflowException, match="errors must be raise or return"):
