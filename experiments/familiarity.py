@@ -42,7 +42,7 @@ from pneumonia.runtime.environment import mlflow_defaults
 from pneumonia.served import decode, read_film, stretch
 from pneumonia.synthetic.film import draw
 from pneumonia.training.familiarity import LOOK
-from pneumonia.training.network import Network
+from pneumonia.training.network import Cnn
 
 SIZE = TrainConfig.size
 FILMS = 700  # training films that a detector is fitted to, in each form
@@ -163,7 +163,7 @@ def _greys(x: torch.Tensor) -> Films:
 
 
 @torch.inference_mode()
-def seen(network: Network, films: Films) -> dict[str, np.ndarray]:
+def seen(network: Cnn, films: Films) -> dict[str, np.ndarray]:
     """What a network and a coarse look make of films, by layer; means over a film and its mirror image."""
     parts = []
     for chunk in torch.split(torch.from_numpy(films), 128):
@@ -239,7 +239,7 @@ def mixture(train: np.ndarray) -> Detector:
     return lambda films: np.asarray(-fitted.score_samples(space.white(films)[:, -32:]))
 
 
-def flagged(network: Network, split: dict[str, Films], labels: np.ndarray, films: dict[str, Films]) -> pd.DataFrame:
+def flagged(network: Cnn, split: dict[str, Films], labels: np.ndarray, films: dict[str, Films]) -> pd.DataFrame:
     """The share of each kind's films that each detector calls unfamiliar: a row a kind, a column a detector."""
     forms = {"as is": split["train"], "disturbed": disturbed(split["train"]), "augmented": augmented(split["train"])}
     train = {name: seen(network, form) for name, form in forms.items()}

@@ -67,7 +67,7 @@ def test_the_test_films_are_scored_in_a_run_of_their_own(
     root = Path(run.info.artifact_uri)
     table = pd.read_csv(root / "predictions" / "test.csv")
     rows = index.only("test")
-    assert list(table.columns) == ["path", "patient", "label", "probability"]
+    assert list(table.columns) == ["path", "patient", "label", "probability", "familiarity", "familiar"]
     assert table["path"].tolist() == rows["path"].tolist()
     assert (table["label"] == "PNEUMONIA").tolist() == (rows["label"] == 1).tolist()
     np.testing.assert_allclose(table["probability"], evaluation.probabilities, atol=1e-12)
