@@ -2,9 +2,9 @@
 
 The squared Mahalanobis distance of a network's pooled features (Lee et al. 2018) from the mean of the training films,
 without their classes, since a stranger is one to both. Features that were trained to part two classes let some strange
-films pass (one network of two let a sixth of films that stood on their heads), so a coarse look at the film itself
-stands beside them. It is fitted to films as they are and disturbed as training does: what the network was taught to
-see through is less strange. Of the films nothing is kept. What else was tried: `experiments/familiarity.py`.
+films pass (one network of three took a sixth of the films that stood on their heads for known), so a coarse look at
+the film itself stands beside them. It is fitted to films as they are and disturbed as training does: what the network
+was taught to see through is less strange. No film is kept. What else was tried: `experiments/familiarity.py`.
 """
 
 from dataclasses import dataclass
