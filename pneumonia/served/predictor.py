@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 
 from pneumonia.served.film import DECODE_VERSION, standardise, stretch
+from pneumonia.served.limits import FilmError
 
 FORMAT = 2  # of package.json
 OUTPUTS = ("logit", "cam", "standing")  # of the graph
@@ -67,8 +68,16 @@ class Predictor:
 
         Args:
             film_hw: uint8 [H, W] from `decode`, at any scale.
+
+        Raises:
+            FilmError: the network has no map, only one cell for the whole film.
         """
-        heat = self.calibrate(self.look(stretch(film_hw, self.size))[1])
+        cells = self.look(stretch(film_hw, self.size))[1]
+        if cells.size == 1:
+            raise FilmError(
+                "this model has no heatmaps, since its network keeps no map of the film; ask without explain"
+            )
+        heat = self.calibrate(cells)
         scale = min(1.0, HEATMAP_SIDE / max(film_hw.shape))
         width, height = (max(1, round(side * scale)) for side in film_hw.shape[::-1])
         film_hw = cv2.resize(film_hw, (width, height), interpolation=cv2.INTER_AREA)

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from pneumonia.metrics.calibration import Calibration
-from pneumonia.served import Predictor
+from pneumonia.served import FilmError, Predictor
 from pneumonia.serving import export
 from pneumonia.training import backbones
 from pneumonia.training.backbones import BackboneError, start
@@ -83,6 +83,12 @@ def test_the_package_scores_as_the_network_and_is_read_back(name: str, tmp_path:
     again = export.read_network(tmp_path)
     assert (again.name, again.head.weight.shape) == (name, network.head.weight.shape)
     assert predict(again, FILMS) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_network_without_a_map_has_no_heatmaps_and_says_so(tmp_path: Path) -> None:
+    write(tmp_path, start(replace(SMALL, network="mobilenet_v3_small")).eval())
+    with pytest.raises(FilmError, match="no heatmaps, since its network keeps no map of the film"):
+        Predictor(tmp_path).heatmap(FILMS[0].numpy())
 
 
 def test_an_ensemble_of_backbones_is_read_back(tmp_path: Path) -> None:
