@@ -17,6 +17,7 @@ from torch.nn import functional
 from pneumonia.augmentation.augment import standardise
 from pneumonia.augmentation.disturb import disturb
 from pneumonia.config import TrainConfig
+from pneumonia.training.data_parallel import team
 
 FILMS = 1000  # training films that it is fitted to, each as it is and disturbed: four times as many change nothing
 LOOK = 8  # a side of the coarse look, cells; of a film and its mirror image together half of them say all
@@ -75,12 +76,14 @@ def _standardised(films: np.ndarray) -> Tensor:
     return standardise(torch.from_numpy(np.ascontiguousarray(films)))
 
 
-@torch.inference_mode()
 def _features(network: nn.Module, films: Tensor) -> np.ndarray:
     """Of standardised films [N, 1, S, S] and their mirror images, the means: float64 [N, K]."""
-    maps, found = network.maps, []
-    for part in torch.split(films, BATCH):
+
+    @torch.inference_mode()
+    def seen(part: Tensor) -> Tensor:
         part = part.contiguous(memory_format=torch.channels_last)
-        both = [features(maps(x), x) for x in (part, part.flip(3))]  # type: ignore[operator]
-        found.append((both[0] + both[1]) / 2)
-    return torch.cat(found).double().numpy()
+        one, other = (features(network.maps(x), x) for x in (part, part.flip(3)))  # type: ignore[operator]
+        return (one + other) / 2
+
+    with team(torch.get_num_threads()) as each:
+        return torch.cat(each(seen, torch.split(films, BATCH))).double().numpy()
