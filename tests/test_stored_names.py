@@ -68,7 +68,7 @@ def test_keys_of_a_record_s_files() -> None:
 
 def test_words_of_roles_and_states() -> None:
     assert set(get_args(Role)) == {
-        "search", "trial", "final", "train", "seeds", "evaluate", "compare", "eda", "worker",
+        "search", "trial", "final", "train", "seeds", "evaluate", "compare", "eda", "worker", "adapt",
     }  # fmt: skip
     assert set(get_args(State)) == {"COMPLETE", "PRUNED", "FAIL", "INTERRUPTED"}
 
@@ -79,6 +79,7 @@ def named(module: ModuleType) -> list[str]:
 
 def test_tags() -> None:
     assert named(tags) == [
+        "adapt.method", "adapt.parent", "adapt.parent_run", "adapt.place",
         "best.trial", "best.trials", "data.any_dicom", "data.classes", "data.fingerprint", "data.negative",
         "data.positive", "gate.by_hand", "gate.log_loss.", "gate.unusable", "joined", "model", "model.dropped",
         "model.version", "reason", "record", "resumed_by", "role", "study", "test.openings", "trial.epochs",

@@ -17,10 +17,10 @@ def films(
     positive: str | None = None,
     like: tuple[str, str] | None = None,
     any_dicom: bool | None = None,
-    need: Literal["train", "test"] = "train",
+    need: Literal["train", "test", "any"] = "train",
 ) -> "Index":
     """The index of a folder, a manifest, or the synthetic films, which are drawn if need be. Prints what was found,
-    also before an error; `positive` and `like` as for `scan`.
+    also before an error; `positive` and `like` as for `scan`. The split that is needed must hold both classes.
     """
     from pneumonia import synthetic
     from pneumonia.data.index import DataError, require, scan
@@ -39,7 +39,8 @@ def films(
         raise
     for line in index.report.lines():
         say(line)
-    require(index, need)
+    if need != "any":
+        require(index, need)
     if need == "train":
         require(index, "val")
     return index

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pneumonia.metrics.scores import BINS, CLIP, Floats, Ints, bins_of
+from pneumonia.metrics.scores import BINS, CLIP, Floats, Ints, Threshold, bins_of
 
 
 def resampled(patients: ArrayLike, *, draws: int, seed: int = 0) -> Iterator[Floats]:
@@ -21,7 +21,7 @@ def resampled(patients: ArrayLike, *, draws: int, seed: int = 0) -> Iterator[Flo
         yield counts[:, patient].astype(np.float64)
 
 
-def weighted_scores(y: Ints, p: Floats, threshold: float, weights: Floats) -> dict[str, Floats]:
+def weighted_scores(y: Ints, p: Floats, threshold: Threshold, weights: Floats) -> dict[str, Floats]:
     """The scores that are bootstrapped, each [D], for D weightings of the films: `weights` [D, N]."""
     called = p >= threshold
     total = weights.sum(axis=1)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pneumonia.metrics.logistic import fit_line, sigmoid
+from pneumonia.metrics.logistic import fit_line, logistic_regression, sigmoid
 from pneumonia.metrics.scores import Floats, checked_logits
 from pneumonia.metrics.threshold import choose_threshold
+
+SLOPE_SPREAD, INTERCEPT_SPREAD, SMALLEST_FACTOR = 0.5, 2.0, 0.1  # of `recalibrate`
 
 
 @dataclass(frozen=True)
@@ -55,3 +57,25 @@ def operating_point(labels: ArrayLike, logits: ArrayLike) -> tuple[Calibration, 
     """
     line = fit_calibration(labels, logits)
     return line, choose_threshold(labels, line.apply(logits))
+
+
+def recalibrate(old: Calibration, labels: ArrayLike, logits: ArrayLike) -> tuple[Calibration, float]:
+    """The line of a place with few films, drawn to the `old` one, and the threshold at the share of positive films.
+
+    The new line multiplies the old one's slope by a factor around 1 (standard deviation 0.5) and adds an offset around
+    0 (2 nats), each as if normally distributed before the films were seen. Where probabilities are calibrated to a
+    share of positive films, balanced accuracy is highest at a threshold of that share. From eight to fifty films of
+    another hospital that gave a higher balanced accuracy on its other films than `operating_point`, by 0.005 to 0.013
+    (see the lab book).
+
+    Raises:
+        ValueError: as `fit_calibration`.
+    """
+    y, x = checked_logits(labels, logits)
+    line = old.slope * x + old.intercept
+    ridge = 1 / (y.size * np.array([SLOPE_SPREAD, INTERCEPT_SPREAD]) ** 2)
+    columns, weights = np.column_stack((line, np.ones(y.size))), np.full(y.size, 1 / y.size)
+    more, offset = logistic_regression(columns, y, weights, offset=line, ridge=ridge)
+    factor = max(1 + float(more), SMALLEST_FACTOR)
+    share = (int(y.sum()) + 1) / (y.size + 2)
+    return Calibration(old.slope * factor, old.intercept * factor + float(offset)), share

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from pneumonia.metrics.bootstrap import resampled, weighted_scores
 from pneumonia.metrics.delong import auc_error
 from pneumonia.metrics.logistic import sigmoid
-from pneumonia.metrics.scores import Floats, Ints, checked, score
+from pneumonia.metrics.scores import Floats, Ints, Threshold, checked, score
 
 Interval = tuple[float, float]  # low, high
 Z95 = 1.959963984540054
@@ -20,7 +20,7 @@ BOOTSTRAPPED = ("average_precision", "f1", "mcc", "brier", "ece", "log_loss")
 def intervals(
     labels: ArrayLike,
     probabilities: ArrayLike,
-    threshold: float,
+    threshold: Threshold,
     *,
     patients: ArrayLike,
     draws: int = 2000,
@@ -70,7 +70,7 @@ def intervals(
 
 
 def bootstrap(
-    y: Ints, p: Floats, threshold: float, patient: Ints, names: Sequence[str], *, draws: int = 2000, seed: int = 0
+    y: Ints, p: Floats, threshold: Threshold, patient: Ints, names: Sequence[str], *, draws: int = 2000, seed: int = 0
 ) -> dict[str, Interval]:
     """The 2.5th and 97.5th percentile of scores of `weighted_scores` over samples of patients; NaN if no
     sample has a score, or all have the same one: see `percentiles`.

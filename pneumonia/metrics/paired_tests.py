@@ -14,7 +14,7 @@ from scipy.special import ndtr
 from pneumonia.metrics.bootstrap import resampled, weighted_scores
 from pneumonia.metrics.delong import auc_components, components_error
 from pneumonia.metrics.intervals import Z95, Interval, percentiles
-from pneumonia.metrics.scores import Floats, Ints, checked, score
+from pneumonia.metrics.scores import Floats, Ints, Threshold, checked, score
 
 DRAWS = 2000  # of the bootstrap over patients
 
@@ -86,7 +86,7 @@ def score_differences(
     labels: ArrayLike,
     first: ArrayLike,
     second: ArrayLike,
-    thresholds: tuple[float, float],
+    thresholds: tuple[Threshold, Threshold],
     *,
     patients: ArrayLike,
 ) -> dict[str, Difference]:
@@ -112,7 +112,7 @@ def score_differences(
     return found
 
 
-def weighted(y: Ints, p: Floats, threshold: float, weights: Floats) -> dict[str, Floats]:
+def weighted(y: Ints, p: Floats, threshold: Threshold, weights: Floats) -> dict[str, Floats]:
     """AUC, accuracy, sensitivity, specificity, balanced accuracy, log loss and Brier score, each [D], where each film
     counts as often as a row of `weights` [D, N] says; NaN where a class is missing.
     """

@@ -15,13 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Threshold = float | Floats  # one, or each film's own [N]
 
 BINS = 15
 CLIP = 1e-7
 FEW = 30
 
 
-def score(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> dict[str, float]:
+def score(labels: ArrayLike, probabilities: ArrayLike, threshold: Threshold) -> dict[str, float]:
     """Scores by name. One that is undefined, mostly for lack of a class, is NaN: see `warnings_for`.
 
     `ece` is the expected calibration error of the positive class's probability over 15 equal bins; `log_loss` is the
@@ -91,7 +92,7 @@ def warnings_for(labels: ArrayLike, *, classes: tuple[str, str] = ("negative", "
     return said
 
 
-def confusion(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> Ints:
+def confusion(labels: ArrayLike, probabilities: ArrayLike, threshold: Threshold) -> Ints:
     """Counts [[tn, fp], [fn, tp]]: rows are the true class, columns the predicted one."""
     y, p = checked(labels, probabilities)
     with _scikit_learn() as sk:

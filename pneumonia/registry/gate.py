@@ -43,14 +43,30 @@ class Verdict:
         return f"{self.name} version {self.version} is {self.alias}: {self.reason}"
 
 
-def decide(tracker: Tracker, name: str, version: str, films: scoring.Validation) -> Verdict:
+def decide(
+    tracker: Tracker, name: str, version: str, films: scoring.Films, *, floor: np.ndarray | None = None
+) -> Verdict:
     """Gives `version` an alias. MLflow has no compare-and-set, so {best by tag, set alias, read again} is repeated
     until it is stable: of two searches that finish at once, the later reader sees both scores.
+
+    Args:
+        floor: losses [N] of the films that a first champion must not exceed in the mean: those of the model that it was
+            made from.
     """
     client, tag = tracker.client, f"{LOG_LOSS}{films.key}"
     own = _score(client, name, version, films)
     notes = []
     champion = champion_of(client, name)
+    if champion is None and floor is not None and own.mean() > floor.mean() + TIE:
+        _retry_on_race(client.set_model_version_tag, name, version, UNUSABLE, "true")
+        _retry_on_race(client.set_registered_model_alias, name, CHALLENGER, version)
+        reason = (
+            f"log loss {own.mean():.4f} on {films.words} against {floor.mean():.4f} of the model that it was made from,"
+            " which is to be used on"
+        )
+        return Verdict(name=name, version=version, alias=CHALLENGER, reason=reason)
+    if champion is None and floor is not None:
+        notes.append(f"the model that it was made from has {floor.mean():.4f}")
     rival: np.ndarray | None = None
     if champion is not None and champion != version:
         other = client.get_model_version(name, champion).tags.get(CLASSES)
@@ -122,10 +138,9 @@ def drop_challenger(client: MlflowClient, name: str, version: str) -> None:
 
 
 def _reason(
-    own: np.ndarray, rival: np.ndarray | None, films: scoring.Validation, champion: str | None, version: str, best: str
+    own: np.ndarray, rival: np.ndarray | None, films: scoring.Films, champion: str | None, version: str, best: str
 ) -> str:
-    painted = ", and normal ones painted" if films.opacities else ""
-    score = f"log loss {own.mean():.4f} on {len(films.patients)} validation films, as they are and changed{painted}"
+    score = f"log loss {own.mean():.4f} on {films.words}"
     if rival is None or champion is None:
         other = "" if best == version else f"; version {best} is better"
         return f"{score}, no champion to beat{other}" if best == version else f"{score}{other}"
@@ -136,8 +151,8 @@ def _reason(
     )
 
 
-def _score(client: MlflowClient, name: str, version: str, films: scoring.Validation) -> np.ndarray:
-    values = scoring.losses(f"models:/{name}/{version}", films)
+def _score(client: MlflowClient, name: str, version: str, films: scoring.Films) -> np.ndarray:
+    values = films.losses(f"models:/{name}/{version}")
     _retry_on_race(client.set_model_version_tag, name, version, f"{LOG_LOSS}{films.key}", repr(float(values.mean())))
     return values
 

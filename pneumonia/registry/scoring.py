@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import cv2
 import mlflow
@@ -35,6 +35,25 @@ class Image(NamedTuple):
     data: str  # base64
 
 
+class Films(Protocol):
+    """What versions are scored on. `key` identifies the films, `patients` names the patient of each, `words` says in a
+    verdict what they are.
+    """
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def patients(self) -> list[str]: ...
+
+    @property
+    def words(self) -> str: ...
+
+    def losses(self, uri: str) -> np.ndarray:
+        """Log loss of each film by the model `uri`; float64 [N]. Raises what `losses` raises."""
+        ...
+
+
 class Unreadable(OSError):
     """A version's files are gone, or cannot be loaded; the sentence says which or why."""
 
@@ -56,6 +75,15 @@ class Validation:
     key: str
     any_dicom: bool = False  # also read DICOMs that say they are not chest radiographs
 
+    @property
+    def words(self) -> str:
+        painted = ", and normal ones painted" if self.opacities else ""
+        return f"{len(self.patients)} validation films, as they are and changed{painted}"
+
+    def losses(self, uri: str) -> np.ndarray:
+        """As the function `losses`."""
+        return losses(uri, self)
+
     def images(self) -> Iterator[Image]:
         """Three images of each film: as it is, in another shape, and with another corruption (as it is, where no model
         would read the copy); of a normal one perhaps a fourth, with an opacity. They are read again for each model,
@@ -65,7 +93,7 @@ class Validation:
             FilmGone: a film is no longer there, or was changed.
         """
         for number, (path, sha256) in enumerate(self.films):
-            film = _read(path)
+            film = film_bytes(path)
             if hashlib.sha256(film).hexdigest() != sha256:
                 raise FilmGone(f"the validation film {path} was changed while models were scored")
             # At 224 px, so that models of all sizes see the same copies; training makes them at its own size.
@@ -93,7 +121,7 @@ def validation(record: Record) -> Validation:
     any_dicom = record.run.dataset.get("any_dicom", False)
     found = []
     for name, label, patient in zip(rows["path"], rows["label"], rows["patient"], strict=True):
-        film = _read(path := root / name)
+        film = film_bytes(path := root / name)
         try:
             read_film(film, CANONICAL, any_dicom=any_dicom)
         except FilmError as error:
@@ -113,7 +141,10 @@ def validation(record: Record) -> Validation:
     )
 
 
-def _read(path: Path) -> bytes:
+def film_bytes(path: Path) -> bytes:
+    """Raises:
+    FilmGone: it is not there, or cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:

@@ -19,7 +19,8 @@ from pneumonia.registry.gate import (
     drop_challenger,
     gone,
 )
-from pneumonia.registry.scoring import FilmGone, validation
+from pneumonia.registry.held_out import held_out
+from pneumonia.registry.scoring import FilmGone, Films, validation
 from pneumonia.reports import model_card
 from pneumonia.tracking.record import CARD, Record, records
 from pneumonia.tracking.store import Tracker, tracker_errors
@@ -41,13 +42,14 @@ def enter(tracker: Tracker, record: Record) -> Verdict:
     """
     name, have = record.run.register, sent(record)
     assert name is not None
-    films = validation(record)
+    local = held_out(tracker, record) if record.run.role == "adapt" else None
+    films: Films = local or validation(record)
     with tracker_errors(tracker.uri):
         version = have.get("version") or _register(tracker.client, name, record)
         link = json.dumps([{"name": name, "version": version}])  # on the model's page in the UI
         tracker.client.set_logged_model_tags(have["model_id"], {MLFLOW_MODEL_VERSIONS: link})
         remember(record, version=version)
-        verdict = gate.decide(tracker, name, version, films)
+        verdict = gate.decide(tracker, name, version, films, floor=None if local is None else local.floor)
         remember(record, verdict=asdict(verdict))
     return verdict
 

@@ -11,15 +11,20 @@ from typing import Literal
 from pneumonia.config import TrainConfig
 from pneumonia.data.classes import is_opacity_task
 from pneumonia.data.index import Index
+from pneumonia.results.adaptation import Adaptation
 from pneumonia.results.evaluation import Evaluation
+from pneumonia.tracking.tags import FINGERPRINT, PARENT, PARENT_RUN, PLACE
 
 DESCRIPTION_LENGTH = 5000  # PostgreSQL refuses a longer one, sqlite keeps it silently
 TEST = "Test films"
 STRANGE = "Films that it does not know"
+LINEAGE, HELD_OUT = "Lineage", "Held-out local films"  # of adapted models
 # The sections of a description; where not all have room, the first ones.
 KEPT = (
     "Intended use",
+    LINEAGE,
     "Validation films",
+    HELD_OUT,
     TEST,
     "Known failures",
     "Threshold",
@@ -144,6 +149,47 @@ def card(name: str, *, index: Index, made: Made, validation: Evaluation, tags: M
             f"Commit: {commit}" if commit else "Commit: unknown, it was not made from a checkout",
             f"Films: fingerprint {index.fingerprint[:12]}; seed {config.seed}",
             made.command(positive),
+        ),
+    }
+    return _join(f"Model card: {name}", sections)
+
+
+def adapted_card(name: str, *, adaptation: Adaptation, params: Mapping[str, object], tags: Mapping[str, str]) -> str:
+    """The card of a model that was adapted to a place.
+
+    Args:
+        name: of the registered model.
+        params: of the run: what it was asked for, and the recipe.
+        tags: of the run: the place, and the model that was adapted.
+    """
+    (negative, positive), adapted = adaptation.classes, adaptation.adapted
+    parent, place, run = tags[PARENT], tags[PLACE], tags.get(PARENT_RUN)
+    replay = "" if params["replay"] == "none" else ", with training films of its first place mixed in"
+    line = adapted.model.calibration
+    sections = {
+        "Intended use": _bullets(
+            f"Gives a probability that a frontal chest film of {place} is {positive} rather than {negative}.",
+            "For research and teaching. It is not a medical device, and nobody's treatment may depend on it.",
+            "Not for another place: it has been moved away from what it first learned.",
+        ),
+        LINEAGE: _bullets(
+            f"Made from {parent}" + (f", run {run}" if run else "") + f": {adaptation.how()}{replay}.",
+            "What holds of that model's films and failures is in its own card.",
+        ),
+        HELD_OUT: adaptation.text(),
+        TEST: "Not opened yet: `pneumonia evaluate` does.",
+        "Known failures": _bullets(
+            f"Measured on {adaptation.films} films of one place, so that the intervals are wide.",
+            "Films of the first place may be told apart less well than before.",
+        ),
+        "Threshold": f"A film is called {positive} when its probability is at least {adapted.model.threshold:.4f}. "
+        f"The calibration's line (slope {line.slope:.3f}, intercept {line.intercept:.3f}) and the threshold come from "
+        "the held-out local films.",
+        "How to make it again": _bullets(
+            f"Commit: {tags.get('mlflow.source.git.commit', 'unknown, it was not made from a checkout')}",
+            f"Films: fingerprint {tags[FINGERPRINT][:12]}; seed {params['seed']}",
+            f"`pneumonia adapt --model {params['model']} --data FILMS --name {place} --seed {params['seed']}`"
+            + (" with `--replay`" if replay else ""),
         ),
     }
     return _join(f"Model card: {name}", sections)

@@ -114,26 +114,44 @@ def read_network(folder: Path, dropout: float = 0.0) -> Network:
     """The network of a package that `write` made, of this version or of one before, on the CPU, in eval mode.
 
     Raises:
+        PackageError: as `read_networks`.
+        BackboneError: likewise.
+    """
+    networks = read_networks(folder, dropout)
+    return Ensemble(networks).eval() if len(networks) > 1 else networks[0]
+
+
+def read_networks(folder: Path, dropout: float) -> list[Network]:
+    """The networks of a package: several where it is an ensemble's.
+
+    Raises:
+        PackageError: its weights are not there, or of another kind of network.
         BackboneError: it is of a library that is not installed.
     """
     settings = json.loads((folder / "package.json").read_text(encoding="utf-8"))
-    state = safetensors.torch.load_file(folder / "model.safetensors")
-    count = len({name.split(".")[1] for name in state if name.startswith("members.")})
-    heads = [f"members.{number}." for number in range(count)] or [""]
-
-    def read(head: str) -> Network:
-        own = {name.removeprefix(head): value for name, value in state.items() if name.startswith(head)}
-        name = settings.get("network", "cnn")
-        if name == "cnn":
-            network: Network = build(len(own["stem.0.weight"]), dropout, seed=0)
-        else:
-            network = backbones.rebuild(name, settings["size"], dropout)
+    try:
+        weights = safetensors.torch.load_file(folder / "model.safetensors")
+    except OSError as error:
+        raise PackageError("its weights, model.safetensors, are not beside its graph") from error
+    states: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in weights.items():
+        if name.startswith("members."):  # beside them an ensemble has a head, which is made of theirs
+            number, _, inner = name.removeprefix("members.").partition(".")
+            states.setdefault(int(number), {})[inner] = value
+    kind, networks = settings.get("network", "cnn"), []
+    for _, state in sorted(states.items()) or [(0, weights)]:
+        try:
+            network = (
+                build(len(state["stem.0.weight"]), dropout, seed=0)
+                if kind == "cnn"
+                else backbones.rebuild(kind, settings["size"], dropout)
+            )
+            network.load_state_dict(state)
+        except (KeyError, RuntimeError) as error:
+            raise PackageError("its weights are those of another kind of network") from error
         network.weights = settings.get("weights", "")
-        network.load_state_dict(own)
-        return network.to(memory_format=torch.channels_last).eval()
-
-    networks = [read(head) for head in heads]
-    return Ensemble(networks).eval() if count else networks[0]
+        networks.append(network.to(memory_format=torch.channels_last).eval())
+    return networks
 
 
 def _origin(network: nn.Module) -> dict[str, str]:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections import Counter
@@ -55,10 +56,13 @@ class Model:
     pyfunc: PyFuncModel
 
 
-def load(model_uri: str) -> Model:
+def load(model_uri: str, *, package_to: Path | None = None) -> Model:
     """Loads `models:/name@alias`, `models:/name/3`, `models:/m-...`, `runs:/...`, or a model's folder.
 
     Remote files go to a temporary folder that is gone when this returns.
+
+    Args:
+        package_to: a folder, made here, that gets a copy of the model's package (see `serving.export`).
 
     Raises:
         ModelError: it is not there, cannot be read, or does not take films.
@@ -84,6 +88,8 @@ def load(model_uri: str) -> Model:
         if not settings.is_file():
             raise ModelError(f"{model_uri} is an MLflow model, but not one of this program's: it holds no package.json")
         package = json.loads(settings.read_text(encoding="utf-8"))
+        if package_to is not None:
+            shutil.copytree(settings.parent, package_to)
     return Model(
         uri=model_uri,
         size=package["size"],

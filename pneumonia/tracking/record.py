@@ -31,11 +31,12 @@ from typing import Any, Literal, TypedDict
 from pneumonia.runtime.signals import identity, is_gone
 
 State = Literal["COMPLETE", "PRUNED", "FAIL", "INTERRUPTED"]
-Role = Literal["search", "trial", "final", "train", "seeds", "evaluate", "compare", "eda", "worker"]
+Role = Literal["search", "trial", "final", "train", "seeds", "evaluate", "compare", "eda", "worker", "adapt"]
 # Folders of earlier versions have these names, and those of the fields of `Run` and `Sent`: none may change.
 RUN, PARAMS, METRICS, SUMMARY, STATUS = "run.json", "params.json", "metrics.jsonl", "summary.json", "status.json"
 SENT = "sent.json"
 VAL_PREDICTIONS, TEST_PREDICTIONS = "predictions/val.csv", "predictions/test.csv"  # among the artifacts
+HELD_OUT_PREDICTIONS = "predictions/held_out.csv"  # of an adapting: of each local film, by a model without its patient
 CARD = "model_card.md"
 
 

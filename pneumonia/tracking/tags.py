@@ -21,6 +21,10 @@ ANY_DICOM = "data.any_dicom"
 MODEL = "model"  # of an evaluation: the URI of what was scored
 VERSION = "model.version"  # of an evaluation: name/number of the version that it was of
 TEST_OPENINGS = "test.openings"  # of an evaluation; of a version or logged model, so far
+PLACE = "adapt.place"  # of an adapting, and of the version that it made
+PARENT = "adapt.parent"  # of these: the URI of the model that was adapted; name/number where it is a version
+PARENT_RUN = "adapt.parent_run"  # of these: the run that made the model that was adapted
+METHOD = "adapt.method"  # of these: fine-tuned, recalibrated, or unlabelled
 
 # Of a version.
 BY_HAND = "gate.by_hand"  # it was promoted by hand: the highest version that was there, and when

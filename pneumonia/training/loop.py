@@ -41,7 +41,8 @@ class FitData:
 
     `opacities`: whether class 1 is told from normal by opacities of the lungs, so that they may be painted. `changed`:
     whether corrupted copies of the validation films (see `stress_tests`) are scored beside them; None: if `disturb` is
-    above 0. Trials that are compared need the same value, whatever each has for `disturb`.
+    above 0. Trials that are compared need the same value, whatever each has for `disturb`. `strata` [N], numbers from
+    0, are what the sampler balances in place of the labels.
     """
 
     train_films: np.ndarray
@@ -50,6 +51,7 @@ class FitData:
     val_labels: np.ndarray
     opacities: bool = False
     changed: bool | None = None
+    strata: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,8 +162,30 @@ def fit(
         return training.fitted()
 
 
+def fine_tune(
+    config: TrainConfig, data: FitData, start: Network, *, on_step: Callable[[Step], None] = lambda step: None
+) -> Network:
+    """Trains on from `start`, which stays as it is, by the recipe of `fit`, to the end: no validation film is needed.
+
+    Returns:
+        The averaged weights, on the CPU, in eval mode.
+
+    Raises:
+        Diverged: the loss or the gradient is not a finite number.
+        ValueError: a class has no training film, or the device is not there.
+    """
+    device = pick_device(config.device)
+    parts = max(1, round(config.batch_size / PART)) if device.type == "cpu" else 1
+    with allocator.keep_freed_memory(), clahe.one_thread(), team(parts) as each:
+        training = _Training(config, data, device, parts, each, start=start)
+        for number in range(1, config.epochs + 1):
+            training.epoch(number, on_step)
+        average: Network = training.average.to("cpu")
+        return average
+
+
 class _Training:
-    """The state of a running training."""
+    """The state of a running training, which begins at `start`, or at random weights."""
 
     def __init__(
         self,
@@ -170,6 +194,8 @@ class _Training:
         device: torch.device,
         parts: int,
         each: Callable[..., list[Any]],
+        *,
+        start: Network | None = None,
     ) -> None:
         self.began = time.monotonic()
         self.config, self.data, self.device, self.map_parts = config, data, device, each
@@ -180,9 +206,10 @@ class _Training:
         self.targets = labels * (1 - config.label_smoothing) + 0.5 * config.label_smoothing
         val_films, self.unpainted = films_to_score(config, data)
         self.val_films = torch.from_numpy(val_films).to(device)
-        self.sampler = sampling.sampler(data.train_labels, config.sampler, self.generator)
+        strata = data.train_labels if data.strata is None else data.strata
+        self.sampler = sampling.sampler(strata, config.sampler, self.generator)
 
-        network = backbones.start(config)
+        network = copy.deepcopy(start) if start else backbones.start(config)
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.replicas = Replicas(self.network, parts)
         self.average = copy.deepcopy(self.network).eval()
