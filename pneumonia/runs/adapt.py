@@ -166,7 +166,7 @@ def _lineage(tracker: Tracker, served: predict.Model) -> dict[str, str]:
 def _recipe() -> dict[str, object]:
     """The parameters of a fine-tuning, as of a training, and those that only it has."""
     recipe, left_out = asdict(adaptation.RECIPE), ("size", "width", "epochs", "half_size", "patience", "seed", "device")
-    own = {"steps": adaptation.STEPS, "share": adaptation.SHARE, "folds": adaptation.FOLDS}
+    own = {"steps": adaptation.STEPS, "folds": adaptation.FOLDS}
     return {**{name: value for name, value in recipe.items() if name not in left_out}, **own}
 
 

@@ -1,6 +1,5 @@
 """A trained network taught by a few films of another place, and what that gains on films that it did not see."""
 
-import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +24,6 @@ FEWEST = 2  # patients of each class that recalibrating needs
 STEPS = 80  # of each network's fine-tuning; those of an ensemble share `MOST` of them
 MOST = 160
 HOME = 1000  # home films that are mixed in, at most
-SHARE = 0.75  # of the way from the first weights to the fine-tuned ones
 RECIPE = TrainConfig(lr=5e-4, batch_size=64, ema_decay=0.98, device="cpu")
 
 Method = Literal["fine-tuned", "recalibrated"]
@@ -120,8 +118,6 @@ def adapt(
     is judged by is fitted without the film's part. With too few films for that (`can_tune`) the networks stay, and so
     they do where having learned makes the held-out films' log loss no better than a new line does.
 
-    Fine-tuned weights are averaged with those of the start (Wortsman et al. 2022), which keeps more of what was known.
-
     Args:
         on_step: told after each step, numbered over all trainings.
 
@@ -164,8 +160,7 @@ def adapt(
         networks = []
         for member, network in enumerate(start.networks):
             tell = partial(_tell, on_step, before=done, steps=total)
-            learned = fine_tune(replace(plan.config, seed=seed + member), plan.data, network, on_step=tell)
-            networks.append(between(network, learned, SHARE))
+            networks.append(fine_tune(replace(plan.config, seed=seed + member), plan.data, network, on_step=tell))
             done += plan.steps
         made.append(replace(start, networks=networks))
     *held_models, final = made
@@ -201,16 +196,6 @@ def folds(labels: Ints, patients: np.ndarray, count: int, *, seed: int) -> Ints:
     order = sorted(names, key=lambda name: (rare not in has[name], 1 - rare in has[name]))
     part = {name: place % count for place, name in enumerate(order)}
     return np.array([part[name] for name in patients])
-
-
-def between(start: Network, learned: Network, share: float) -> Network:
-    """A network with `share` of the way from the weights of one to those of the other, batch norm's statistics too."""
-    network = copy.deepcopy(start)
-    first, second = start.state_dict(), learned.state_dict()
-    for name, value in network.state_dict().items():
-        if value.is_floating_point():
-            value.copy_(torch.lerp(first[name], second[name], share))
-    return network
 
 
 def _fewest(labels: Ints, patients: np.ndarray) -> int:

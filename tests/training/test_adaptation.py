@@ -9,9 +9,9 @@ import torch
 from pneumonia.metrics.calibration import Calibration, recalibrate
 from pneumonia.metrics.scores import auc
 from pneumonia.training import adaptation
-from pneumonia.training.adaptation import FILMS, LocalFilms, Model, adapt, between, can_tune, folds
+from pneumonia.training.adaptation import FILMS, LocalFilms, Model, adapt, can_tune, folds
 from pneumonia.training.loop import FitData, Step, fit, predict
-from pneumonia.training.network import Ensemble, Network, build
+from pneumonia.training.network import Ensemble, Network
 from pneumonia.training.sampling import sampler
 from tests.training.conftest import TINY, blobs
 
@@ -43,7 +43,6 @@ def place(count: int, *, each: int = 2, seed: int = 3) -> LocalFilms:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adaptation, "RECIPE", replace(TINY, lr=2e-2, ema_decay=0.9, disturb=0.0, opacity=0.0))
     monkeypatch.setattr(adaptation, "STEPS", 30)
-    monkeypatch.setattr(adaptation, "SHARE", 1.0)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -154,12 +153,3 @@ def test_a_line_drawn_to_the_old_one() -> None:
     assert abs(few.slope - old.slope) < abs(line.slope - old.slope)
     reverse, _ = recalibrate(old, (logits < 0).astype(int), logits)
     assert reverse.slope > 0
-
-
-def test_between_two_networks() -> None:
-    films = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8))
-    first, second = build(4, 0.0, seed=0).eval(), build(4, 0.0, seed=1).eval()
-    assert (predict(between(first, second, 0.0), films) == predict(first, films)).all()
-    assert predict(between(first, second, 1.0), films) == pytest.approx(predict(second, films), abs=1e-5)
-    half = between(first, second, 0.5).head.weight
-    assert torch.allclose(half, (first.head.weight + second.head.weight) / 2)
