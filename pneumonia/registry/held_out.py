@@ -59,7 +59,7 @@ class HeldOut:
         run_id = self.tracker.client.get_model_version(name, number).run_id
         own = self.table if run_id == self.run_id else held_out_of(self.tracker, run_id)
         known = {} if own is None else dict(zip(own["sha256"], own["probability"], strict=True))
-        found = self.table["sha256"].map(known).to_numpy(dtype=np.float64)
+        found = np.array(self.table["sha256"].map(known), dtype=np.float64)
         unseen = np.flatnonzero(np.isnan(found))
         if unseen.size:
             model = predict.load(uri)

@@ -59,7 +59,7 @@ class Model:
 
     def logits(self, films: np.ndarray) -> Floats:
         """Float64 [N] of uint8 films [N, S, S]."""
-        return predict(self.network, torch.from_numpy(np.ascontiguousarray(films)))
+        return predict(self.network, torch.from_numpy(np.array(films)))
 
 
 @dataclass(frozen=True, kw_only=True)

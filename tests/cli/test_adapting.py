@@ -1,0 +1,112 @@
+"""`adapt` as it is typed: what it refuses, and what it prints."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from pneumonia.cli import cli
+from pneumonia.tracking.record import Record
+from pneumonia.tracking.store import Tracker
+from pneumonia.training import adaptation
+from tests.conftest import ROOT, TINY
+
+Adapt = Callable[..., Result]
+
+
+@pytest.fixture
+def adapt(store: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> Adapt:
+    monkeypatch.setenv("PNEUMONIA_HOME", str(home))
+    monkeypatch.setattr(adaptation, "RECIPE", replace(TINY, disturb=0.0, opacity=0.0))
+    monkeypatch.setattr(adaptation, "STEPS", 2)
+    monkeypatch.setattr(adaptation, "FOLDS", 2)
+    return lambda *words: CliRunner().invoke(cli, ["adapt", *map(str, words)])
+
+
+def few(films: Path, folder: Path, *, each: int) -> Path:
+    """A folder of the first training films of each class."""
+    for name in ("NORMAL", "PNEUMONIA"):
+        (folder / "train" / name).mkdir(parents=True)
+        for path in sorted((films / "chest_xray" / "train" / name).iterdir())[:each]:
+            shutil.copy(path, folder / "train" / name)
+    return folder
+
+
+def test_from_a_registered_model_to_a_champion_of_the_place(
+    adapt: Adapt, registered: Record, films: Path, tmp_path: Path, tracker: Tracker
+) -> None:
+    done = adapt("--data", few(films, tmp_path / "Far Away", each=20), "--json")
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["model"], told["classes"]) == ("models:/pneumonia-far-away/1", ["NORMAL", "PNEUMONIA"])
+    assert 30 < told["films"] <= 40  # copies are left out
+    assert told["alias"] in ("champion", "challenger")
+    gain = told["after"]["scores"]["auc"]["value"] - told["before"]["scores"]["auc"]["value"]
+    assert told["gain"]["auc"]["value"] == pytest.approx(gain)
+    assert tracker.client.get_run(told["run_id"]).data.tags["role"] == "adapt"
+
+
+def test_the_table_is_printed_and_the_verdict_said(
+    adapt: Adapt, registered: Record, films: Path, tmp_path: Path
+) -> None:
+    done = adapt("--data", few(films, tmp_path / "there", each=6), "--name", "West Wing")
+    assert done.exit_code == 0, done.stderr
+    assert "| balanced accuracy |" in done.stdout
+    assert "recalibrated alone" in done.stdout
+    assert "pneumonia-west-wing version 1 is" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--data", "nowhere"), "there is nothing at"),
+        (("--data", "films", "--name", "demo"), "the place cannot be called 'demo'"),
+        (("--data", "films", "--seed", "-1"), "seed must be"),
+        (("--data", "one_class"), "found 1: NORMAL"),
+        (("--data", "films", "--model", "models:/pneumonia/7"), "models:/pneumonia/7 cannot be loaded"),
+        (("--data", "films", "--model", "films"), "there is no model at"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_sentence(
+    adapt: Adapt, registered: Record, films: Path, tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    few(films, tmp_path / "films", each=6)
+    shutil.copytree(tmp_path / "films" / "train" / "NORMAL", tmp_path / "one_class" / "train" / "NORMAL")
+    done = adapt(*words)
+    assert done.exit_code == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert said in last
+    assert "Traceback" not in done.output
+
+
+def test_too_few_patients_are_refused(adapt: Adapt, registered: Record, films: Path, tmp_path: Path) -> None:
+    folder = few(films, tmp_path / "there", each=3)
+    paths = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.jpeg"))]
+    table = pd.DataFrame({"path": paths, "label": [path.split("/")[1] for path in paths]})
+    table.assign(patient=table["label"]).to_csv(folder / "films.csv", index=False)
+    done = adapt("--data", folder / "films.csv")
+    assert done.exit_code == 2
+    assert "adapting needs films of 2 patients of each class, better 5 and 16 films in all" in done.stderr
+
+
+def test_mlproject_takes_what_the_command_takes() -> None:
+    entry = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]["adapt"]
+    taken = {param.name for param in cli.commands["adapt"].params} - {"as_json"}
+    assert set(entry["parameters"]) == taken
+    defaults = {name: one.get("default", "films") for name, one in entry["parameters"].items()}
+    words = entry["command"].format(**defaults).split()[4:]
+    given = cli.commands["adapt"].make_context("adapt", words).params
+    assert given == {
+        **dict.fromkeys(taken),
+        "data": "films",
+        "seed": 0,
+        "any_dicom": False,
+        "as_json": False,
+    }
