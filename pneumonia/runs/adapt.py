@@ -24,8 +24,9 @@ from pneumonia.serving import export, predict
 from pneumonia.tracking.record import CARD, HELD_OUT_PREDICTIONS, Record, Run
 from pneumonia.tracking.store import Tracker, finished
 from pneumonia.tracking.tags import METHOD, PARENT, PARENT_RUN, PLACE
-from pneumonia.training import adaptation
+from pneumonia.training import adaptation, familiarity
 from pneumonia.training.adaptation import LocalFilms, Model
+from pneumonia.training.familiarity import Familiarity
 from pneumonia.training.network import Network
 
 
@@ -131,7 +132,10 @@ def adapt_and_record(
             on_step=listener.on_step,
         )
         found = assess(adapted, table, index.classes)
-        _write(record, found, size=served.size, uri=served.uri)
+        known = familiarity.fit_to_few(
+            adapted.model.network, adaptation.RECIPE, np.asarray(decoded.films), adapted.fold
+        )
+        _write(record, found, known, size=served.size)
     return record, found
 
 
@@ -178,7 +182,7 @@ def _training_films(home: Index | None, size: int, context: RunContext) -> tuple
     return decoded.films[train], decoded.index.table["label"].to_numpy()[train]
 
 
-def _write(record: Record, found: Adaptation, *, size: int, uri: str) -> None:
+def _write(record: Record, found: Adaptation, known: Familiarity, *, size: int) -> None:
     """Predictions, figures, matrices, card, model and metrics."""
     adapted, classes = found.adapted, found.classes
     labels, after = found.rows["label"].to_numpy(), adapted.after
@@ -221,6 +225,7 @@ def _write(record: Record, found: Adaptation, *, size: int, uri: str) -> None:
             classes=classes,
             threshold=threshold,
             calibration=adapted.model.calibration,
+            familiarity=known,
         )
         mlflow.pyfunc.save_model(str(model), **export.pyfunc_arguments(package))
         model.rename(record.model)  # a record has a whole model or none

@@ -140,7 +140,7 @@ def test_the_first_version_is_champion_only_if_it_is_no_worse_than_what_it_was_m
     assert (verdict.alias, tracker.client.get_registered_model(PLACE).aliases["champion"]) == ("challenger", 2)
 
 
-def change(record: Record, **columns: Callable[[pd.DataFrame], object]) -> None:
+def change(record: Record, **columns: Any) -> None:
     """Replaces held-out predictions, in the record and in the store."""
     path = record.artifacts / HELD_OUT_PREDICTIONS
     pd.read_csv(path, dtype={"path": str}).assign(**columns).to_csv(path, index=False)
