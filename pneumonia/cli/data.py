@@ -44,3 +44,28 @@ def films(
     if need == "train":
         require(index, "val")
     return index
+
+
+def unlabelled(data: str, classes: tuple[str, str], *, any_dicom: bool = False) -> "Index":
+    """The index of the films of a folder, with all below it, or of a manifest, whose labels are not looked at."""
+    from pneumonia.data import manifest
+    from pneumonia.data.index import scan_unlabelled
+    from pneumonia.data.inventory import tally
+    from pneumonia.runtime.working_folder import located, looked_in
+    from pneumonia.serving import predict
+
+    place = Path(located(data))
+    if not os.path.exists(place):
+        raise ValueError(f"looked for a folder of films or a manifest, and there is nothing at {looked_in(data)}")
+    if place.is_dir():
+        paths, passed = predict.films([str(place)])
+        if passed:
+            say(f"skipped: {tally(passed)}")
+        root = place
+    else:
+        root = place.parent
+        paths = [film.located(root)[0] for film in manifest.read(place, labels=False).films]
+    index = scan_unlabelled(paths, root, classes, any_dicom=any_dicom)
+    for line in index.report.lines():
+        say(line)
+    return index

@@ -142,6 +142,40 @@ def scan(
     return Index(table, classes, root, fingerprint, report, any_dicom)
 
 
+def scan_unlabelled(paths: Sequence[Path], root: Path, classes: tuple[str, str], *, any_dicom: bool = False) -> Index:
+    """The index of films whose classes are not known: all are of the split train and of the label -1, and each is a
+    patient of its own. Of identical films one stays.
+
+    Args:
+        root: the folder that paths are told relative to.
+        classes: of the model that is to score them.
+
+    Raises:
+        DataError: none can be read.
+    """
+    rows = [{"path": os.path.relpath(path, root), "split": "train"} for path in paths]
+    table, unreadable = _hash(rows, root, progress=False)
+    if table.empty:
+        raise DataError(f"none of the {len(unreadable):,} films can be read; the first: {unreadable[0][1]}")
+    table = table.drop_duplicates("sha256").assign(label=-1)
+    table["patient"] = table["sha256"].str[:16]
+    table = table[list(COLUMNS)].reset_index(drop=True)
+    content = "\n".join(sorted(table["sha256"])) + "\nunlabelled" + "\nany DICOM" * any_dicom
+    report = Report(
+        found=len(rows),
+        used=len(table),
+        classes=classes,
+        ignored={},
+        duplicates=(),
+        leaks=(),
+        corrupt=tuple(unreadable),
+        notes=("their classes are not known",),
+        counts=(),
+    )
+    fingerprint = hashlib.sha256(content.encode()).hexdigest()
+    return Index(table, classes, root.absolute(), fingerprint, report, any_dicom)
+
+
 def require(index: Index, split: Split) -> None:
     """Checks that a split can be used for what it is for.
 
@@ -210,7 +244,13 @@ def _fingerprint(
 def _counts(table: pd.DataFrame, classes: tuple[str, str]) -> tuple[dict[str, str | int], ...]:
     groups = table.groupby(["split", "label", "subtype"])["patient"].agg(["size", "nunique"]).reset_index()
     rows = [
-        {"split": split, "class": classes[label], "subtype": subtype, "films": films, "patients": patients}
+        {
+            "split": split,
+            "class": classes[label] if label >= 0 else "unknown",
+            "subtype": subtype,
+            "films": films,
+            "patients": patients,
+        }
         for split, label, subtype, films, patients in groups.to_numpy(dtype=object).tolist()
     ]
     return tuple(sorted(rows, key=lambda row: SPLITS.index(row["split"])))

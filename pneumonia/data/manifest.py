@@ -48,12 +48,15 @@ class Manifest:
     notes: list[str] = field(default_factory=list)
 
 
-def read(path: Path) -> Manifest:
+def read(path: Path, *, labels: bool = True) -> Manifest:
     """Reads a manifest.
 
     A CSV may have commas, semicolons, tabs or bars between its cells, be UTF-8, UTF-16 or Latin-1, and have a delimiter
     at each row's end. Columns are known in any case. A patient that is N/A or the like is not known, nor is one who has
     all films; a split that is N/A in every row counts as not given.
+
+    Args:
+        labels: whether the column label must be there.
 
     Raises:
         DataError: it cannot be read, lacks a column, or a cell; the sentence names row and column.
@@ -63,6 +66,8 @@ def read(path: Path) -> Manifest:
         raise DataError(f"looked for a folder or a CSV or Parquet manifest, and {path} is neither")
     header, rows, wheres = _parquet(path) if suffix == ".parquet" else _csv(path)
     columns = _columns(header, rows, wheres, path)
+    if not labels:
+        columns["label"] = ["unknown"] * len(rows)
     missing = [column for column in ("path", "label") if column not in columns]
     if missing:
         there = some([title for title in header if title])

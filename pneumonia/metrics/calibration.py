@@ -59,6 +59,29 @@ def operating_point(labels: ArrayLike, logits: ArrayLike) -> tuple[Calibration, 
     return line, choose_threshold(labels, line.apply(logits))
 
 
+def match_prevalence(old: Calibration, logits: ArrayLike, prevalence: float) -> tuple[Calibration, float]:
+    """The line and threshold of a place whose films have no labels: so many are called positive as are thought to be.
+
+    The threshold is the films' quantile, at which both kinds of error are equally many if the prevalence is right; the
+    line is the `old` one, moved until the mean probability is the prevalence.
+
+    Args:
+        logits: [N] of films as they come.
+        prevalence: the share of positive films among them, above 0 and below 1.
+
+    Raises:
+        ValueError: there are no films, a logit is not finite, or the prevalence is out of range.
+    """
+    if not 0 < prevalence < 1:
+        raise ValueError(f"prevalence must lie between 0 and 1, not {prevalence:g}")
+    _, x = checked_logits(np.zeros(np.shape(logits), np.int64), logits)
+    level = old.slope * x
+    targets, weights = np.full(x.size, prevalence), np.full(x.size, 1 / x.size)
+    (intercept,) = logistic_regression(np.ones((x.size, 1)), targets, weights, offset=level)
+    line = Calibration(old.slope, float(intercept))
+    return line, float(line.apply(np.quantile(x, 1 - prevalence)))
+
+
 def recalibrate(old: Calibration, labels: ArrayLike, logits: ArrayLike) -> tuple[Calibration, float]:
     """The line of a place with few films, drawn to the `old` one, and the threshold at the share of positive films.
 

@@ -114,6 +114,13 @@ def decide(
     return Verdict(name=name, version=version, alias=CHALLENGER, reason=reason)
 
 
+def set_aside(tracker: Tracker, name: str, version: str) -> Verdict:
+    """Makes a version challenger that nothing can be said of: its films have no labels."""
+    _retry_on_race(tracker.client.set_registered_model_alias, name, CHALLENGER, version)
+    reason = f"without labels nobody can tell whether it is better: `{by_hand(name, version)}` makes it champion"
+    return Verdict(name=name, version=version, alias=CHALLENGER, reason=reason)
+
+
 def gone(tracker: Tracker, name: str, version: str) -> str | None:
     """Which of a version's files are missing, and how to mend it; None where all are there, or where the store, and so
     perhaps the files, is on another machine.

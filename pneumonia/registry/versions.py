@@ -19,10 +19,10 @@ from pneumonia.registry.gate import (
     drop_challenger,
     gone,
 )
-from pneumonia.registry.held_out import held_out
+from pneumonia.registry.held_out import HeldOut, held_out
 from pneumonia.registry.scoring import FilmGone, Films, validation
 from pneumonia.reports import model_card
-from pneumonia.tracking.record import CARD, Record, records
+from pneumonia.tracking.record import CARD, HELD_OUT_PREDICTIONS, Record, records
 from pneumonia.tracking.store import Tracker, tracker_errors
 from pneumonia.tracking.sync import none_if_missing, remember, sent, unsent
 from pneumonia.tracking.tags import BY_HAND, RECORD, ROLE, UNUSABLE, VERSION
@@ -42,14 +42,21 @@ def enter(tracker: Tracker, record: Record) -> Verdict:
     """
     name, have = record.run.register, sent(record)
     assert name is not None
-    local = held_out(tracker, record) if record.run.role == "adapt" else None
-    films: Films = local or validation(record)
+    local: HeldOut | None = None
+    films: Films | None = None
+    if record.run.role != "adapt":
+        films = validation(record)
+    elif (record.artifacts / HELD_OUT_PREDICTIONS).exists():
+        local = films = held_out(tracker, record)
     with tracker_errors(tracker.uri):
         version = have.get("version") or _register(tracker.client, name, record)
         link = json.dumps([{"name": name, "version": version}])  # on the model's page in the UI
         tracker.client.set_logged_model_tags(have["model_id"], {MLFLOW_MODEL_VERSIONS: link})
         remember(record, version=version)
-        verdict = gate.decide(tracker, name, version, films, floor=None if local is None else local.floor)
+        if films is None:
+            verdict = gate.set_aside(tracker, name, version)
+        else:
+            verdict = gate.decide(tracker, name, version, films, floor=None if local is None else local.floor)
         remember(record, verdict=asdict(verdict))
     return verdict
 

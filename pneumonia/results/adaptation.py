@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -156,3 +156,35 @@ def _differences(first: Scored, second: Scored, labels: Ints, patients: np.ndarr
     auc = auc_difference(labels, *pair, patients=patients)
     rest = score_differences(labels, *pair, (first.thresholds, second.thresholds), patients=patients)
     return {"auc": auc, **rest}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matched:
+    """A threshold that was moved by films whose classes are not known: the share of ill films that was `assumed` or
+    given, and the share called ill before and since.
+    """
+
+    films: int
+    prevalence: float
+    assumed: bool
+    called_before: float
+    called: float
+    threshold: float
+
+    def named(self) -> dict[str, float]:
+        """Metrics for MLflow."""
+        called = {"local/called_before": self.called_before, "local/called": self.called}
+        return {"local/films": float(self.films), "after/threshold": self.threshold, **called}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"method": "unlabelled", **asdict(self)}
+
+    def text(self) -> str:
+        """What was done, and what it cannot say."""
+        given = "assumed, since none was given (--prevalence)" if self.assumed else "as given"
+        return (
+            f"Of {self.films} films without labels {self.called_before:.0%} were called ill before, {self.called:.0%} "
+            f"now; prevalence {self.prevalence:g}, {given}. The order of films is as it was. Whether the threshold is "
+            "better only films with labels can tell: it is as good as the prevalence is right."
+        )

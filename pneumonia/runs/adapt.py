@@ -2,6 +2,7 @@
 
 import re
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,22 +13,26 @@ from pneumonia.config import TrainConfig
 from pneumonia.data.cache import decode, room
 from pneumonia.data.classes import differ, is_opacity_task
 from pneumonia.data.index import Index
+from pneumonia.metrics.calibration import match_prevalence
 from pneumonia.registry import versions
 from pneumonia.registry.held_out import COLUMNS, held_out_of
 from pneumonia.reports import plots
 from pneumonia.reports.model_card import adapted_card
-from pneumonia.results.adaptation import Adaptation, assess
+from pneumonia.results.adaptation import Adaptation, Matched, assess
 from pneumonia.runs.context import RunContext
 from pneumonia.runs.listener import SILENT, Listener
 from pneumonia.runs.train import MODEL_BYTES
 from pneumonia.serving import export, predict
-from pneumonia.tracking.record import CARD, HELD_OUT_PREDICTIONS, Record, Run
+from pneumonia.tracking.record import CARD, HELD_OUT_PREDICTIONS, LOCAL_PREDICTIONS, Record, Run
 from pneumonia.tracking.store import Tracker, finished
 from pneumonia.tracking.tags import METHOD, PARENT, PARENT_RUN, PLACE
 from pneumonia.training import adaptation, familiarity
 from pneumonia.training.adaptation import LocalFilms, Model
 from pneumonia.training.familiarity import Familiarity
 from pneumonia.training.network import Network
+
+UNLABELLED = 20  # films that a threshold without labels needs
+ASSUMED = 0.5  # prevalence where none is given
 
 
 @dataclass(frozen=True)
@@ -97,19 +102,8 @@ def adapt_and_record(
         raise ValueError(f"the model {others}")
     index = _local(index)
     _check_unseen(tracker, parent, index)
-    lineage = _lineage(tracker, served)
-    record = context.begin(
-        Run(
-            name=f"adapt {lineage[PARENT]} to {place}",
-            role="adapt",
-            tags={PLACE: place, **lineage},
-            description=f"{lineage[PARENT]} adapted to {len(index.table)} films of {place}.",
-            register=f"pneumonia-{place}",
-        ),
-        index,
-    )
-    told = {"model": served.uri, "data": str(index.root), "name": place, "seed": seed}
-    record.add_params({**told, "replay": "none" if home is None else str(home.root), **_recipe()})
+    told = {"seed": seed, "labels": "given", "replay": "none" if home is None else str(home.root), **_recipe()}
+    record = _begin(parent, index, context, place=place, params=told)
     tracker.send(record)
     with finished(record, tracker):
         decoded = decode(index, size=served.size, home=context.home, progress=context.progress)
@@ -137,6 +131,85 @@ def adapt_and_record(
         )
         _write(record, found, known, size=served.size)
     return record, found
+
+
+def match_and_record(
+    parent: Parent,
+    index: Index,
+    context: RunContext,
+    *,
+    place: str,
+    prevalence: float | None = None,
+    listener: Listener = SILENT,
+) -> tuple[Record, Matched]:
+    """Moves a model's threshold and calibration to a place by films whose classes are not known, and logs a run.
+
+    Without labels nobody can say whether that is better: the version becomes challenger, and is promoted by hand.
+
+    Args:
+        index: see `scan_unlabelled`.
+        prevalence: the share of ill films among these; `ASSUMED` if None.
+
+    Raises:
+        ValueError: the prevalence does not lie between 0 and 1, or there are fewer than `UNLABELLED` films.
+        DataError, DiskFullError, TrackingError: as `adapt_and_record`.
+    """
+    share = ASSUMED if prevalence is None else prevalence
+    if not 0 < share < 1:
+        raise ValueError(f"prevalence must lie between 0 and 1, not {share:g}")
+    if len(index.table) < UNLABELLED:
+        raise ValueError(f"a threshold without labels needs {UNLABELLED} films, but there are {len(index.table)}")
+    params = {"labels": "none", "prevalence": share}
+    record = _begin(parent, index, context, place=place, params=params)
+    context.tracker.send(record)
+    with finished(record, context.tracker):
+        decoded = decode(index, size=parent.served.size, home=context.home, progress=context.progress)
+        for said in decoded.unread():
+            listener.say(said)
+        start = parent.model
+        logits = start.logits(decoded.films)
+        line, threshold = match_prevalence(start.calibration, logits, share)
+        before, after = start.calibration.apply(logits), line.apply(logits)
+        found = Matched(
+            films=len(after),
+            prevalence=share,
+            assumed=prevalence is None,
+            called_before=float((before >= start.threshold).mean()),
+            called=float((after >= threshold).mean()),
+            threshold=threshold,
+        )
+        predictions = record.artifacts / LOCAL_PREDICTIONS
+        predictions.parent.mkdir(parents=True, exist_ok=True)
+        table = decoded.index.table[["path", "sha256"]].assign(probability=after, before=before)
+        table.to_csv(predictions, index=False)
+        record.add_json("adaptation.json", found.as_dict())
+        record.update(
+            tags={**record.run.tags, METHOD: "unlabelled"}, description=f"{record.run.description}\n\n{found.text()}"
+        )
+        moved = replace(start, calibration=line, threshold=threshold)
+        folds = np.arange(len(after)) % adaptation.FOLDS
+        known = familiarity.fit_to_few(start.network, adaptation.RECIPE, np.asarray(decoded.films), folds)
+        _write_model(record, moved, known, size=parent.served.size, classes=index.classes)
+        record.summarise(found.named(), step=0)
+    return record, found
+
+
+def _begin(parent: Parent, index: Index, context: RunContext, *, place: str, params: Mapping[str, object]) -> Record:
+    """The record of an adapting, before it starts."""
+    served = parent.served
+    lineage = _lineage(context.tracker, served)
+    record = context.begin(
+        Run(
+            name=f"adapt {lineage[PARENT]} to {place}",
+            role="adapt",
+            tags={PLACE: place, **lineage},
+            description=f"{lineage[PARENT]} adapted to {len(index.table)} films of {place}.",
+            register=f"pneumonia-{place}",
+        ),
+        index,
+    )
+    record.add_params({"model": served.uri, "data": str(index.root), "name": place, **params})
+    return record
 
 
 def _local(index: Index) -> Index:
@@ -216,17 +289,21 @@ def _write(record: Record, found: Adaptation, known: Familiarity, *, size: int) 
     assert record.run.register is not None
     card = adapted_card(record.run.register, adaptation=found, params=record.params, tags=record.run.tags)
     (record.artifacts / CARD).write_text(card, encoding="utf-8")
+    _write_model(record, adapted.model, known, size=size, classes=classes)
+    record.summarise({**found.named(), "train/seconds": adapted.seconds}, step=0)
+
+
+def _write_model(record: Record, model: Model, known: Familiarity, *, size: int, classes: tuple[str, str]) -> None:
     with room(record.folder, MODEL_BYTES), tempfile.TemporaryDirectory(dir=record.folder) as scratch:
-        package, model = Path(scratch) / "package", Path(scratch) / "model"
+        package, whole = Path(scratch) / "package", Path(scratch) / "model"
         export.write(
             package,
-            adapted.model.network,
+            model.network,
             size=size,
             classes=classes,
-            threshold=threshold,
-            calibration=adapted.model.calibration,
+            threshold=model.threshold,
+            calibration=model.calibration,
             familiarity=known,
         )
-        mlflow.pyfunc.save_model(str(model), **export.pyfunc_arguments(package))
-        model.rename(record.model)  # a record has a whole model or none
-    record.summarise({**found.named(), "train/seconds": adapted.seconds}, step=0)
+        mlflow.pyfunc.save_model(str(whole), **export.pyfunc_arguments(package))
+        whole.rename(record.model)  # a record has a whole model or none

@@ -37,6 +37,7 @@ RUN, PARAMS, METRICS, SUMMARY, STATUS = "run.json", "params.json", "metrics.json
 SENT = "sent.json"
 VAL_PREDICTIONS, TEST_PREDICTIONS = "predictions/val.csv", "predictions/test.csv"  # among the artifacts
 HELD_OUT_PREDICTIONS = "predictions/held_out.csv"  # of an adapting: of each local film, by a model without its patient
+LOCAL_PREDICTIONS = "predictions/local.csv"  # of an adapting to films whose classes are not known
 CARD = "model_card.md"
 
 

@@ -12,10 +12,12 @@ import yaml
 from click.testing import CliRunner, Result
 
 from pneumonia.cli import cli
+from pneumonia.serving import predict
 from pneumonia.tracking.record import Record
 from pneumonia.tracking.store import Tracker
 from pneumonia.training import adaptation
 from tests.conftest import ROOT, TINY
+from tests.runs.conftest import CHAMPION
 
 Adapt = Callable[..., Result]
 
@@ -86,6 +88,48 @@ def test_what_cannot_be_done_is_said_in_one_sentence(
     assert "Traceback" not in done.output
 
 
+def test_films_without_labels_move_the_threshold_alone(
+    adapt: Adapt, registered: Record, films: Path, tmp_path: Path, tracker: Tracker
+) -> None:
+    folder = few(films, tmp_path / "there", each=15)
+    done = adapt("--data", folder, "--labels", "none", "--prevalence", "0.25", "--json")
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["method"], told["model"], told["alias"]) == (
+        "unlabelled", "models:/pneumonia-there/1", "challenger",
+    )  # fmt: skip
+    assert told["called"] == pytest.approx(0.25, abs=0.04)
+    model, paths = predict.load(told["model"]), sorted(folder.rglob("*.jpeg"))
+    before, after = predict.predict(predict.load(CHAMPION), paths), predict.predict(model, paths)
+    assert (after["label"] == "PNEUMONIA").mean() == pytest.approx(0.25, abs=0.04)
+    assert after["probability"].mean() == pytest.approx(0.25, abs=0.05)
+    assert (after["probability"].rank() == before["probability"].rank()).all()
+    assert tracker.client.get_registered_model("pneumonia-there").aliases == {"challenger": 1}
+
+    paths_alone = pd.DataFrame({"path": [path.relative_to(folder).as_posix() for path in paths]})
+    paths_alone.to_csv(folder / "films.csv", index=False)
+    done = adapt("--data", folder / "films.csv", "--labels", "none")
+    assert done.exit_code == 0, done.stderr
+    assert "prevalence 0.5, assumed" in done.stdout
+    assert "pneumonia promote 2 --name pneumonia-there" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--labels", "none", "--prevalence", "1.5"), "prevalence must lie between 0 and 1, not 1.5"),
+        (("--labels", "none"), "a threshold without labels needs 20 films, but there are 12"),
+        (("--prevalence", "0.3"), "--prevalence goes with --labels none"),
+    ],
+)
+def test_what_films_without_labels_cannot_do(
+    adapt: Adapt, registered: Record, films: Path, tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    done = adapt("--data", few(films, tmp_path / "there", each=6), *words)
+    assert done.exit_code == 2
+    assert said in done.stderr
+
+
 def test_too_few_patients_are_refused(adapt: Adapt, registered: Record, films: Path, tmp_path: Path) -> None:
     folder = few(films, tmp_path / "there", each=3)
     paths = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.jpeg"))]
@@ -106,6 +150,7 @@ def test_mlproject_takes_what_the_command_takes() -> None:
     assert given == {
         **dict.fromkeys(taken),
         "data": "films",
+        "labels": "given",
         "seed": 0,
         "any_dicom": False,
         "as_json": False,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pneumonia.metrics.calibration import Calibration, recalibrate
+from pneumonia.metrics.calibration import Calibration, match_prevalence, recalibrate
 from pneumonia.metrics.scores import auc
 from pneumonia.training import adaptation
 from pneumonia.training.adaptation import FILMS, LocalFilms, Model, adapt, can_tune, folds
@@ -153,3 +153,13 @@ def test_a_line_drawn_to_the_old_one() -> None:
     assert abs(few.slope - old.slope) < abs(line.slope - old.slope)
     reverse, _ = recalibrate(old, (logits < 0).astype(int), logits)
     assert reverse.slope > 0
+
+
+@pytest.mark.parametrize("prevalence", [0.1, 0.5, 0.9])
+def test_without_labels_as_many_are_called_ill_as_there_are_thought_to_be(prevalence: float) -> None:
+    logits = np.random.default_rng(0).normal(3, 2, 500)
+    line, threshold = match_prevalence(Calibration(1.5, 0.5), logits, prevalence)
+    probabilities = line.apply(logits)
+    assert line.slope == 1.5
+    assert (probabilities >= threshold).mean() == pytest.approx(prevalence, abs=0.005)
+    assert probabilities.mean() == pytest.approx(prevalence, abs=1e-6)
