@@ -32,7 +32,14 @@ def films(
     if not os.path.exists(folder):
         raise ValueError(f"looked for a folder of films or a manifest, and there is nothing at {looked_in(data)}")
     try:
-        index = scan(folder, positive=positive, like=like, any_dicom=bool(any_dicom), progress=True)
+        index = scan(
+            folder,
+            positive=positive,
+            like=like,
+            any_dicom=bool(any_dicom),
+            one_split=need == "any",
+            progress=True,
+        )
     except DataError as error:
         for line in error.report:
             say(line)

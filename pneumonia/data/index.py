@@ -67,6 +67,7 @@ def scan(
     positive: str | None = None,
     like: tuple[str, str] | None = None,
     any_dicom: bool = False,
+    one_split: bool = False,
     progress: bool = False,
 ) -> Index:
     """Finds the films of a folder or a manifest, reads each once for its SHA-256, and chooses the validation films.
@@ -86,13 +87,14 @@ def scan(
         positive: the class that is positive; by the names of both where None (`classes.choose`).
         like: (negative, positive) of a model; decides where the films have the same classes.
         any_dicom: whether to read films, later, whose DICOM says that it is not a chest radiograph.
+        one_split: whether a folder may also hold two class folders alone, all of one split, train.
 
     Raises:
         DataError: nothing there, no films, not two classes, nothing to tell which is positive, or a manifest that
             cannot be read.
     """
     data = Path(os.path.expanduser(data))
-    found, root = find(data)
+    found, root = find(data, one_split=one_split)
     try:
         choice = choose([row["class"] for row in found.rows], data, positive=positive, like=like)
     except DataError as error:

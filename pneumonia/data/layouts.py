@@ -47,14 +47,20 @@ class Found:
         return [*ignored, *(f"note: {note}" for note in self.notes)]
 
 
-def find(data: Path) -> tuple[Found, Path]:
+def find(data: Path, *, one_split: bool = False) -> tuple[Found, Path]:
     """The films of a folder or a manifest, and the folder that their paths are relative to.
+
+    Args:
+        one_split: whether a folder may also hold two class folders alone, all of one split, train.
 
     Raises:
         DataError: nothing there, no films, or a manifest that cannot be read.
     """
     if data.is_file():
         found, root = _manifest(data), data.parent
+    elif data.is_dir() and one_split and _holds_classes(data):
+        root, found = data, Found()
+        _classes(data, data, "train", found)
     elif data.is_dir():
         root = _root(data)
         found = _folder(root)
@@ -122,6 +128,13 @@ def _holds_splits(folder: Path) -> bool:
         ):
             return True
     return False
+
+
+def _holds_classes(folder: Path) -> bool:
+    """Whether a folder holds two folders of films, and none of a split."""
+    subs = _folders(folder)
+    filled = [sub for sub in subs if file_kinds.below(sub)[0]]
+    return len(filled) == 2 and not any(split_of(sub.name) for sub in subs) and not any(map(_holds_splits, subs))
 
 
 def _kinds(paths: list[Path]) -> Counter[str]:

@@ -57,7 +57,8 @@ def test_from_a_registered_model_to_a_champion_of_the_place(
 def test_the_table_is_printed_and_the_verdict_said(
     adapt: Adapt, registered: Record, films: Path, tmp_path: Path
 ) -> None:
-    done = adapt("--data", few(films, tmp_path / "there", each=6), "--name", "West Wing")
+    there = few(films, tmp_path / "there", each=6) / "train"  # two class folders alone
+    done = adapt("--data", there, "--name", "West Wing")
     assert done.exit_code == 0, done.stderr
     assert "| balanced accuracy |" in done.stdout
     assert "recalibrated alone" in done.stdout

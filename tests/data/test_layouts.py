@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pneumonia.data import index as data
-from pneumonia.data.index import scan
+from pneumonia.data.index import DataError, scan
 from pneumonia.data.layouts import split_of
 from tests.data.conftest import film, kermany, split_films
 
@@ -94,3 +94,15 @@ def test_a_folder_that_is_no_split_is_named_with_its_films(tmp_path: Path) -> No
     ]
     assert any("1 films directly in train" in note for note in report.notes)
     assert report.ignored == {"outside train, val and test": 3, "outside the class folders": 1}
+
+
+def test_class_folders_alone_are_training_films_where_that_is_asked_for(tmp_path: Path) -> None:
+    root = kermany(tmp_path)
+    whole, alone = scan(root), scan(root / "train", one_split=True)
+    of_train = whole.table[whole.table["split"] != "test"]
+    assert set(alone.table["sha256"]) >= set(of_train["sha256"])
+    assert set(alone.table["split"]) == {"train", "val"}
+    assert alone.root == root / "train"
+    assert scan(root, one_split=True).table.equals(whole.table)
+    with pytest.raises(DataError, match="put the class folders into a folder called train"):
+        scan(root / "train")
