@@ -11,14 +11,15 @@ from pneumonia.metrics.calibration import Calibration
 from pneumonia.serving import export
 from pneumonia.training.loop import predict
 from pneumonia.training.network import Ensemble, Network, build
+from tests.known import known
 
 FILMS = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 32, 32), dtype=np.uint8))
 
 
 def written(folder: Path, network: torch.nn.Module) -> Path:
-    export.write(
-        folder, network, size=32, classes=("a", "b"), threshold=0.5, calibration=Calibration(slope=1.0, intercept=0.0)
-    )
+    plain = Calibration(slope=1.0, intercept=0.0)
+    settings = {"size": 32, "classes": ("a", "b"), "threshold": 0.5, "calibration": plain}
+    export.write(folder, network, familiarity=known(network), **settings)  # type: ignore[arg-type]
     return folder
 
 
