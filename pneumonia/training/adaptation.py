@@ -24,7 +24,7 @@ FEWEST = 2  # patients of each class that recalibrating needs
 STEPS = 80  # of each network's fine-tuning; those of an ensemble share `MOST` of them
 MOST = 160
 HOME = 1000  # home films that are mixed in, at most
-RECIPE = TrainConfig(lr=5e-4, batch_size=64, ema_decay=0.98, device="cpu")
+RECIPE = TrainConfig(lr=5e-4, batch_size=64, ema_decay=0.98)
 
 Method = Literal["fine-tuned", "recalibrated"]
 
