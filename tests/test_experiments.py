@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from experiments import bench, drawn_films, gain, search_study, shortcut_audit, speedrun, step_profile
+from experiments import adapting, bench, drawn_films, gain, search_study, shortcut_audit, speedrun, step_profile
 from pneumonia.augmentation import stress_tests as stress
 from pneumonia.config import Plan, SearchConfig, TrainConfig
 from pneumonia.data import index as data
@@ -294,3 +294,16 @@ def test_a_study_of_the_gain_goes_on_where_it_was_broken_off(
     assert rows.loc[rows["arm"] == "search", "trainings"].item() == 2
     assert study("search", "recipe", "seeds", "longer").equals(found)
     assert asked == ["all"] * 3
+
+
+def test_films_are_ranked_within_a_view_and_patients_are_drawn_whole() -> None:
+    labels, views = np.array([0, 1, 0, 1, 1]), np.array(["PA", "PA", "AP", "AP", "AP"])
+    assert adapting.within_view(labels, np.array([1, 2, 10, 11, 12]), views) == 1  # across views it would not be
+    assert adapting.within_view(labels, np.array([2, 1, 10, 11, 12]), views) == pytest.approx(2 / 3)  # of three pairs
+
+    rng = np.random.default_rng(0)
+    patients, many = rng.integers(0, 30, 60).astype(str), rng.integers(0, 2, 60)
+    for seed in range(5):
+        taken = adapting.draw(many, patients, 20, seed)
+        assert 20 <= taken.sum() < 30
+        assert not set(patients[taken]) & set(patients[~taken])
