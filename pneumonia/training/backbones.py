@@ -25,6 +25,7 @@ INSTALLED = {
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     ),
 }
+MOMENTUM = 0.1  # of batch norm's statistics, as torch has it
 INSTALL = "pip install 'pneumonia[pretrained]'"
 
 
@@ -71,7 +72,10 @@ class _Torchvision(nn.Module):
         super().__init__()
         from torchvision.models.feature_extraction import create_feature_extractor
 
-        self.network = create_feature_extractor(network, {node: "maps"})
+        both: Any = create_feature_extractor(network, {node: "maps"}, suppress_diff_warning=True)
+        # Of its graphs for training and for evaluation, which a deep copy confuses, the latter serves both: batch norm
+        # is a module and goes by its own mode, and dropout and stochastic depth are off.
+        self.network = torch.fx.GraphModule(both, both.eval_graph)
 
     def forward(self, x: Tensor) -> Tensor:
         maps: Tensor = self.network(x)["maps"]
@@ -114,6 +118,8 @@ def _backbone(name: str, weights: str, size: int, dropout: float) -> Backbone:
     for module in network.modules():
         if isinstance(getattr(module, "p", None), float):  # torch's Dropout and torchvision's StochasticDepth
             module.p = 0.0  # type: ignore[assignment]
+        if isinstance(module, nn.BatchNorm2d):  # some follow so slowly that short trainings end before they are there
+            module.momentum = MOMENTUM
     x = torch.randn(2, 1, size, size)
     try:
         with torch.inference_mode():
@@ -134,10 +140,10 @@ def _features(network: nn.Module, x: Tensor) -> nn.Module:
         return _Timm(timm, not _is_mean(maps, pooled.flatten(1)))
     from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-    nodes = get_graph_node_names(network)[1]
+    nodes = get_graph_node_names(network, suppress_diff_warning=True)[1]
     head = _last_linear(network)
     before = nodes[: nodes.index(head)]
-    seen = create_feature_extractor(network, before[1:])(x)
+    seen = create_feature_extractor(network, before[1:], suppress_diff_warning=True)(x)
     pooled = seen[before[-1]]
     maps = [node for node in before[1:] if torch.is_tensor(seen[node]) and _is_mean(seen[node], pooled)]
     return _Torchvision(network, maps[-1] if maps else before[-1])
