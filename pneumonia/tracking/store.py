@@ -277,10 +277,17 @@ def has_old_runs(folder: Path) -> bool:
 
 
 def source_tags() -> dict[str, str]:
-    """The git commit of this program, when it runs from a checkout."""
+    """The git commit of this program, when it runs from a checkout of its own."""
+    here = Path(__file__)
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(here.parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+
     try:
-        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-        commit = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+        git(
+            "ls-files", "--error-unmatch", here.name
+        )  # installed into an environment inside another's checkout it fails
+        return {MLFLOW_GIT_COMMIT: git("rev-parse", "HEAD")}
     except (OSError, subprocess.SubprocessError):
         return {}
-    return {MLFLOW_GIT_COMMIT: commit}

@@ -1,5 +1,6 @@
 """A store that is away: known at once, asked again after a while, and nothing is lost."""
 
+import subprocess
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -8,9 +9,10 @@ import pytest
 from mlflow.entities import Run as MlflowRun
 
 from pneumonia.runtime.signals import Interrupted
+from pneumonia.tracking import store as store_module
 from pneumonia.tracking.connection import TrackingError
 from pneumonia.tracking.record import Record
-from pneumonia.tracking.store import Tracker, finished
+from pneumonia.tracking.store import Tracker, finished, source_tags
 from pneumonia.tracking.sync import sent
 from tests.conftest import NO_SERVER
 from tests.tracking.conftest import NewRecord, small
@@ -104,3 +106,23 @@ def test_a_silent_store_is_asked_again_only_after_a_while(
     assert len(asked) == 1
     assert not tracker.try_send(record, force=True)
     assert len(asked) == 2
+
+
+def test_the_commit_is_this_program_s_and_not_that_of_a_checkout_around_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*words: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        done = subprocess.run(["git", "-C", str(tmp_path), *who, *words], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    module = tmp_path / "env" / "store.py"
+    module.parent.mkdir()
+    module.write_text("")
+    git("init")
+    git("commit", "--allow-empty", "-m", "another's")
+    monkeypatch.setattr(store_module, "__file__", str(module))
+    assert source_tags() == {}
+    git("add", str(module))
+    git("commit", "-m", "its own")
+    assert source_tags() == {"mlflow.source.git.commit": git("rev-parse", "HEAD")}
