@@ -24,7 +24,7 @@ from pneumonia.runs.listener import SILENT, Listener
 from pneumonia.runs.train import MODEL_BYTES
 from pneumonia.serving import export, predict
 from pneumonia.tracking.record import CARD, HELD_OUT_PREDICTIONS, LOCAL_PREDICTIONS, Record, Run
-from pneumonia.tracking.store import Tracker, finished
+from pneumonia.tracking.store import Tracker, finished, tracker_errors
 from pneumonia.tracking.tags import METHOD, PARENT, PARENT_RUN, PLACE
 from pneumonia.training import adaptation, familiarity
 from pneumonia.training.adaptation import LocalFilms, Model
@@ -220,12 +220,15 @@ def _local(index: Index) -> Index:
 
 def _check_unseen(tracker: Tracker, parent: Parent, index: Index) -> None:
     """Raises:
-    ValueError: the model was itself adapted on some of the films, so that nothing of them could be held out.
+    ValueError: the model, or one that it comes from, was itself adapted to some of the films, so that nothing of them
+        could be held out.
     """
-    learned = held_out_of(tracker, parent.served.metadata.run_id)
-    if learned is None:
-        return
-    seen = int((index.table["sha256"].isin(learned["sha256"]) | index.table["patient"].isin(learned["patient"])).sum())
+    table, run_id = index.table, parent.served.metadata.run_id
+    seen = 0
+    while not seen and (learned := held_out_of(tracker, run_id)) is not None:
+        seen = int((table["sha256"].isin(learned["sha256"]) | table["patient"].isin(learned["patient"])).sum())
+        with tracker_errors(tracker.uri):
+            run_id = tracker.client.get_run(run_id).data.tags.get(PARENT_RUN)
     if seen:
         raise ValueError(
             f"{parent.served.uri} has learned from {seen} of these films or their patients, so that none of them can "

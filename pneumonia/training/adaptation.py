@@ -134,51 +134,29 @@ def adapt(
             f"adapting needs films of {FEWEST} patients of each class, better {PATIENTS} and {FILMS} films in all, but "
             f"there are {there} patients of the negative and the positive class"
         )
-    tuning = can_tune(labels, patients)
     fold = folds(labels, patients, min(FOLDS, fewest), seed=seed)
     parts = [fold == number for number in range(fold.max() + 1)]
     raw = start.logits(place.films)
     before = Scored(probabilities=start.calibration.apply(raw), thresholds=np.full(len(labels), start.threshold))
     recalibrated = _held_out(parts, raw, labels, lambda y, x: recalibrate(start.calibration, y, x))
-    if not tuning:
-        line, threshold = recalibrate(start.calibration, labels, raw)
-        model = replace(start, calibration=line, threshold=threshold)
-        return Adapted(
-            model=model,
-            method="recalibrated",
-            fold=fold,
-            logits=raw,
-            before=before,
-            recalibrated=recalibrated,
-            tuned=None,
-            seconds=time.monotonic() - began,
-        )
-    every = np.ones(len(labels), bool)
-    plans = [_plan(start, place, taken, seed) for taken in (*(~held for held in parts), every)]
-    total, done, made = sum(plan.steps for plan in plans) * len(start.networks), 0, []
-    for plan in plans:
-        networks = []
-        for member, network in enumerate(start.networks):
-            tell = partial(_tell, on_step, before=done, steps=total)
-            networks.append(fine_tune(replace(plan.config, seed=seed + member), plan.data, network, on_step=tell))
-            done += plan.steps
-        made.append(replace(start, networks=networks))
-    *held_models, final = made
-    logits = np.empty(len(labels))
-    for held, model in zip(parts, held_models, strict=True):
-        logits[held] = model.logits(place.films[held])
-    tuned = _held_out(parts, logits, labels, operating_point)
-    if tuned.loss(labels) < recalibrated.loss(labels):
-        method: Method = "fine-tuned"
-        line, threshold = operating_point(labels, logits)
-    else:
-        method, final = "recalibrated", start
-        line, threshold = recalibrate(start.calibration, labels, raw)
+    method: Method = "recalibrated"
+    final, logits, tuned = start, raw, None
+    line, threshold = recalibrate(start.calibration, labels, raw)
+    if can_tune(labels, patients):
+        every = np.ones(len(labels), bool)
+        *held_models, learned = _learn(start, place, [*(~held for held in parts), every], seed, on_step)
+        unseen = np.empty(len(labels))
+        for held, model in zip(parts, held_models, strict=True):
+            unseen[held] = model.logits(place.films[held])
+        tuned = _held_out(parts, unseen, labels, operating_point)
+        if tuned.loss(labels) < recalibrated.loss(labels):
+            method, final, logits = "fine-tuned", learned, unseen
+            line, threshold = operating_point(labels, unseen)
     return Adapted(
         model=replace(final, calibration=line, threshold=threshold),
         method=method,
         fold=fold,
-        logits=logits if method == "fine-tuned" else raw,
+        logits=logits,
         before=before,
         recalibrated=recalibrated,
         tuned=tuned,
@@ -201,6 +179,22 @@ def folds(labels: Ints, patients: np.ndarray, count: int, *, seed: int) -> Ints:
 def _fewest(labels: Ints, patients: np.ndarray) -> int:
     """Patients of the class that has fewer."""
     return min(len(set(patients[labels == label])) for label in (0, 1))
+
+
+def _learn(
+    start: Model, place: LocalFilms, takes: Sequence[np.ndarray], seed: int, on_step: Callable[[Step], None]
+) -> list[Model]:
+    """A model fine-tuned on each of `takes` of the films, each bool [N]."""
+    plans = [_plan(start, place, taken, seed) for taken in takes]
+    total, done, made = sum(plan.steps for plan in plans) * len(start.networks), 0, []
+    for plan in plans:
+        networks = []
+        for member, network in enumerate(start.networks):
+            tell = partial(_tell, on_step, before=done, steps=total)
+            networks.append(fine_tune(replace(plan.config, seed=seed + member), plan.data, network, on_step=tell))
+            done += plan.steps
+        made.append(replace(start, networks=networks))
+    return made
 
 
 def _held_out(

@@ -174,11 +174,17 @@ def test_a_model_that_learned_from_these_films_is_not_adapted_to_them_again(
     tracker: Tracker, parent: Parent, place: Path, context: RunContext
 ) -> None:
     index = local(place, parent)
-    record, _ = adapted(parent, index, context)
-    verdict = enter(tracker, record)
-    again = read_parent(f"models:/{PLACE}/{verdict.version}")
-    with pytest.raises(ValueError, match="has learned from 30 of these films"):
-        adapted(again, index, context)
+    patients = index.table.drop_duplicates("patient").sort_values(["label", "patient"])["patient"]
+    early = index.table["patient"].isin(patients[::2])
+    halves = [replace(index, table=index.table[which].reset_index(drop=True)) for which in (early, ~early)]
+    record, _ = adapted(parent, halves[0], context)
+    once = read_parent(f"models:/{PLACE}/{enter(tracker, record).version}")
+    with pytest.raises(ValueError, match=r"has learned from \d+ of these films"):
+        adapted(once, index, context)
+    record, _ = adapted(once, halves[1], context)
+    twice = read_parent(f"models:/{PLACE}/{enter(tracker, record).version}")
+    with pytest.raises(ValueError, match=r"has learned from \d+ of these films"):  # through what it was made from
+        adapted(twice, halves[0], context)
 
 
 def test_an_adapting_that_was_not_registered_is_by_sync(
