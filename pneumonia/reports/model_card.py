@@ -276,9 +276,9 @@ FAILURES: dict[Origin, tuple[str, ...]] = {
     "kermany": (
         "Normal films of the test set differ from those of the training set: specificity falls there, and "
         "probabilities come out too high.",
-        "On another hospital's films, nearly all of adults, five models of the default recipe of 94dab95 did much worse: "
-        "AUC 0.841 (0.77 within a view), specificity 0.41 at their threshold. On all 624 test films of their own "
-        "hospital they had AUC 0.989 and accuracy 0.956. `pneumonia adapt` takes a model to another place.",
+        "On another hospital's films, nearly all of adults, five models of the default recipe of 94dab95 did much "
+        "worse: AUC 0.841 (0.77 within a view), specificity 0.41 at their threshold. On all 624 test films of their "
+        "own hospital they had AUC 0.989 and accuracy 0.956. `pneumonia adapt` takes a model to another place.",
         "The training films' JPEG quality alone tells the classes apart; a network may use what is left of that.",
     ),
     "other": (
