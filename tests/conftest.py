@@ -74,6 +74,14 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def quick_familiarity() -> None:
+    """A model's familiarity is fitted to a hundred films instead of a thousand, but where it is what is tested."""
+    from pneumonia.training import familiarity
+
+    familiarity.FILMS = 100
+
+
+@pytest.fixture(scope="session", autouse=True)
 def user_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the program keeps its homes while the tests run: not among the data of who runs them."""
     folder = tmp_path_factory.mktemp("user-data")

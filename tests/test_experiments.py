@@ -82,6 +82,7 @@ def test_the_speedrun_does_without_a_test_split(films: Path, tmp_path: Path) -> 
     assert set(result) == {"seed", "val_auc"} | TIMES
 
 
+@pytest.mark.slow
 def test_the_quality_recipe_is_what_the_search_trains_in_full(
     index: data.Index, home: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

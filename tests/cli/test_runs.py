@@ -12,6 +12,7 @@ from pneumonia.tracking.store import Tracker
 from tests.command import Lab
 
 
+@pytest.mark.slow
 def test_a_search_s_storage_is_refused_before_anything_is_written(store: str, films: Path, tmp_path: Path) -> None:
     """The real command, on MLflow's own database."""
     ask = "SELECT name, sql FROM sqlite_master"

@@ -151,6 +151,7 @@ def record_uri(record: Record) -> str:
     return sent(record)["uri"]
 
 
+@pytest.mark.slow
 def test_films_that_a_champion_did_not_see_it_predicts_itself(
     tracker: Tracker, parent: Parent, place: Path, context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +171,7 @@ def test_films_that_a_champion_did_not_see_it_predicts_itself(
     assert keys[1] < keys[0]  # the champion was scored on both sets
 
 
+@pytest.mark.slow
 def test_a_model_that_learned_from_these_films_is_not_adapted_to_them_again(
     tracker: Tracker, parent: Parent, place: Path, context: RunContext
 ) -> None:
@@ -195,6 +197,7 @@ def test_an_adapting_that_was_not_registered_is_by_sync(
     assert (verdict.name, missed) == (PLACE, [])
 
 
+@pytest.mark.slow
 def test_without_a_store_nothing_is_trained(parent: Parent, place: Path, context: RunContext) -> None:
     with pytest.raises(TrackingError):
         adapted(parent, local(place, parent), replace(context, tracker=Tracker(NO_SERVER)))

@@ -85,6 +85,7 @@ def test_a_film_is_scored_by_networks_that_did_not_learn_from_its_patient(start:
     assert (again.logits[~part] != found.logits[~part]).all()
 
 
+@pytest.mark.slow
 def test_same_seed_same_model(start: Model, quick: None) -> None:
     one, two, other = adapt(start, place(20)), adapt(start, place(20)), adapt(start, place(20), seed=1)
     assert (one.after.probabilities == two.after.probabilities).all()
@@ -92,6 +93,7 @@ def test_same_seed_same_model(start: Model, quick: None) -> None:
     assert (one.after.probabilities != other.after.probabilities).any()
 
 
+@pytest.mark.slow
 def test_every_member_of_an_ensemble_learns(start: Model, quick: None) -> None:
     twice = replace(start, networks=[*start.networks, *start.networks])
     assert isinstance(twice.network, Ensemble)
@@ -133,6 +135,7 @@ def test_films_that_tell_nothing_are_refused(start: Model, missing: int) -> None
         adapt(start, replace(local, films=local.films[kept], labels=local.labels[kept], patients=local.patients[kept]))
 
 
+@pytest.mark.slow
 def test_what_has_nothing_to_learn_keeps_its_networks(start: Model, quick: None) -> None:
     """Labels by chance: fine-tuning cannot help on held-out films, and a new line cannot harm much."""
     rng = np.random.default_rng(0)

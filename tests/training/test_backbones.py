@@ -74,6 +74,7 @@ def test_the_seed_alone_says_what_is_random() -> None:
     assert not torch.equal(first["head.weight"], other["head.weight"])
 
 
+@pytest.mark.slow
 def test_a_training_learns_and_is_the_same_again() -> None:
     config = replace(SMALL, epochs=2, augment=0.0, disturb=0.0, dropout=0.3)
     first, again = (fit(config, films(128, 64)) for _ in range(2))
@@ -99,6 +100,7 @@ def test_the_package_scores_as_the_network_and_is_read_back(name: str, tmp_path:
     assert predict(again, FILMS) == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_short_training_can_be_packaged(tmp_path: Path) -> None:
     """MobileNetV3's own batch norm follows by a hundredth a step: what it had not reached made rounding visible."""
     fitted = fit(replace(SMALL, network="mobilenet_v3_small", ema_decay=0.995), films(256, 64))
@@ -111,6 +113,7 @@ def test_a_network_without_a_map_has_no_heatmaps_and_says_so(tmp_path: Path) -> 
         Predictor(tmp_path).heatmap(FILMS[0].numpy())
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_backbones_is_read_back(tmp_path: Path) -> None:
     members = [start(replace(SMALL, network="resnet10t", seed=seed)).eval() for seed in (0, 1)]
     both = Ensemble(members).eval()

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,13 @@ from tests import known
 from tests.served.conftest import TinyNetwork, png, write
 
 COLUMNS = ["probability", "label", "threshold", "familiarity", "familiar", "warning", "error"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def whole_familiarity() -> Iterator[None]:
+    familiarity.FILMS = 1000
+    yield
+    familiarity.FILMS = 100
 
 
 def letters(seed: int) -> np.ndarray:
