@@ -244,6 +244,9 @@ def place(films: Path, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPat
     for folder in (tmp_path, tmp_path / "films", tmp_path / "more" / "deep"):
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(one, folder / "film.jpeg")
+    tested = sorted((films / "chest_xray" / "test").rglob("*.jpeg"))
+    rows = [f"{film},{film.parent.name},p{number},test" for number, film in enumerate(tested)]
+    (tmp_path / "films.csv").write_text("\n".join(["path,label,patient,split", *rows]) + "\n")
     monkeypatch.setenv("PNEUMONIA_HOME", str(tmp_path / "home"))
     return tmp_path
 
