@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pneumonia.metrics.bootstrap import resampled
+from pneumonia.metrics.resampling import resampled
 from pneumonia.metrics.scores import Floats, checked
 
 DRAWS = 500  # of the bootstrap over patients

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pneumonia.metrics.bootstrap import resampled, weighted_scores
 from pneumonia.metrics.delong import auc_error
 from pneumonia.metrics.logistic import sigmoid
+from pneumonia.metrics.resampling import resampled, weighted_scores
 from pneumonia.metrics.scores import Floats, Ints, Threshold, checked, score
 
 Interval = tuple[float, float]  # low, high

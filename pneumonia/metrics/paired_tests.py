@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
-from pneumonia.metrics.bootstrap import resampled, weighted_scores
 from pneumonia.metrics.delong import auc_components, components_error
 from pneumonia.metrics.intervals import Z95, Interval, percentiles
+from pneumonia.metrics.resampling import resampled, weighted_scores
 from pneumonia.metrics.scores import Floats, Ints, Threshold, checked, score
 
 DRAWS = 2000  # of the bootstrap over patients

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit
 
-from pneumonia.metrics.bootstrap import resampled
 from pneumonia.metrics.paired_tests import Difference, weighted
+from pneumonia.metrics.resampling import resampled
 from pneumonia.metrics.scores import Floats, checked, score
 
 

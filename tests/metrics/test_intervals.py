@@ -10,10 +10,10 @@ from statsmodels.stats.proportion import confint_proportions_2indep, proportion_
 
 from experiments.interval_coverage import PREVALENCE, SCORES, coverage, sample, served, truth
 from pneumonia.metrics import scores as metrics
-from pneumonia.metrics.bootstrap import weighted_scores
 from pneumonia.metrics.calibration import fit_calibration
 from pneumonia.metrics.delong import auc_error
 from pneumonia.metrics.intervals import combined, intervals, mean_error, proportion, wilson
+from pneumonia.metrics.resampling import weighted_scores
 from pneumonia.metrics.subgroups import predictive_values
 from tests.metrics.conftest import draw
 

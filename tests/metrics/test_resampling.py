@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pneumonia.metrics import scores as metrics
-from pneumonia.metrics.bootstrap import weighted_scores
+from pneumonia.metrics.resampling import weighted_scores
 
 
 @settings(max_examples=60, deadline=None)
