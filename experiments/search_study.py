@@ -31,7 +31,7 @@ import optuna
 from optuna.pruners import BasePruner, MedianPruner, PercentilePruner, SuccessiveHalvingPruner
 
 from experiments import bench, gain
-from pneumonia.config import Plan, Pruner, SearchConfig, TrainConfig, search_space
+from pneumonia.config import Plan, Pruner, SearchConfig, TrainConfig
 from pneumonia.data import cache
 from pneumonia.data import index as data
 from pneumonia.runs.context import RunContext
@@ -40,6 +40,7 @@ from pneumonia.search import pool
 from pneumonia.search import pruning as pruners
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task
+from pneumonia.search_space import search_space
 from pneumonia.tracking.record import Run
 from pneumonia.tracking.store import Tracker
 

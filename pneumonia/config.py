@@ -1,13 +1,14 @@
-"""What can be set, each setting declared once: name, type, default, help, bounds, and whether a search varies it.
+"""What can be set, each setting declared once: name, type, default, help and bounds.
 
-A field of `TrainConfig` is a flag of `train`, an MLflow parameter and, where it has a range, a dimension of the search.
+A field of `TrainConfig` is a flag of `train` and an MLflow parameter; `search_space` says which ones a search varies.
 One of `SearchConfig` is a flag of `search`. The parameters in MLproject stand there once more: a test compares.
 """
 
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from pneumonia.settings import SHARE, STRENGTH, Bounds, Range, check, setting
+from pneumonia.search_space import RANGES, Range, search_space
+from pneumonia.settings import SHARE, STRENGTH, Bounds, check, setting
 
 VERSION = 2  # raise it when the same settings train differently: a search begun before then does not resume
 TRIAL_FILMS = 36_000  # films that a trial sees over all its epochs; nearly a minute on one core at 64 px
@@ -40,20 +41,16 @@ class TrainConfig:
         16,
         "cnn: channels of the first stage; later stages have 2, 4 and 8 times as many",
         Bounds(low=1),
-        Range(choices=(8, 12, 16, 24)),
     )
     epochs: int = setting(64, "passes over the training films", Bounds(low=1))
-    batch_size: int = setting(64, "films per step", Bounds(low=2), Range(choices=(16, 32, 64), long=True))
+    batch_size: int = setting(64, "films per step", Bounds(low=2))
     lr: float = setting(
         2e-3,
         "peak learning rate of the one-cycle schedule",
         Bounds(low=0, high=1, above=True),
-        Range(low=5e-4, high=1e-2, log=True),
     )
-    weight_decay: float = setting(
-        0.05, "AdamW's decoupled weight decay", STRENGTH, Range(low=5e-3, high=0.5, log=True), project=False
-    )
-    dropout: float = setting(0.3, "dropout before the last layer", SHARE, Range(low=0.0, high=0.5), project=False)
+    weight_decay: float = setting(0.05, "AdamW's decoupled weight decay", STRENGTH, project=False)
+    dropout: float = setting(0.3, "dropout before the last layer", SHARE, project=False)
     label_smoothing: float = setting(0.05, "share of each label spread evenly over both classes", SHARE, project=False)
     ema_decay: float = setting(
         0.995,
@@ -65,14 +62,12 @@ class TrainConfig:
         1.0,
         "strength of the augmentation; 0 turns it off, but not disturb or opacity",
         STRENGTH,
-        Range(low=1.0, high=1.5),
         project=False,
     )
     disturb: float = setting(
         0.5,
         "strength of domain randomisation: frames, holes, exposure, tone, contrast, shape, blur; 0 turns it off",
         STRENGTH,
-        Range(low=0.0, high=1.0, long=True),
         synthetic=0.0,  # one program draws them all, so that nothing has to be hidden, and trainings are short
     )
     opacity: float = setting(
@@ -102,12 +97,6 @@ class TrainConfig:
 
 
 TRAINING = {field.name: field for field in fields(TrainConfig)}
-
-
-def search_space(*, long: bool) -> dict[str, Range]:
-    """The fields that a search varies, with their ranges; `long`: its trials are as long as the final training."""
-    ranges = {name: one.metadata["search"] for name, one in TRAINING.items()}
-    return {name: one for name, one in ranges.items() if one is not None and (long or not one.long)}
 
 
 def _of_training(name: str, help: str = "") -> Any:
@@ -178,7 +167,7 @@ class SearchConfig:
         trials = self.trials or (8 if demo else 12)
         final_epochs = self.final_epochs or (8 if demo else TrainConfig.epochs)
         affordable = max(8, round(TRIAL_FILMS / max(films, 1)))
-        fixed = [name for name in self._training() if TRAINING[name].metadata["search"] is None]
+        fixed = [name for name in self._training() if name not in RANGES]
         return replace(
             self,
             **{name: self._value(name) for name in fixed},

@@ -7,20 +7,6 @@ from typing import Any, Literal, get_args, get_origin
 
 
 @dataclass(frozen=True, kw_only=True)
-class Range:
-    """Values that the search may give a field: `choices`, or the interval [low, high], uniform in the log if `log`.
-
-    `long`: searched only where a trial is as long as the final training; shorter trials always do best with less of it.
-    """
-
-    low: float = 0.0
-    high: float = 0.0
-    log: bool = False
-    choices: tuple[int | str, ...] = ()
-    long: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
 class Bounds:
     """What a number may be: from `low` to `high`, these included unless it must lie `above` or `below` them."""
 
@@ -53,7 +39,6 @@ def setting(
     default: Any,
     help: str,
     bounds: Bounds | None = None,
-    search: Range | None = None,
     *,
     synthetic: Any = None,
     project: bool = True,
@@ -63,13 +48,12 @@ def setting(
 
     Args:
         bounds: of a number.
-        search: what a search tries; None: it leaves the field alone.
         synthetic: the default of a search on synthetic films, where it is another.
         project: whether `mlflow run -e train` takes it.
         in_name: whether a study's default name tells it. A setting that comes later is told only when `changed` from
             its default, so that studies that were begun before keep their names.
     """
-    metadata = {"help": help, "bounds": bounds, "search": search, "synthetic": synthetic}
+    metadata = {"help": help, "bounds": bounds, "synthetic": synthetic}
     return field(default=default, metadata={**metadata, "project": project, "in_name": in_name})
 
 

@@ -24,8 +24,9 @@ import pytest
 import requests
 import threadpoolctl
 
-from pneumonia.config import TrainConfig, search_space
+from pneumonia.config import TrainConfig
 from pneumonia.runs.listener import Listener
+from pneumonia.search_space import search_space
 
 if TYPE_CHECKING:
     from pneumonia.data import cache

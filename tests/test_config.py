@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from pneumonia.config import Plan, SearchConfig, TrainConfig, search_space
+from pneumonia.config import Plan, SearchConfig, TrainConfig
+from pneumonia.search_space import search_space
 
 BAD: dict[str, list[Any]] = {
     "size": [0, 31, 100, 2048],

@@ -15,8 +15,9 @@ from click.testing import CliRunner
 from pneumonia import config
 from pneumonia.cli import cli
 from pneumonia.cli.options import given, settings
-from pneumonia.config import TRAINING, SearchConfig, TrainConfig, search_space
+from pneumonia.config import TRAINING, SearchConfig, TrainConfig
 from pneumonia.search import study as studies
+from pneumonia.search_space import search_space
 from pneumonia.settings import Bounds, choices, setting
 
 MLPROJECT = yaml.safe_load((Path(__file__).parent.parent / "MLproject").read_text())["entry_points"]
@@ -65,7 +66,7 @@ def test_a_setting_that_came_later_is_in_the_name_only_where_it_is_not_at_its_de
 
 def test_the_search_space_is_as_declared() -> None:
     assert search_space(long=True).keys() - search_space(long=False).keys() == {"batch_size", "disturb"}
-    assert list(search_space(long=True)) == [name for name, one in TRAINING.items() if one.metadata["search"]]
+    assert search_space(long=True).keys() <= TRAINING.keys()
 
 
 def refused(bounds: Bounds) -> Iterator[float]:

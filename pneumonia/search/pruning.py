@@ -4,7 +4,7 @@ import optuna
 from optuna.trial import TrialState
 
 from pneumonia.config import Pruner, TrainConfig
-from pneumonia.search import space
+from pneumonia.search import study_space
 from pneumonia.search.study import trials, with_retries
 
 
@@ -31,6 +31,6 @@ def pruner(kind: Pruner, epochs: int, *, long: bool) -> optuna.pruners.BasePrune
 
 def one_remains(study: optuna.Study, base: TrainConfig) -> bool:
     """Whether others may be pruned: a trial is complete, or the default recipe is running."""
-    recipe = with_retries(lambda: space.values(base, space.read(study)))
+    recipe = with_retries(lambda: study_space.values(base, study_space.read(study)))
     alive = trials(study, TrialState.COMPLETE, TrialState.RUNNING)
     return any(trial.state == TrialState.COMPLETE or trial.params == recipe for trial in alive)

@@ -30,10 +30,10 @@ from pneumonia.config import TrainConfig
 from pneumonia.runs.train import OBJECTIVE
 from pneumonia.runtime.messages import first_line
 from pneumonia.runtime.signals import delay_signals, is_gone
-from pneumonia.search import attributes, space
+from pneumonia.search import attributes, study_space
 from pneumonia.search.sampler import Sampler
 from pneumonia.search.storage import StudyError, holds_a_study, unusable
-from pneumonia.settings import Range
+from pneumonia.search_space import Range
 
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60  # silence after which a worker on another machine counts as dead
@@ -223,8 +223,8 @@ def create_or_resume(
     require_search_study(study)
     if not study.get_trials(deepcopy=False):
         study.set_user_attr(attributes.OBJECTIVE, judged)
-        space.write(study, ranges)
-        for params in space.beginnings(base, space.read(study), long=long)[:goal]:
+        study_space.write(study, ranges)
+        for params in study_space.beginnings(base, study_space.read(study), long=long)[:goal]:
             study.enqueue_trial(params, skip_if_exists=True)
     elif study.user_attrs.get(attributes.OBJECTIVE) != judged:
         raise StudyError(f"the trials of study {full} have another objective than {judged}: name another study")
@@ -254,7 +254,7 @@ def require_search_study(study: optuna.Study) -> None:
             "another study, or make it with direction minimize"
         )
     try:
-        searched = set(space.read(study))
+        searched = set(study_space.read(study))
     except Exception as error:  # whatever an attribute of that name may hold
         raise StudyError(
             f"the attribute {attributes.SPACE!r} of study {name} was not written by a search: name another study"
@@ -324,7 +324,7 @@ def claim(study: optuna.Study, goal: int, *, wait: Callable[[], None]) -> optuna
         if len(trials(study, *DONE, TrialState.RUNNING)) >= goal:
             wait()
             continue
-        trial = with_retries(lambda: study.ask(space.read(study)))
+        trial = with_retries(lambda: study.ask(study_space.read(study)))
         earlier = [t for t in trials(study, *LIVE) if t.number < trial.number]
         if len(earlier) < goal:
             return trial

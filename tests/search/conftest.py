@@ -8,10 +8,11 @@ from typing import Any
 import optuna
 import pytest
 
-from pneumonia.config import TrainConfig, search_space
+from pneumonia.config import TrainConfig
 from pneumonia.runtime.signals import identity
 from pneumonia.search import pruning
 from pneumonia.search import study as studies
+from pneumonia.search_space import search_space
 
 BASE = TrainConfig(size=32, epochs=3)
 SPACE = search_space(long=True)

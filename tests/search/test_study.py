@@ -17,9 +17,9 @@ from optuna.trial import TrialState
 
 from pneumonia import config
 from pneumonia.augmentation import stress_tests as stress
-from pneumonia.config import search_space
 from pneumonia.runtime.signals import identity
 from pneumonia.search import study as studies
+from pneumonia.search_space import search_space
 from tests.search.conftest import BASE, PRUNER, SPACE, claim, gone
 
 

@@ -16,9 +16,9 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial
 
-from pneumonia.config import TrainConfig, search_space
+from pneumonia.config import TrainConfig
 from pneumonia.search.attributes import SPACE
-from pneumonia.settings import Range
+from pneumonia.search_space import Range, search_space
 
 # What suited few films better than the recipe: tried after it, before random trials, where trials are long enough to
 # tell. In a search of a dozen trials such a portfolio (Feurer et al. 2022) is worth more than random ones.

@@ -7,9 +7,9 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
 
-from pneumonia.config import search_space
 from pneumonia.search import pruning, report
 from pneumonia.search import study as studies
+from pneumonia.search_space import search_space
 from tests.search.conftest import BASE, SPACE, claim
 
 
