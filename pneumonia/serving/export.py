@@ -232,9 +232,13 @@ def input_example() -> pd.DataFrame:
 
 
 def requirements() -> list[str]:
-    """What `served` imports, pinned to what is installed here."""
+    """What `served` and MLflow's server import, pinned to what is installed here. `mlflow-skinny` with the server's two
+    takes half of the room of `mlflow`, which brings what a tracking server needs.
+    """
     names = (
-        "mlflow",
+        "mlflow-skinny",
+        "fastapi",
+        "uvicorn",
         "numpy",
         "onnxruntime",
         "opencv-python-headless",
