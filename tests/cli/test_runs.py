@@ -5,11 +5,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from mlflow import MlflowClient
 
-from pneumonia.cli import runs
+from pneumonia.cli import cli, runs
 from pneumonia.tracking.store import Tracker
 from tests.command import Lab
+from tests.conftest import NO_SERVER
 
 
 @pytest.mark.slow
@@ -37,3 +39,23 @@ def test_the_next_commands_name_the_store_that_was_used_beside_old_runs(
     said = capsys.readouterr().err
     assert f"MLFLOW_TRACKING_URI={uri} uv run mlflow models serve" in said
     assert f"MLFLOW_TRACKING_URI={uri} uv run mlflow run" in said
+
+
+@pytest.mark.parametrize("command", ["train", "search"])
+def test_weights_that_cannot_be_downloaded_are_said_in_a_sentence_before_anything_is_written(
+    command: str, films: Path, tracker: Tracker, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torchvision.models
+
+    weights = torchvision.models.get_model_weights("resnet18").DEFAULT
+    monkeypatch.setattr(weights.value, "url", f"{NO_SERVER}/resnet18-f37072fd.pth")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("PNEUMONIA_HOME", str(home))
+    words = [command, "--data", str(films), "--network", "resnet18", "--weights", "default", "--size", "64"]
+    done = CliRunner().invoke(cli, words)
+    assert (done.exit_code, done.stdout) == (2, "")
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: the weights of resnet18 could not be downloaded (")
+    assert "without a network, name a file of them with --weights" in last
+    assert tracker.client.search_runs([tracker.experiment_id("pneumonia")]) == []
+    assert not (home / "records").exists()

@@ -1,8 +1,11 @@
 """Networks of torchvision and timm: grey films in, one logit and maps out, whatever the library calls its parts."""
 
 import copy
-from collections.abc import Callable
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,7 @@ from pneumonia.training import backbones
 from pneumonia.training.backbones import BackboneError, start
 from pneumonia.training.loop import FitData, fit, predict
 from pneumonia.training.network import Ensemble, Network
-from tests.conftest import TINY
+from tests.conftest import NO_SERVER, TINY
 from tests.known import known
 
 SMALL = replace(TINY, network="resnet18", size=64, epochs=1, batch_size=32)
@@ -213,3 +216,131 @@ def test_without_timm_the_way_to_it_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(backbones.importlib.util, "find_spec", lambda name: None if name == "timm" else real(name))
     with pytest.raises(BackboneError, match=r"pip install 'pneumonia\[pretrained\]'"):
         start(replace(SMALL, network="tf_efficientnet_lite0"))
+
+
+class Files(ThreadingHTTPServer):
+    """Serves files by their paths, as a library's site or, with a commit and an entity tag, as timm's hub does."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {}
+        self.asked: list[str] = []
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Files
+
+    def do_GET(self) -> None:
+        self.server.asked.append(f"{self.command} {self.path}")
+        content = self.server.files.get(self.path)
+        self.send_response(404 if content is None else 200)
+        self.send_header("Content-Length", str(len(content or b"")))
+        self.send_header("X-Repo-Commit", "c" * 40)
+        self.send_header("ETag", f'"{hashlib.sha256(content or b"").hexdigest()}"')
+        if content is None:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content or b"")
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def site() -> Iterator[Files]:
+    server = Files()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def torchvision_site(site: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
+    """Where torchvision finds the weights of ShuffleNet: its file bears the first digits of its SHA-256."""
+    import torchvision.models
+
+    weights = torchvision.models.get_model_weights("shufflenet_v2_x0_5").DEFAULT
+    file = tmp_path / "weights.pth"
+    torch.manual_seed(3)
+    torch.save(torchvision.models.get_model("shufflenet_v2_x0_5").state_dict(), file)
+    path = f"/models/shufflenet-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.pth"
+    site.files[path] = file.read_bytes()
+    monkeypatch.setattr(weights.value, "url", site.url + path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return site
+
+
+SHUFFLE = replace(SMALL, network="shufflenet_v2_x0_5", weights="default")
+
+
+def test_torchvision_downloads_its_weights_once(
+    torchvision_site: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, again = start(SHUFFLE), start(SHUFFLE)
+    assert len(torchvision_site.asked) == 1
+    theirs = torch.load(tmp_path / "weights.pth", weights_only=True)["conv5.0.weight"]
+    for network in (first, again):
+        assert any(torch.equal(value, theirs) for value in network.state_dict().values())
+        assert "ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1 (BSD-3-Clause" in network.weights
+    assert capsys.readouterr().out == ""  # where a command prints its result
+
+
+def test_a_download_that_is_another_file_is_refused_and_not_kept(torchvision_site: Files, tmp_path: Path) -> None:
+    (path,) = torchvision_site.files
+    whole = torchvision_site.files[path]
+    torchvision_site.files[path] = whole[:-1]
+    with pytest.raises(BackboneError, match=r"could not be downloaded \(invalid hash value"):
+        start(SHUFFLE)
+    assert not list((tmp_path / "torch").rglob("*.pth*"))
+    torchvision_site.files[path] = whole
+    start(SHUFFLE)
+
+
+@pytest.fixture
+def hub(site: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
+    """What HF_ENDPOINT and HF_HOME name, which are read on import, with the weights of a small network of timm's."""
+    import timm
+    from huggingface_hub import constants
+
+    torch.manual_seed(3)
+    state = timm.create_model("test_resnet").state_dict()
+    site.files["/timm/test_resnet.r160_in1k/resolve/main/model.safetensors"] = safetensors.torch.save(state)
+    monkeypatch.setattr(constants, "ENDPOINT", site.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", site.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return site
+
+
+TIMM = replace(SMALL, network="test_resnet", weights="default")
+
+
+def test_timm_downloads_its_weights_once(hub: Files, capsys: pytest.CaptureFixture[str]) -> None:
+    (content,) = hub.files.values()
+    first = start(TIMM)
+    theirs = safetensors.torch.load(content)["layer1.0.conv1.weight"]
+    assert any(torch.equal(value, theirs) for value in first.state_dict().values())
+    assert first.weights == "timm's timm/test_resnet.r160_in1k (apache-2.0)"
+    hub.shutdown()  # the network is gone
+    hub.server_close()
+    again = start(TIMM)
+    assert torch.equal(again.state_dict()["head.weight"], first.state_dict()["head.weight"])
+    assert capsys.readouterr().out == ""
+
+
+def test_without_a_network_timm_s_hub_is_asked_once(
+    hub: Files, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By itself it asks twelve times, for 47 s, and prints each."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", NO_SERVER)
+    with pytest.raises(
+        BackboneError, match=r"the weights of test_resnet could not be downloaded \(.*refused\): without"
+    ):
+        start(TIMM)
+    assert not caplog.records
