@@ -8,7 +8,7 @@ from pneumonia.cli.context import context
 from pneumonia.cli.data import films
 from pneumonia.cli.errors import exit_codes
 from pneumonia.cli.options import Command, any_dicom_option, as_json, data_option
-from pneumonia.cli.output import report_run, say
+from pneumonia.cli.output import by_uv, report_run, say
 
 
 @click.command(cls=Command)
@@ -46,4 +46,4 @@ def download(dest: Path) -> None:
         from pneumonia.data.download import download as fetch
 
         folder = fetch(dest)
-        say(f"the films are in {folder}; next: uv run pneumonia search --data {folder}")
+        say(f"the films are in {folder}; next: {by_uv()}pneumonia search --data {folder}")

@@ -1,6 +1,7 @@
 """What a command prints: sentences on stderr, results on stdout."""
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,15 @@ def say(line: str) -> None:
     click.echo(line, err=True)
 
 
+def by_uv() -> str:
+    """What stands before a command that is shown: `uv run ` in the project's folder and where uv started this one, ""
+    where the package was installed.
+    """
+    from pneumonia.runtime.working_folder import is_checkout
+
+    return "uv run " if is_checkout() or "UV" in os.environ else ""  # which `uv run` sets
+
+
 def link(record: "Record", tracker: "Tracker") -> str | None:
     """The page of a record's run in MLflow's UI; None while the store has no such run."""
     from pneumonia.tracking.sync import sent
@@ -33,7 +43,7 @@ def say_link(what: str, link: str | None, tracker: "Tracker") -> None:
     from pneumonia.tracking.ui import is_served
 
     if link is not None:
-        ui = "uv run pneumonia ui" if typed_in() is None else "mlflow ui"
+        ui = f"{by_uv()}pneumonia ui" if typed_in() is None else "mlflow ui"
         say(f"{what}: {link}" + ("" if is_served(tracker.uri) else f"    (start `{ui}` first)"))
 
 

@@ -12,7 +12,7 @@ from pneumonia.cli.context import check_files, context, home, store
 from pneumonia.cli.data import films
 from pneumonia.cli.errors import FAILED, exit_codes
 from pneumonia.cli.options import Command, Open, any_dicom_option, as_json, data_option, gallery_option, given, settings
-from pneumonia.cli.output import link, report_run, say, say_link
+from pneumonia.cli.output import by_uv, link, report_run, say, say_link
 from pneumonia.config import SearchConfig, TrainConfig
 from pneumonia.runtime.environment import cores
 from pneumonia.tracking.ui import is_served
@@ -215,7 +215,7 @@ def sync() -> None:
 
 
 def next_commands(name: str, tracker: "Tracker", demo: bool) -> None:
-    from pneumonia.runtime.working_folder import typed_in
+    from pneumonia.runtime.working_folder import is_checkout, typed_in
     from pneumonia.tracking.store import has_old_runs
 
     say("\nNext:")
@@ -228,13 +228,16 @@ def next_commands(name: str, tracker: "Tracker", demo: bool) -> None:
         else:
             say(f"  mlflow run PROJECT -e evaluate -P model=models:/{name}@champion -P data=PATH/TO/chest_xray")
         return
+    uv = by_uv()
     if not is_served(tracker.uri):
-        say("  uv run pneumonia ui                                # compare runs in MLflow's UI")
+        say(f"  {uv}pneumonia ui".ljust(52) + " # compare runs in MLflow's UI")
     # MLflow's own commands would take the folder of old runs for their store.
     ours = tracker.uri.startswith("sqlite") and has_old_runs(Path("mlruns"))
     where = f"MLFLOW_TRACKING_URI={tracker.uri} " if ours else ""
-    say(f"  {where}uv run mlflow models serve -m models:/{name}@champion --env-manager local -p 5001")
-    if demo:
-        say(f"  {where}uv run mlflow run . --env-manager local --experiment-name pneumonia -P data=PATH/TO/chest_xray")
+    say(f"  {where}{uv}mlflow models serve -m models:/{name}@champion --env-manager local -p 5001")
+    if not demo:
+        say(f"  {uv}pneumonia evaluate --model models:/{name}@champion --data PATH/TO/chest_xray")
+    elif is_checkout():
+        say(f"  {where}{uv}mlflow run . --env-manager local --experiment-name pneumonia -P data=PATH/TO/chest_xray")
     else:
-        say(f"  uv run pneumonia evaluate --model models:/{name}@champion --data PATH/TO/chest_xray")
+        say(f"  {uv}pneumonia search --data PATH/TO/chest_xray")

@@ -41,6 +41,11 @@ def go_there() -> None:
             os.chdir(folder)
 
 
+def is_checkout() -> bool:
+    """Whether the program runs from its project's folder, and not from a package that was installed."""
+    return (PROJECT / "pyproject.toml").exists()
+
+
 def located(text: str, is_there: Callable[[str], bool] = os.path.exists) -> str:
     """The path that a user means: from the folder where it was typed or, if nothing of that name is there, from the
     project's folder, if `mlflow run` went there. Any other text, such as a URI, comes back as it is.

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from mlflow import MlflowClient
 
 from pneumonia.cli import cli, runs
+from pneumonia.runtime import working_folder
 from pneumonia.tracking.store import Tracker
 from tests.command import Lab
 from tests.conftest import NO_SERVER
@@ -39,6 +40,27 @@ def test_the_next_commands_name_the_store_that_was_used_beside_old_runs(
     said = capsys.readouterr().err
     assert f"MLFLOW_TRACKING_URI={uri} uv run mlflow models serve" in said
     assert f"MLFLOW_TRACKING_URI={uri} uv run mlflow run" in said
+
+
+@pytest.mark.parametrize("demo", [True, False])
+@pytest.mark.parametrize(("place", "uv"), [("checkout", ""), ("installed", "/bin/uv"), ("installed", "")])
+def test_the_next_commands_are_those_that_work_where_the_program_is(
+    place: str, uv: str, demo: bool, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    if place == "installed":
+        monkeypatch.setattr(working_folder, "PROJECT", tmp_path / "site-packages")
+    monkeypatch.setenv("UV", uv)
+    if not uv:
+        monkeypatch.delenv("UV")
+    runs.next_commands("pneumonia", tracker, demo=demo)
+    runs.say_link("see it", "http://127.0.0.1:5000", tracker)
+    *lines, last = capsys.readouterr().err.strip().splitlines()[1:]
+    assert len(lines) == 3
+    before = "uv run " if uv or place == "checkout" else ""
+    for line in lines:
+        assert line.strip().startswith((f"{before}pneumonia ", f"{before}mlflow "))
+    assert ("mlflow run . " in lines[2]) == (demo and place == "checkout")  # an installed package has no MLproject
+    assert f"(start `{before}pneumonia ui` first)" in last
 
 
 @pytest.mark.parametrize("command", ["train", "search"])
