@@ -70,14 +70,28 @@ def test_settings_of_version_0_1_are_read(tmp_path, films):
 
 
 class Shifted(TinyNetwork):
+    by = 0.01
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x) + 0.01
+        return super().forward(x) + self.by
 
 
 def test_a_network_that_onnx_does_not_reproduce_is_refused(tmp_path):
-    with pytest.raises(PackageError, match=r"differ by 0\.00"):
+    with pytest.raises(PackageError, match=r"^ONNX and torch differ by 0\.00\S+ in probability, more than 0\.0001$"):
         write(tmp_path / "package", Shifted())
     assert not (tmp_path / "package").exists()
+
+
+@pytest.mark.parametrize(("by", "slope", "said"), [(1e-6, 1e4, r"1e\+04"), (3e-9, 3e8, r"3e\+08")])
+def test_where_only_rounding_shows_the_sentence_says_why(by, slope, said, tmp_path):
+    """A network that has hardly learned: every film has the logit 0, or nearly so."""
+    network = Shifted()
+    network.by = by
+    nn.init.zeros_(network.head.weight)
+    nn.init.zeros_(network.head.bias)
+    with pytest.raises(PackageError, match=f"so little that rounding shows: .* line of slope {said} stretches"):
+        write(tmp_path / "package", network, calibration=Calibration(slope, 0.0))
+    write(tmp_path / "package", network, calibration=Calibration(1.0, 0.0))
 
 
 def test_a_network_that_is_not_finite_is_refused(tmp_path):
