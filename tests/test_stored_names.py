@@ -80,10 +80,10 @@ def named(module: ModuleType) -> list[str]:
 def test_tags() -> None:
     assert named(tags) == [
         "adapt.method", "adapt.parent", "adapt.parent_run", "adapt.place",
-        "best.trial", "best.trials", "data.any_dicom", "data.classes", "data.fingerprint", "data.negative",
-        "data.positive", "gate.by_hand", "gate.log_loss.", "gate.unusable", "joined", "model", "model.dropped",
-        "model.version", "reason", "record", "resumed_by", "role", "study", "test.openings", "trial.epochs",
-        "trial.number", "trial.state",
+        "best.trial", "best.trials", "champion.since.", "data.any_dicom", "data.classes", "data.fingerprint",
+        "data.negative", "data.positive", "gate.by_hand", "gate.log_loss.", "gate.unusable", "joined", "model",
+        "model.dropped", "model.version", "reason", "record", "resumed_by", "role", "study", "test.openings",
+        "trial.epochs", "trial.number", "trial.state",
     ]  # fmt: skip
     assert set(views.experiment_tags()) == {
         "mlflow.experimentKind",

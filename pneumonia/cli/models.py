@@ -1,5 +1,6 @@
 """Commands for a model that is there: `evaluate`, `compare`, `predict`, `promote`."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -121,14 +122,35 @@ def predict(inputs: tuple[str, ...], model: str, output: Path | None, any_dicom:
 
 
 @click.command()
-@click.argument("version")
+@click.argument("version", required=False)
 @click.option("--name", default="pneumonia", show_default=True, help="name of the registered model")
-def promote(version: str, name: str) -> None:
-    """Make VERSION the champion by hand, whatever the gate said."""
+@click.option("--back", is_flag=True, help="promote the version that was champion before the present one")
+@click.option("--history", is_flag=True, help="list the champions so far, the earliest first, and change nothing")
+@click.option("--why", default="", help="the reason, which the history keeps")
+@as_json
+def promote(version: str | None, name: str, back: bool, history: bool, why: str, as_json: bool) -> None:
+    """Make VERSION the champion by hand, whatever the gate said; or go back; or list the champions."""
+    if [version is not None, back, history].count(True) != 1:
+        raise click.UsageError("give one of VERSION, --back and --history")
     with exit_codes():
         from pneumonia.registry import versions
         from pneumonia.tracking.ui import address, version_link
 
         tracker = store()
-        say(versions.promote(tracker, name, version))
-        say_link("see it", version_link(address(tracker.uri), name, version), tracker)
+        if history:
+            champions = versions.history(tracker, name)
+            if as_json:
+                click.echo(json.dumps({"name": name, "champions": [champion.as_dict() for champion in champions]}))
+            for champion in () if as_json else champions:
+                click.echo(champion.line())
+            if not champions:
+                say(f"{name} has had no champion")
+            return
+        version = version or versions.before(tracker, name)
+        said = versions.promote(tracker, name, version, why=why, back=back)
+        link = version_link(address(tracker.uri), name, version)
+        if as_json:
+            click.echo(json.dumps({"name": name, "version": version, "link": link}))
+            return
+        say(said)
+        say_link("see it", link, tracker)

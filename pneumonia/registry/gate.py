@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from pneumonia.metrics.intervals import mean_error
-from pneumonia.registry import scoring
+from pneumonia.registry import champions, scoring
 from pneumonia.tracking import places
 from pneumonia.tracking.connection import reach
 from pneumonia.tracking.store import Tracker
@@ -94,7 +94,7 @@ def decide(
                 raise
             notes.append(f"the previous champion, version {champion}, cannot be scored ({type(error).__name__})")
             _retry_on_race(client.set_model_version_tag, name, champion, UNUSABLE, "true")
-    best = version
+    best, moved = version, False
     for _ in range(20):
         best = _best(client, name, tag) or version
         if best not in (version, champion) and (said := gone(tracker, name, best)) is not None:
@@ -103,10 +103,13 @@ def decide(
             continue
         if champion_of(client, name) != best:
             _retry_on_race(client.set_registered_model_alias, name, CHAMPION, best)
+            moved = True
             continue
         if best == (_best(client, name, tag) or version):
             break
     reason = "; ".join([_reason(own, rival, films, champion, version, best), *notes])
+    if moved or best == version:
+        champions.note(client, name, best, "gate", reason, before=champion)
     if best == version:
         drop_challenger(client, name, version)
         return Verdict(name=name, version=version, alias=CHAMPION, reason=reason)

@@ -10,7 +10,8 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
-from pneumonia.registry import gate
+from pneumonia.registry import champions, gate
+from pneumonia.registry.champions import Champion
 from pneumonia.registry.gate import (
     CHAMPION,
     Verdict,
@@ -157,8 +158,12 @@ def champion_gone(tracker: Tracker, name: str) -> str | None:
     )
 
 
-def promote(tracker: Tracker, name: str, version: str) -> str:
+def promote(tracker: Tracker, name: str, version: str, *, why: str = "", back: bool = False) -> str:
     """Makes `version` the champion whatever its score; only later versions can outdo it. Returns what was done.
+
+    Args:
+        why: the reason, for the history.
+        back: whether it was champion before (see `before`).
 
     Raises:
         RegistryError: there is no such model or version, or its files are gone.
@@ -173,12 +178,44 @@ def promote(tracker: Tracker, name: str, version: str) -> str:
             raise RegistryError(f"{name} has no version {version}; versions there: {listed}") from error
         if (said := gone(tracker, name, version)) is not None:
             raise RegistryError(f"{name} version {version} cannot be promoted: {said}")
-        before = champion_of(client, name)
+        was = champion_of(client, name)
         newest = max(int(v.version) for v in client.search_model_versions(f"name = '{name}'"))
         client.set_model_version_tag(name, version, BY_HAND, f"{newest} {time.time():.3f}")
         if UNUSABLE in tags:
             client.delete_model_version_tag(name, version, UNUSABLE)
         client.set_registered_model_alias(name, CHAMPION, version)
+        taken_from = None if was == version else was
+        champions.note(client, name, version, "back" if back else "hand", why, before=taken_from)
         drop_challenger(client, name, version)
-    was = "there was none" if before is None else f"it was version {before}"
-    return f"{name} version {version} is champion by hand ({was})"
+    words = "there was none" if was is None else f"it was version {was}"
+    return f"{name} version {version} is champion by hand ({words})"
+
+
+def history(tracker: Tracker, name: str) -> list[Champion]:
+    """The champions of a model, the earliest first (see `champions.history`).
+
+    Raises:
+        RegistryError: there is no such model.
+        TrackingError: the store cannot be reached.
+    """
+    with tracker_errors(tracker.uri):
+        if none_if_missing(lambda: tracker.client.get_registered_model(name)) is None:
+            raise RegistryError(f"there is no registered model {name}")
+        return champions.history(tracker.client, name, champion_of(tracker.client, name))
+
+
+def before(tracker: Tracker, name: str) -> str:
+    """The version that was champion before the present one, and is still there.
+
+    Raises:
+        RegistryError: there is no such model, or no such version is known.
+        TrackingError: the store cannot be reached.
+    """
+    known = history(tracker, name)
+    with tracker_errors(tracker.uri):
+        there = {str(v.version) for v in tracker.client.search_model_versions(f"name = '{name}'", max_results=10_000)}
+    version = champions.one_before([champion for champion in known if champion.version in there])
+    if version is None:
+        now = f"before version {known[-1].version}" if known else "at all"
+        raise RegistryError(f"no champion of {name} {now} is known: `{by_hand(name, 'VERSION')}` names one")
+    return version

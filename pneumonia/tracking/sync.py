@@ -196,7 +196,7 @@ def _open(run: Run, experiment_id: str, client: MlflowClient) -> str:
         tags.ROLE: run.role,
         tags.RECORD: run.key,
         MLFLOW_RUN_NAME: run.name,
-        MLFLOW_USER: _user(),
+        MLFLOW_USER: user(),
         **({MLFLOW_RUN_NOTE: run.description} if run.description else {}),
         **({MLFLOW_PARENT_RUN_ID: run.parent} if run.parent else {}),
         **run.tags,
@@ -225,7 +225,8 @@ def _open(run: Run, experiment_id: str, client: MlflowClient) -> str:
     return str(run_id)
 
 
-def _user() -> str:
+def user() -> str:
+    """Who types the command."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user id without a name

@@ -30,3 +30,4 @@ METHOD = "adapt.method"  # of these: fine-tuned, recalibrated, or unlabelled
 BY_HAND = "gate.by_hand"  # it was promoted by hand: the highest version that was there, and when
 UNUSABLE = "gate.unusable"  # it could not be scored when a candidate came
 LOG_LOSS = "gate.log_loss."  # and what identifies the films
+CHAMPION_SINCE = "champion.since."  # and when it became champion, in milliseconds since 1970: how, who, why (JSON)
