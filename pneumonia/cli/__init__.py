@@ -4,7 +4,7 @@ import gc
 
 import click
 
-from pneumonia.cli import adapting, films, models, runs, ui
+from pneumonia.cli import adapting, films, models, runs, serving, ui
 from pneumonia.runtime.environment import mlflow_defaults, quiet
 from pneumonia.runtime.signals import leave_quickly
 
@@ -30,6 +30,7 @@ for command in (
     models.predict,
     films.download,
     models.promote,
+    serving.serve,
     adapting.adapt,
     runs.sync,
     ui.ui,

@@ -1,0 +1,78 @@
+"""What counts as a right answer of a server, and what is done about ports."""
+
+import math
+import socket
+
+import pytest
+
+from pneumonia.serving.scoring_server import (
+    NotServed,
+    Options,
+    PortError,
+    ScoringServer,
+    alike,
+    free_ports,
+    nonsense,
+)
+
+GOOD = {"probability": 0.75, "label": "PNEUMONIA", "threshold": 0.5, "error": "", "familiar": True}
+PACKAGE = {"threshold": 0.5, "classes": ["NORMAL", "PNEUMONIA"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({}, True),
+        ({"probability": 0.75 + 5e-5}, True),
+        ({"probability": 0.751}, False),
+        ({"probability": math.nan}, False),
+        ({"probability": None}, False),
+        ({"label": "NORMAL"}, False),
+        ({"familiar": False}, False),
+        ({"heatmap": ""}, False),
+    ],
+)
+def test_answers_are_alike_but_for_the_last_digits(change: dict[str, object], same: bool) -> None:
+    assert alike({"predictions": [GOOD]}, {"predictions": [{**GOOD, **change}]}) is same
+    assert not alike({"predictions": [GOOD]}, {"predictions": [GOOD, GOOD]})
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"predictions": [GOOD]}, None),
+        ({"predictions": [{**GOOD, "probability": 0.25, "label": "NORMAL"}]}, None),
+        ({"predictions": []}, "no predictions"),
+        ({"error_code": "BAD_REQUEST"}, "no predictions"),
+        ([GOOD], "no predictions"),
+        ({"predictions": [{**GOOD, "probability": 7.0}]}, "the probability is 7.0"),
+        ({"predictions": [{**GOOD, "probability": math.nan}]}, "the probability is nan"),
+        ({"predictions": [{**GOOD, "probability": None}]}, "the probability is None"),
+        ({"predictions": [{**GOOD, "threshold": 0.25}]}, "the threshold is 0.25, but 0.5 in the package"),
+        ({"predictions": [{**GOOD, "label": "NORMAL"}]}, "the label is NORMAL"),
+    ],
+)
+def test_an_answer_that_makes_no_sense(answer: object, words: str | None) -> None:
+    found = nonsense(answer, PACKAGE)
+    assert found is None if words is None else words in found
+
+
+def test_of_a_model_of_another_kind_any_prediction_is_taken() -> None:
+    assert nonsense({"predictions": [3, 4]}, {}) is None
+
+
+def test_three_ports_that_are_free() -> None:
+    assert len(set(free_ports("127.0.0.1", 0))) == 3
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(PortError, match=f"port {port} is taken: --port N needs N and the two after it"):
+            free_ports("127.0.0.1", port - 1)
+        with pytest.raises(NotServed, match=f"something else listens at port {port}"):
+            ScoringServer("pneumonia version 1", "1", None, port, Options(), print).start()
+
+
+def test_a_port_that_is_none() -> None:
+    with pytest.raises(ValueError, match="port must be"):
+        free_ports("127.0.0.1", 70_000)
