@@ -17,7 +17,6 @@ import safetensors.torch
 import torch
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-from mlflow.types.schema import AnyType
 from torch import nn
 
 from pneumonia import served
@@ -214,8 +213,9 @@ def _check_parity(model: bytes, graph: Graph, *, size: int, calibration: Calibra
 def signature() -> ModelSignature:
     """The served schema.
 
-    The column has any type and is optional, so that a wrong one reaches the model, which answers with one sentence that
-    names the record; with a binary column MLflow itself would answer and echo the data. `heatmap` is not among the
+    The column is of text, which MLflow neither checks nor converts, and optional, so that bytes reach the model, and so
+    does what is wrong, which the model answers with one sentence that names the record; with a binary column MLflow
+    itself would answer and echo the data. With any type it would not read CSV. `heatmap` is not among the
     outputs, since Spark fails on a column that is only sometimes there.
     """
     outputs = (
@@ -223,7 +223,7 @@ def signature() -> ModelSignature:
         *(("boolean", "familiar"), ("string", "warning"), ("string", "error")),
     )
     return ModelSignature(
-        inputs=Schema([ColSpec(AnyType(), "image", required=False)]),  # type: ignore[no-untyped-call]
+        inputs=Schema([ColSpec("string", "image", required=False)]),  # type: ignore[no-untyped-call]
         outputs=Schema([ColSpec(kind, name) for kind, name in outputs]),
         params=ParamSchema(
             [
