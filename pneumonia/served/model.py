@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import hashlib
 import json
 import logging
 import math
@@ -16,10 +17,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
+from pneumonia.served.answer_log import Answer, AnswerLog, answer_log
 from pneumonia.served.dicom_header import warning_of
 from pneumonia.served.film import decode, min_side_of, stretch
 from pneumonia.served.limits import MAX_BYTES, FilmError
 from pneumonia.served.predictor import FAMILIAR, Predictor
+from pneumonia.served.refusals import kind_of_refusal
 
 logger = logging.getLogger(__name__)
 MAX_RECORDS = 1_000  # films in one request
@@ -42,10 +45,16 @@ class RequestError(MlflowException):
 
 
 class ServedModel(PythonModel):
-    """A table with a column `image` (base64 text or bytes of one film a record) to a table of predictions."""
+    """A table with a column `image` (base64 text or bytes of one film a record) to a table of predictions.
+
+    What it answers it notes where the environment asks for that (`answer_log`).
+    """
+
+    log: AnswerLog | None = None
 
     def load_context(self, context: PythonModelContext) -> None:
-        self.predictor = Predictor(Path(context.artifacts["package"]))
+        package = Path(context.artifacts["package"])
+        self.predictor, self.log = Predictor(package), answer_log(package)
 
     def predict(  # type: ignore[override]  # MLflow lets `context` be left out
         self, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -67,19 +76,35 @@ class ServedModel(PythonModel):
         Raises:
             RequestError: one sentence; records count from 0.
         """
+        answers: list[Answer] = []
         try:
-            given = params or {}
-            errors = given.get("errors") or "raise"
+            return self._answer(model_input, params or {}, answers)
+        except RequestError as error:
+            # The client gets nothing else: the record that was refused, or the whole request.
+            answers[:] = answers[-1:] or [Answer()]
+            answers[0].error = kind_of_refusal(error.sentence)
+            raise
+        finally:
+            if self.log is not None:
+                self.log.write(answers)
+
+    def _answer(self, table: pd.DataFrame, params: dict[str, Any], answers: list[Answer]) -> pd.DataFrame:
+        """`predict`, which notes in `answers` what becomes known of each record."""
+        try:
+            errors = params.get("errors") or "raise"
             if errors not in ("raise", "return"):
                 raise RequestError("the parameter errors must be raise or return")
-            return self._predict(model_input, bool(given.get("explain")), bool(given.get("any_dicom")), errors)
+            explain, any_dicom = bool(params.get("explain")), bool(params.get("any_dicom"))
+            return self._predict(table, explain, any_dicom, errors, answers)
         except RequestError:
             raise
         except Exception:  # an unforeseen error goes to the log, not to the client
             logger.exception("prediction failed")
             raise RequestError("the model failed on this request; the server's log says why", INTERNAL_ERROR) from None
 
-    def _predict(self, table: pd.DataFrame, explain: bool, any_dicom: bool, errors: str) -> pd.DataFrame:
+    def _predict(
+        self, table: pd.DataFrame, explain: bool, any_dicom: bool, errors: str, answers: list[Answer]
+    ) -> pd.DataFrame:
         images = table.get("image")
         if not isinstance(images, pd.Series):  # MLflow drops other columns, and with them the count of the records
             raise RequestError("the request has no records with a column 'image'")
@@ -92,17 +117,22 @@ class ServedModel(PythonModel):
             raise RequestError(f"with explain a request may hold {MAX_EXPLAINED} records, not {len(images)}")
         rows = []
         for record, image in enumerate(images):
+            answers.append(Answer())
             try:
-                rows.append(self._row(image, explain, any_dicom))
+                rows.append(self._row(image, explain, any_dicom, answers[-1]))
             except FilmError as error:
                 if errors == "raise":
                     raise RequestError(f"record {record}: {error}") from None
                 rows.append({**self._unscored(str(error)), **({"heatmap": ""} if explain else {})})
+                answers[-1].error = kind_of_refusal(str(error))
+            answers[-1].row = rows[-1]
         # As floats what is missing would be NaN, which is no JSON.
         return pd.DataFrame(rows, dtype=object if any(row["error"] for row in rows) else None)
 
-    def _row(self, image: object, explain: bool, any_dicom: bool) -> dict[str, object]:
+    def _row(self, image: object, explain: bool, any_dicom: bool, answer: Answer) -> dict[str, object]:
         model, data = self.predictor, _bytes_of(image)
+        if self.log is not None:
+            answer.sha256 = hashlib.sha256(data).hexdigest()
         film = decode(data, min_side=min_side_of(model.size), any_dicom=any_dicom)
         logit, _, distance = model.look(stretch(film, model.size))
         probability, familiarity = float(model.calibrate(np.array(logit))), model.familiarity(distance)
