@@ -223,7 +223,7 @@ def signature() -> ModelSignature:
         *(("boolean", "familiar"), ("string", "warning"), ("string", "error")),
     )
     return ModelSignature(
-        inputs=Schema([ColSpec("string", "image", required=False)]),  # type: ignore[no-untyped-call]
+        inputs=Schema([ColSpec("string", "image", required=False)]),
         outputs=Schema([ColSpec(kind, name) for kind, name in outputs]),
         params=ParamSchema(
             [

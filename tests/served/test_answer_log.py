@@ -7,6 +7,7 @@ import os
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import mlflow.pyfunc
 import pandas as pd
@@ -18,7 +19,7 @@ from pneumonia.serving import export as package
 from tests.served.conftest import GOOD
 
 
-def lines(folder: Path) -> list[dict]:
+def lines(folder: Path) -> list[dict[str, Any]]:
     """Every line of a log in the order of the files, but for blank ones and those that are cut short."""
     found = []
     for path in sorted(folder.glob("answers-*.jsonl")) + sorted(folder.glob("answers.jsonl")):

@@ -23,7 +23,7 @@ def _texts(node):
         case ast.Constant(value=str(text)):
             yield text
         case ast.JoinedStr(values=parts):
-            text = "".join(part.value if isinstance(part, ast.Constant) else "JPEG" for part in parts)
+            text = "".join(str(part.value) if isinstance(part, ast.Constant) else "JPEG" for part in parts)
             if text.startswith("JPEG"):  # record {record}: {error}, and {reason} (any_dicom ...): said elsewhere
                 return
             yield text.removeprefix("record JPEG: ")
