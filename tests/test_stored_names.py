@@ -69,6 +69,7 @@ def test_keys_of_a_record_s_files() -> None:
 def test_words_of_roles_and_states() -> None:
     assert set(get_args(Role)) == {
         "search", "trial", "final", "train", "seeds", "evaluate", "compare", "eda", "worker", "adapt",
+        "monitor",
     }  # fmt: skip
     assert set(get_args(State)) == {"COMPLETE", "PRUNED", "FAIL", "INTERRUPTED"}
 

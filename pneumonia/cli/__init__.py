@@ -4,7 +4,7 @@ import gc
 
 import click
 
-from pneumonia.cli import adapting, films, models, runs, serving, ui
+from pneumonia.cli import adapting, films, models, monitoring, runs, serving, ui
 from pneumonia.runtime.environment import mlflow_defaults, quiet
 from pneumonia.runtime.signals import leave_quickly
 
@@ -31,6 +31,7 @@ for command in (
     films.download,
     models.promote,
     serving.serve,
+    monitoring.monitor,
     adapting.adapt,
     runs.sync,
     ui.ui,

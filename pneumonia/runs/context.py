@@ -34,8 +34,8 @@ class RunContext:
         """The context of the runs that belong to another."""
         return replace(self, parent=parent, run_id=None)
 
-    def begin(self, run: Run, index: Index, folder: Path | None = None) -> Record:
-        """Starts the record of a run on an index's films; what the context knows is filled in.
+    def begin(self, run: Run, index: Index | None, folder: Path | None = None) -> Record:
+        """Starts the record of a run on an index's films, if it has any; what the context knows is filled in.
 
         Args:
             run: its name, role, description, and tags of its own.
@@ -48,8 +48,8 @@ class RunContext:
                 experiment=self.experiment,
                 run_id=self.run_id,
                 parent=self.parent,
-                tags={**data_tags(index), **self.tags, **run.tags},
-                dataset=dataset_of(index, PURPOSES.get(run.role, "training")),
+                tags={**({} if index is None else data_tags(index)), **self.tags, **run.tags},
+                dataset=Dataset() if index is None else dataset_of(index, PURPOSES.get(run.role, "training")),
             ),
         )
 

@@ -31,7 +31,7 @@ from typing import Any, Literal, TypedDict
 from pneumonia.runtime.signals import identity, is_gone
 
 State = Literal["COMPLETE", "PRUNED", "FAIL", "INTERRUPTED"]
-Role = Literal["search", "trial", "final", "train", "seeds", "evaluate", "compare", "eda", "worker", "adapt"]
+Role = Literal["search", "trial", "final", "train", "seeds", "evaluate", "compare", "eda", "worker", "adapt", "monitor"]
 # Folders of earlier versions have these names, and those of the fields of `Run` and `Sent`: none may change.
 RUN, PARAMS, METRICS, SUMMARY, STATUS = "run.json", "params.json", "metrics.jsonl", "summary.json", "status.json"
 SENT = "sent.json"
@@ -141,10 +141,15 @@ class Record:
     def add_params(self, params: Mapping[str, Any]) -> None:
         write_json(self.folder / PARAMS, {**self.params, **params})
 
-    def add_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Appends the finite ones of `metrics`; an undefined one (NaN) is no point on a curve."""
+    def add_metrics(self, metrics: Mapping[str, float], *, step: int, time: int | None = None) -> None:
+        """Appends the finite ones of `metrics`; an undefined one (NaN) is no point on a curve.
+
+        Args:
+            time: when they were so, in milliseconds since 1970; now if None.
+        """
+        line = _line(metrics, step) if time is None else {**_line(metrics, step), "time": time}
         with (self.folder / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_line(metrics, step)) + "\n")
+            file.write(json.dumps(line) + "\n")
 
     def summarise(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Writes the metrics that the run is compared by: those of the model that it keeps."""
