@@ -59,9 +59,8 @@ def serve(model: str, host: str, port: int, workers: int, every: float, env_mana
             nginx = None if no_nginx else Nginx(folder / "nginx", host=host, port=port, backends=(first, second))
 
             def bring(version: str, at: int) -> ScoringServer:
-                name = f"{uri.name} version {version}"
                 files = uri.fetch(tracker, version, folder / f"port-{at}")
-                return ScoringServer(name, version, files, at, options, say)
+                return ScoringServer(uri.name, version, files, at, options, say)
 
             ports = (port, first) if nginx is None else nginx.backends
             follower = Follower(lambda: uri.version(tracker), bring, nginx, ports, say, every=every)

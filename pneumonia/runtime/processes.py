@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import psutil
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+GONE_SECONDS = 2.0  # for the system to end what was killed
 
 
 def start(words: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":
@@ -66,7 +68,15 @@ def end(process: "subprocess.Popen[bytes]", *, seconds: float) -> None:
 
 
 def kill(process: "subprocess.Popen[bytes]") -> None:
-    """SIGKILL for a program's whole group, of which it may itself be dead."""
-    with suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a group that is dead already
+    """SIGKILL for a program's whole group, of which it may itself be dead; returns when all are gone, and their ports
+    free.
+    """
+    end = time.monotonic() + GONE_SECONDS
+    # macOS says PermissionError of a group that is dead already.
+    with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        while time.monotonic() < end:  # what it started belongs to another process now, which buries it, or does not
+            os.killpg(process.pid, 0)
+            time.sleep(0.01)
     process.wait()

@@ -24,6 +24,7 @@ from pneumonia.tracking.ui import UiError, address, free_port
 
 HOST = "127.0.0.1"
 START_SECONDS = 300.0  # a cold disk and a busy machine
+ENVIRONMENT_SECONDS = 1800.0  # the same where MLflow makes an environment for the version first
 ANSWER_SECONDS = 60.0
 STOP_SECONDS = 10.0
 TOLERANCE = 1e-4  # in probability, between what a server answers and what the model says outside it
@@ -54,17 +55,24 @@ class ScoringServer:
     started beside it, and when that answer makes sense.
 
     Args:
-        name: what the version is called in messages.
-        version: its number.
+        model: the name of the registered model.
+        version: its number there.
         folder: the model's files.
         port: where it answers.
         say: gets each line that the server writes.
     """
 
     def __init__(
-        self, name: str, version: str, folder: Path, port: int, options: Options, say: Callable[[str], None]
+        self, model: str, version: str, folder: Path, port: int, options: Options, say: Callable[[str], None]
     ) -> None:
-        self.name, self.version, self.folder, self.port, self.options = name, version, folder, port, options
+        self.name, self.version = f"{model} version {version}", version
+        self.folder, self.port, self.options = folder, port, options
+        self._environment = {
+            "UVICORN_LOG_LEVEL": "warning",
+            **os.environ,
+            "PATH": _path(),
+            "PNEUMONIA_VERSION": f"{model}/{version}",  # see `served.answer_log`
+        }
         self._say = say
         self._said: deque[str] = deque(maxlen=SAID_LINES)
         self._server: subprocess.Popen[bytes] | None = None
@@ -88,15 +96,19 @@ class ScoringServer:
         self._said.clear()
         self._told = False
         self._began = time.monotonic()
-        self._server = self._run(
-            "serve", "-h", self.options.host, "-p", str(self.port), "-w", str(self.options.workers)
-        )
         if check:
             example = self.folder / SERVING_INPUT_FILENAME
             if not example.is_file():
                 raise NotServed(f"has no example to be tried with ({SERVING_INPUT_FILENAME})")
             self._own_answer.unlink(missing_ok=True)
             self._alone = self._run("predict", "-i", str(example), "-t", "json", "-o", str(self._own_answer))
+        if not check or self.options.env_manager == "local":  # else both would make the same environment at once
+            self._serve()
+
+    def _serve(self) -> None:
+        self._began = time.monotonic()
+        words = ("-h", self.options.host, "-p", str(self.port), "-w", str(self.options.workers))
+        self._server = self._run("serve", *words)
 
     @property
     def _at(self) -> str:
@@ -108,12 +120,15 @@ class ScoringServer:
 
     def _run(self, what: str, *words: str) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", "mlflow", "models", what, "-m", str(self.folder)]
+        environment = dict(self._environment)
+        if what != "serve":
+            environment.pop("PNEUMONIA_ANSWERS", None)  # it is no answer that anybody gets
         process = processes.start(
             [*command, *words, "--env-manager", self.options.env_manager],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={"UVICORN_LOG_LEVEL": "warning", **os.environ, "PATH": _path()},
+            env=environment,
         )
         threading.Thread(target=self._hear, args=(process, what == "serve"), daemon=True).start()
         return process
@@ -147,15 +162,19 @@ class ScoringServer:
         Raises:
             NotServed: it does not, has ended, or takes too long.
         """
-        if not self.is_up():
-            return False
+        up = self._server is not None and self.is_up()
         assert self._alone is not None
         if self._alone.poll() is None:
-            if time.monotonic() - self._began > START_SECONDS:
-                raise NotServed(f"does not score its own example within {START_SECONDS:.0f} s")
+            limit = START_SECONDS if self._server is not None else ENVIRONMENT_SECONDS
+            if time.monotonic() - self._began > limit:
+                raise NotServed(f"does not score its own example within {limit:.0f} s")
             return False
         if self._alone.returncode != 0 or not self._own_answer.is_file():
             raise NotServed(f"cannot score its own example: {self._last_words()}")
+        if self._server is None:
+            self._serve()
+        if not up:
+            return False
         own, served = json.loads(self._own_answer.read_text(encoding="utf-8")), self._answer()
         if not alike(own, served):
             raise NotServed("answers its own example otherwise than the model does outside the server")

@@ -33,9 +33,19 @@ def test_all_that_was_started_ends(code: str, size: int, seconds: float) -> None
     assert len(tree) == size
     processes.end(process, seconds=seconds)
     assert process.poll() is not None
-    until(lambda: not any(map(lives, tree)), "they are gone", seconds=5)
+    assert not any(map(lives, tree))
     assert processes.tree(process) == []
     processes.end(process, seconds=seconds)  # once more does no harm
+
+
+def test_what_outlived_its_parent_is_killed() -> None:
+    process = started(FAMILY)
+    _, child = processes.tree(process)
+    process.kill()
+    process.wait()
+    assert lives(child)
+    processes.kill(process)
+    assert not lives(child)
 
 
 def test_asked_to_end_it_may_take_its_time() -> None:

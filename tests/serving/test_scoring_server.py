@@ -70,7 +70,7 @@ def test_three_ports_that_are_free() -> None:
         with pytest.raises(PortError, match=f"port {port} is taken: --port N needs N and the two after it"):
             free_ports("127.0.0.1", port - 1)
         with pytest.raises(NotServed, match=f"something else listens at port {port}"):
-            ScoringServer("pneumonia version 1", "1", None, port, Options(), print).start()
+            ScoringServer("pneumonia", "1", None, port, Options(), print).start()
 
 
 def test_a_port_that_is_none() -> None:
