@@ -59,13 +59,13 @@ def unlabelled(data: str, classes: tuple[str, str], *, any_dicom: bool = False) 
     from pneumonia.data.index import scan_unlabelled
     from pneumonia.data.inventory import tally
     from pneumonia.runtime.working_folder import located, looked_in
-    from pneumonia.serving import predict
+    from pneumonia.serving import film_list
 
     place = Path(located(data))
     if not os.path.exists(place):
         raise ValueError(f"looked for a folder of films or a manifest, and there is nothing at {looked_in(data)}")
     if place.is_dir():
-        paths, passed = predict.films([str(place)])
+        paths, passed = film_list.films([str(place)])
         if passed:
             say(f"skipped: {tally(passed)}")
         root = place

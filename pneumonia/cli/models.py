@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from pneumonia.cli.data import films
 from pneumonia.cli.errors import FAILED, exit_codes
 from pneumonia.cli.options import Command, Open, Shares, any_dicom_option, as_json, data_option, given
 from pneumonia.cli.output import report_run, say, say_link
+
+if TYPE_CHECKING:
+    from pneumonia.serving.film_batches import Scorer
 
 
 @click.command(cls=Command)
@@ -83,42 +87,77 @@ def compare(
 
 @click.command(cls=Command)
 @click.argument("inputs", nargs=-1, required=True)
-@click.option("--model", default="models:/pneumonia@champion", show_default=True, help="model URI or folder")
+@click.option("--model", type=Open(click.STRING), help="model URI or folder [models:/pneumonia@champion]")
+@click.option(
+    "--url", type=Open(click.STRING), help="score through a running `mlflow models serve`, such as http://host:5001"
+)
 @click.option(
     "--output",
     "-o",
     type=click.Path(path_type=Path),
     default=None,
-    help="file to write, .csv or .jsonl [standard output]",
+    help="file to write, .csv, .jsonl or .parquet; after a stop the same command goes on with it [standard output]",
+)
+@click.option(
+    "--explain", type=Open(click.Path(path_type=Path)), help="folder for a heatmap of each film, named by its row"
 )
 @any_dicom_option
-def predict(inputs: tuple[str, ...], model: str, output: Path | None, any_dicom: bool | None) -> None:
+def predict(
+    inputs: tuple[str, ...],
+    model: str | None,
+    url: str | None,
+    output: Path | None,
+    explain: Path | None,
+    any_dicom: bool | None,
+) -> None:
     """Score films, folders or globs: one row per film. Exit code 1 if a film failed; its row says why.
 
     One INPUT may hold several names with spaces or commas between them, as an MLflow parameter does.
     """
-    with exit_codes():
+    with exit_codes(resumes=output is not None):
         from pneumonia.data.inventory import tally
         from pneumonia.runtime.names import split as split_names
         from pneumonia.runtime.working_folder import located
-        from pneumonia.serving import predict as scoring
+        from pneumonia.serving.film_list import FilmList, is_there
+        from pneumonia.serving.prediction_job import Job
+        from pneumonia.serving.prediction_tables import check_output
 
-        store()
+        if model is not None and url is not None:
+            raise ValueError("--url scores with the model that the server has: leave --model out")
         if output is not None:
-            scoring.check_output(output)
-        names = split_names(inputs, lambda text: scoring.is_there(located(text, scoring.is_there)))
-        paths, passed = scoring.films([located(name, scoring.is_there) for name in names])
-        if passed:
-            say(f"skipped: {tally(passed)}")
-        table = scoring.predict(
-            scoring.load(located(model)), paths, any_dicom=bool(any_dicom), progress=sys.stderr.isatty()
+            check_output(output)
+        names = split_names(inputs, lambda text: is_there(located(text, is_there)))
+        films = FilmList([located(name, is_there) for name in names])
+        if films.skipped:
+            say(f"skipped: {tally(films.skipped)}")
+        asked = {"explain": explain is not None, "any_dicom": bool(any_dicom)}
+        job = Job(
+            films=films,
+            scorer=scorer(model, url, **asked),
+            heatmaps=explain,
+            progress=sys.stderr.isatty(),
         )
-        scoring.write(table, output)
-        failed = int((table["error"] != "").sum())
-        if output is not None:
-            say(f"{len(table)} films, {failed} failed: {output}")
+        if output is None:
+            failed = job.to_stream(sys.stdout)[1]
+        else:
+            done, failed, before = job.to_file(output)
+            say(f"{done} films, {failed} failed: {output}" + (f" ({before} of an earlier run)" if before else ""))
         if failed:
             sys.exit(FAILED)
+
+
+def scorer(model: str | None, url: str | None, *, explain: bool, any_dicom: bool) -> "Scorer":
+    """The server at `url`, or a model; the champion if both are None."""
+    from pneumonia.runtime.working_folder import located
+
+    if url is not None:
+        from pneumonia.serving.scoring_client import ScoringClient
+
+        return ScoringClient(url, explain=explain, any_dicom=any_dicom)
+    from pneumonia.serving.predict import LocalScorer, load
+
+    store()
+    return LocalScorer(load(located(model or "models:/pneumonia@champion")), explain=explain, any_dicom=any_dicom)
 
 
 @click.command()

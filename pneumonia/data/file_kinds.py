@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 FILMS = {".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".dcm", ".dicom", ".dic"}
@@ -98,14 +98,25 @@ def _by_content(path: Path) -> str | None:
 
 
 def below(folder: Path) -> tuple[list[Path], Counter[str]]:
-    """Every file below a folder in a fixed order, films or not; and how many were skipped for the name of their folder.
-    Links are followed, each folder once, so that a loop ends.
+    """Every file below a folder, as `walk` gives them, and how many were skipped for the name of their folder.
 
     Raises:
         DataError: a folder cannot be read.
     """
-    found: list[Path] = []
     passed: Counter[str] = Counter()
+    return list(walk(folder, passed)), passed
+
+
+def walk(folder: Path, passed: Counter[str]) -> Iterator[Path]:
+    """Every file below a folder in a fixed order, films or not, a folder at a time. Links are followed, each folder
+    once, so that a loop ends.
+
+    Args:
+        passed: to which is added how many files are skipped for the name of their folder, by reason.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
     seen: set[tuple[int, int]] = set()
     stack = [folder]
     while stack:
@@ -114,24 +125,22 @@ def below(folder: Path) -> tuple[list[Path], Counter[str]]:
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
-        folders, files = entries(here)
-        names = [one.name for one in folders]
+        folders, files = _names(here)
         inside = []
-        for one in folders:
-            why = aside(one.name, names)
+        for name in folders:
+            why = aside(name, folders)
             if why is None:
-                inside.append(one)
+                inside.append(here / name)
             else:
-                passed += Counter({why: count(one)[0]})  # adding drops what is 0
+                passed += Counter({why: count(here / name)[0]})  # adding drops what is 0
         stack += reversed(inside)
-        stems = {file.stem for file in files}
-        for file in files:
-            match = _MASK_OF.fullmatch(file.stem)
-            if match and match[1] in stems:
+        masks = {name: match[1] for name in files if (match := _MASK_OF.fullmatch(Path(name).stem))}
+        stems = {Path(name).stem for name in files} if masks else set()
+        for name in files:
+            if masks.get(name) in stems:
                 passed["mask beside its film"] += 1
             else:
-                found.append(file)
-    return found, passed
+                yield here / name
 
 
 def aside(name: str, siblings: Iterable[str]) -> str | None:
@@ -163,12 +172,18 @@ def entries(folder: Path) -> tuple[list[Path], list[Path]]:
     Raises:
         DataError: the folder cannot be read.
     """
+    folders, others = _names(folder)
+    return [folder / name for name in folders], [folder / name for name in others]
+
+
+def _names(folder: Path) -> tuple[list[str], list[str]]:
+    folders, others = list[str](), list[str]()
     try:
         with os.scandir(folder) as found:
-            ordered = sorted(found, key=lambda entry: entry.name)
-            # A link to itself would raise in `entry.is_dir()`.
-            folders = {e.name for e in ordered if (os.path.isdir(e) if e.is_symlink() else e.is_dir())}
+            for entry in found:
+                # A link to itself would raise in `entry.is_dir()`.
+                is_folder = os.path.isdir(entry) if entry.is_symlink() else entry.is_dir()
+                (folders if is_folder else others).append(entry.name)
     except OSError as error:
         raise DataError(f"the folder {folder} cannot be read: {error.strerror}") from error
-    paths = [folder / entry.name for entry in ordered]
-    return [path for path in paths if path.name in folders], [path for path in paths if path.name not in folders]
+    return sorted(folders), sorted(others)

@@ -21,7 +21,7 @@ from torch import nn
 
 from pneumonia import served
 from pneumonia.metrics.calibration import Calibration
-from pneumonia.serving import bundle
+from pneumonia.serving import bundle, example_film
 from pneumonia.training import backbones
 from pneumonia.training.familiarity import Familiarity, features
 from pneumonia.training.network import Ensemble, Network, build
@@ -235,11 +235,8 @@ def signature() -> ModelSignature:
 
 
 def input_example() -> pd.DataFrame:
-    """One record: a drawn film of 64 x 64 px as a base64 JPEG."""
-    rows, columns = np.mgrid[-1:1:64j, -1:1:64j]
-    film = 200 - 120 * np.exp(-((np.abs(columns) - 0.45) ** 2) * 12 - rows**2 * 2)
-    jpeg = cv2.imencode(".jpg", film.astype(np.uint8))[1].tobytes()
-    return pd.DataFrame({"image": [base64.b64encode(jpeg).decode("ascii")]})
+    """One record: a drawn film as base64."""
+    return pd.DataFrame({"image": [base64.b64encode(example_film.jpeg()).decode("ascii")]})
 
 
 def requirements() -> list[str]:

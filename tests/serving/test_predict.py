@@ -1,5 +1,3 @@
-import json
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -104,20 +102,6 @@ def test_a_bad_film_is_a_row_that_says_why_and_spoils_no_other(model: predict.Mo
     assert table.error[str(tmp_path)] == "not a file"
 
 
-def test_a_pipe_is_refused_instead_of_waited_for(model: predict.Model, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.jpeg")
-    assert predict.predict(model, [tmp_path / "pipe.jpeg"]).error.tolist() == ["not a file"]
-
-
-def test_a_file_beyond_the_bound_is_not_read(
-    model: predict.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(predict, "MAX_BYTES", 1 << 20)
-    with (tmp_path / "large.jpeg").open("wb") as file:
-        file.truncate((1 << 20) + 1)
-    assert predict.predict(model, [tmp_path / "large.jpeg"]).error.tolist() == ["the file is larger than 1 MiB"]
-
-
 def test_two_models_in_one_process_each_run_their_own_code(
     model: predict.Model, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,125 +114,6 @@ def test_two_models_in_one_process_each_run_their_own_code(
     assert predict.predict(predict.load(str(other)), [path]).probability.tolist() == [0.25]
     pd.testing.assert_frame_equal(predict.predict(model, [path]), before)
     pd.testing.assert_frame_equal(predict.predict(predict.load(str(folder)), [path]), before)
-
-
-def test_films_of_files_folders_and_globs_once_each_and_in_order(tmp_path: Path) -> None:
-    b, a, deep = (film(tmp_path / name) for name in ("d/b.jpeg", "d/a.PNG", "d/sub/deep/c.jpg"))
-    odd = film(tmp_path / "odd [1].jpeg")
-    named = tmp_path / "films.txt"
-    for hidden in (".DS_Store", "._a.jpeg", ".cache/x.jpeg", "__MACOSX/x.jpeg", "sub/__MACOSX/y.jpeg", "notes.txt"):
-        (tmp_path / "d" / hidden).parent.mkdir(exist_ok=True)
-        (tmp_path / "d" / hidden).touch()
-    named.touch()
-    gif = tmp_path / "d" / "sub" / "x.gif"
-    gif.touch()
-    (tmp_path / "d" / "sub" / "loop").symlink_to(tmp_path / "d")
-
-    folder = str(tmp_path / "d")
-    passed = {".DS_Store": 1, "._*": 1, "in .cache": 1, "__MACOSX": 2, "text (.txt)": 1}
-    assert predict.films([folder]) == ([a, b, gif, deep], passed)
-    assert predict.films([str(b), folder])[0] == [b, a, gif, deep]
-    assert predict.films([f"{folder}/*"])[0] == [a, b, gif, deep]
-    assert predict.films([f"{folder}/**"])[0] == [a, b, gif, deep]
-    assert predict.films([f"{folder}/**/*.jp*g"]) == ([b, deep], {"__MACOSX": 2})
-    assert predict.films([str(odd), str(named)]) == ([odd, named], {})
-
-
-def test_films_by_content_masks_and_what_is_passed_over(tmp_path: Path) -> None:
-    """A hospital's CD, and the folders of the COVID-19 Radiography Database."""
-    (tmp_path / "DICOM").mkdir()
-    dicom = b"\0" * 128 + b"DICM" + b"\x02\x00\x00\x00UL\x04\x00" + b"\0" * 400
-    for name in ("DICOM/IM000001", "DICOM/1.2.840.113619.2.5", "DICOM/a.IMA"):
-        (tmp_path / name).write_bytes(dicom)
-    bare = b"\x08\x00\x05\x00CS\x0a\x00ISO_IR 100\x08\x00\x16\x00UI\x02\x001\x00" + b"\0" * 150
-    (tmp_path / "DICOM/b").write_bytes(bare)  # without its preamble
-    (tmp_path / "DICOM/DIR").write_bytes(dicom + b"1.2.840.10008.1.3.10\0")  # a DICOMDIR by another name
-    (tmp_path / "DICOMDIR").write_bytes(dicom)
-    (tmp_path / "README").write_text("see the viewer")
-    (tmp_path / "core").write_bytes(b"\x02\x00\x00\x00\x02\x00\x00\x00" * 90)
-    (tmp_path / "autorun.inf").touch()
-    os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
-    film(tmp_path / "c.JPG").rename(tmp_path / "c.JFIF")
-    for part in ("images", "masks", "labels"):
-        film(tmp_path / f"COVID/{part}/COVID-1.png")
-    film(tmp_path / "pair/x.png")
-    film(tmp_path / "pair/x_mask.png")
-    taken, passed = predict.films([str(tmp_path)])
-    assert {path.relative_to(tmp_path).as_posix() for path in taken} == {
-        "DICOM/IM000001", "DICOM/1.2.840.113619.2.5", "DICOM/a.IMA", "DICOM/b", "c.JFIF",
-        "COVID/images/COVID-1.png", "pair/x.png",
-    }  # fmt: skip
-    assert passed == {
-        "DICOMDIR": 2, "text (no suffix)": 1, "unknown (no suffix)": 1, "system (.inf)": 1, "not a file": 1,
-        "in masks": 1, "in labels": 1, "mask beside its film": 1,
-    }  # fmt: skip
-    masks = tmp_path / "COVID/masks"
-    for named in (masks, masks / "*.png", masks / "COVID-1.png"):
-        assert predict.films([str(named)]) == ([masks / "COVID-1.png"], {}), "what is named is taken"
-    image = tmp_path / "COVID/images/COVID-1.png"
-    assert predict.films([f"{tmp_path}/COVID/*/*.png"]) == ([image], {"in masks": 1, "in labels": 1})
-    assert predict.films([f"{tmp_path}/COVID/*"]) == ([image], {"in masks": 1, "in labels": 1})
-    with pytest.raises(ValueError, match=r"nothing.* is no file, no folder and no pattern that matches any"):
-        predict.films([f"{tmp_path}/COVID/*", str(tmp_path / "nothing*")])
-    with pytest.raises(ValueError, match="is no file"):
-        predict.films(["a" * 300])
-
-
-@pytest.mark.parametrize("missing", ["nowhere", "nowhere/*.jpeg", "nowhere.jpeg"])
-def test_an_input_that_names_nothing_is_said(tmp_path: Path, missing: str) -> None:
-    there = film(tmp_path / "a.jpeg")
-    with pytest.raises(ValueError, match="nowhere"):
-        predict.films([str(there), str(tmp_path / missing)])
-
-
-def test_no_films_at_all_is_said(tmp_path: Path) -> None:
-    (tmp_path / "readme.txt").touch()
-    with pytest.raises(ValueError, match=r"no film in .*JPEG.* \(skipped: 1 text \(\.txt\)\)"):
-        predict.films([str(tmp_path)])
-    with pytest.raises(ValueError, match="no film in an empty list"):
-        predict.films([])
-
-
-def test_tables_keep_every_digit_and_every_reason(model: predict.Model, tmp_path: Path) -> None:
-    (tmp_path / "bad, or not.jpeg").write_text("text")
-    table = predict.predict(model, [film(tmp_path / "ü.png"), tmp_path / "bad, or not.jpeg"])
-    predict.write(table, tmp_path / "new" / "table.csv")
-    read = pd.read_csv(tmp_path / "new" / "table.csv")
-    texts = {"label": "", "warning": "", "error": ""}
-    read = read.astype({"warning": "str", "familiar": "boolean"}).fillna(texts)
-    pd.testing.assert_frame_equal(read, table, check_exact=True)
-    predict.write(table, tmp_path / "table.jsonl")
-    rows = [json.loads(line) for line in (tmp_path / "table.jsonl").read_text().splitlines()]
-    assert rows[0] == {**table.iloc[0].to_dict(), "warning": rows[0]["warning"] or None, "error": None}
-    assert rows[1]["probability"] is rows[1]["label"] is None
-    assert rows[1]["error"] == table.error[1]
-    assert {path.name for path in (tmp_path / "new").iterdir()} == {"table.csv"}
-
-
-def test_a_name_that_is_not_unicode_can_be_written(model: predict.Model, tmp_path: Path) -> None:
-    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
-    try:
-        path.write_bytes(film(tmp_path / "a.png").read_bytes())
-    except OSError:
-        pytest.skip("this file system takes no names that are not UTF-8")
-    table = predict.predict(model, [path])
-    assert (table.error == "").all()
-    for suffix in (".csv", ".jsonl"):
-        predict.write(table, tmp_path / f"table{suffix}")
-        assert "xff.png" in (tmp_path / f"table{suffix}").read_text()
-
-
-@pytest.mark.parametrize("name", ["table.xlsx", "table", "csv"])
-def test_an_unknown_output_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=r"must end in \.csv or \.jsonl"):
-        predict.write(pd.DataFrame(columns=list(predict.COLUMNS)), tmp_path / name)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_folder_as_output_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").mkdir()
-    with pytest.raises(ValueError, match="is a folder"):
-        predict.check_output(tmp_path / "a.csv")
 
 
 def test_a_missing_model_is_named_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,19 +157,6 @@ def test_registered_and_logged_uris(folder: Path, tmp_path: Path, store: str) ->
     for name in ("models:/films@nobody", "models:/films/7", "models:/strangers/1", f"runs:/{'0' * 32}/model"):
         with pytest.raises(predict.ModelError, match=name):
             predict.load(name)
-
-
-def test_without_an_output_the_table_goes_to_standard_output(
-    model: predict.Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    table = predict.predict(model, [film(tmp_path / "a.png")], progress=True)
-    assert "predict: 100%" in capsys.readouterr().err
-    predict.write(table, None)
-    header, row = capsys.readouterr().out.splitlines()
-    assert header == "path,probability,label,threshold,familiarity,familiar,warning,error"
-    assert row.startswith(str(tmp_path / "a.png"))
-    predict.predict(model, [])
-    assert capsys.readouterr() == ("", "")
 
 
 def test_any_dicom_is_asked_of_the_model_and_what_is_doubtful_stands_in_the_table(

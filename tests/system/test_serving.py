@@ -31,6 +31,8 @@ from pneumonia import served
 from pneumonia.served import model
 from pneumonia.served import model as serving
 from pneumonia.serving import export as package
+from pneumonia.serving import film_batches, predict
+from pneumonia.serving.scoring_client import ScoringClient
 from tests.served.conftest import CLASSES, deep, dicom, film, lossless, png_bomb, write
 
 pytestmark = pytest.mark.slow
@@ -502,6 +504,26 @@ def test_nginx_answers_what_is_hardly_http_in_one_sentence(guarded, request_byte
         body = json.loads(reply.read())
     assert body.keys() == {"error_code", "message"}
     assert "secret" not in str(body)
+
+
+@pytest.mark.parametrize("behind_nginx", [False, True])
+def test_predict_through_the_server_gives_the_table_of_the_model(behind_nginx, server, request, tmp_path):
+    url = request.getfixturevalue("guarded").url if behind_nginx else server.url
+    films = {"a.jpeg": JPEG, "b.dcm": DICOM, "c.jpeg": b"text", "d.jpeg": JPEG[: len(JPEG) // 2], "e.jpeg": JPEG}
+    paths = []
+    for number in range(100):
+        for name, data in films.items():
+            paths.append((tmp_path / f"{number}-{name}", len(data)))
+            paths[-1][0].write_bytes(data)
+    local = predict.LocalScorer(predict.load(str(server.log.parent / "model")))
+    table = list(film_batches.score(ScoringClient(url), paths))
+    assert table == list(film_batches.score(local, paths))
+    assert [bool(row["error"]) for row in table] == [False, False, True, True, False] * 100
+    explains = ScoringClient(url, explain=True)
+    list(film_batches.score(explains, paths[:10], heatmaps=tmp_path / "maps"))
+    drawn = [(tmp_path / "maps" / f"00000{n + 1}-0-{name}.png").read_bytes() for n, name in ((0, "a"), (1, "b"))]
+    assert drawn == predict.heatmaps(local.model, [path for path, _ in paths[:2]])
+    assert len(list((tmp_path / "maps").iterdir())) == 6
 
 
 def test_nginx_takes_eight_large_requests_at_once_and_small_ones_besides(guarded):
