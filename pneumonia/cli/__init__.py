@@ -32,6 +32,7 @@ for command in (
     models.promote,
     serving.serve,
     monitoring.monitor,
+    monitoring.metrics,
     adapting.adapt,
     runs.sync,
     ui.ui,

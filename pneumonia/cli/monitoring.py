@@ -1,6 +1,8 @@
-"""The command `monitor`: what a served version was asked and answered."""
+"""The commands `monitor` and `metrics`: what served versions were asked and answered, later and now."""
 
+import os
 import sys
+import threading
 from pathlib import Path
 
 import click
@@ -52,3 +54,29 @@ def monitor(
         report_run(record, run.tracker, found.as_dict() if as_json else found.text())
         if fail_on_drift and found.changes:
             sys.exit(FAILED)
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="address to listen at")
+@click.option("--port", type=click.INT, default=9090, show_default=True, help="port of /metrics; 0 takes a free one")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="where the scoring servers count [PROMETHEUS_MULTIPROC_DIR]",
+)
+@click.option("--nginx-port", type=click.INT, default=None, help="UDP port that nginx sends its statuses to [none]")
+def metrics(host: str, port: int, folder: Path | None, nginx_port: int | None) -> None:
+    """Serve /metrics for Prometheus, added up over all processes of the scoring servers; Ctrl-C ends it.
+
+    The servers count where the same PROMETHEUS_MULTIPROC_DIR is set for them.
+    """
+    with exit_codes():
+        named = os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # else this process would count there, too
+        if folder is None and not named:
+            raise ValueError("say where the scoring servers count: --folder, or PROMETHEUS_MULTIPROC_DIR")
+        from pneumonia.serving.metrics_server import metrics_server
+
+        with metrics_server(folder or Path(str(named)), host=host, port=port, nginx_port=nginx_port) as at:
+            say(f"metrics: http://{host}:{at}/metrics")
+            threading.Event().wait()

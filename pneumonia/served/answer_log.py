@@ -7,9 +7,11 @@ for one.
     PNEUMONIA_VERSION        which version answers, if the model is not to find that out (`version_of`)
 
 `answers.jsonl` is being written, `answers-TIME.jsonl` are full. A line is an answer, an object with the keys `FIELDS`.
-Several processes of one machine may write at once.
+Several processes of one machine may write at once. The model's own example, by which servers are tried, is not noted.
 """
 
+import base64
+import hashlib
 import json
 import os
 import sys
@@ -48,21 +50,35 @@ class AnswerLog:
     cannot write it says on stderr, once.
     """
 
-    def __init__(self, folder: Path, version: str, *, file_bytes: int = 16 * 2**20, files: int = 16) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        version: str,
+        *,
+        file_bytes: int = 16 * 2**20,
+        files: int = 16,
+        example: frozenset[str] = frozenset(),
+    ) -> None:
         """
+        Args:
+            example: the hashes of films whose answers are not noted.
+
         Raises:
             ValueError: a limit is less than one.
         """
         if file_bytes < 1 or files < 1:
             raise ValueError(f"a log of {files} files of {file_bytes} bytes cannot be kept")
         self.folder, self.version, self.file_bytes, self.files = folder, version, file_bytes, files
-        self._path = folder / "answers.jsonl"
+        self.example, self._path = example, folder / "answers.jsonl"
         self._file: int | None = None
         self._lock = threading.Lock()
         self._complained = False
 
     def write(self, answers: Sequence[Answer]) -> None:
         """Adds the answers of one request, in one write."""
+        answers = [answer for answer in answers if answer.sha256 not in self.example]
+        if not answers:
+            return
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         try:
             text = "".join(json.dumps(dict(zip(FIELDS, self._cells(now, one), strict=True))) + "\n" for one in answers)
@@ -129,7 +145,7 @@ def answer_log(package: Path) -> AnswerLog | None:
     folder = os.environ.get("PNEUMONIA_ANSWERS")
     if not folder:
         return None
-    limits = {}
+    limits: dict[str, int] = {}
     for name, key, unit in (("MB", "file_bytes", 2**20), ("FILES", "files", 1)):
         variable = f"PNEUMONIA_ANSWERS_{name}"
         text = os.environ.get(variable, "")
@@ -137,7 +153,19 @@ def answer_log(package: Path) -> AnswerLog | None:
             limits[key] = int(text) * unit
         elif text:
             print(f"pneumonia: {variable} is {text!r}, no whole number above 0, and not used", file=sys.stderr)
-    return AnswerLog(Path(folder).expanduser().absolute(), version_of(package), **limits)
+    path, example = Path(folder).expanduser().absolute(), films_of_example(package)
+    return AnswerLog(path, version_of(package), example=example, **limits)
+
+
+def films_of_example(package: Path) -> frozenset[str]:
+    """The hashes of the films in the example that MLflow keeps with the model of a package."""
+    try:
+        example = json.loads((package.parent.parent / "serving_input_example.json").read_text(encoding="utf-8"))
+        rows = example["dataframe_split"]["data"] if "dataframe_split" in example else example["dataframe_records"]
+        images = [image for row in rows for image in (row.values() if isinstance(row, dict) else row)]
+        return frozenset(hashlib.sha256(base64.b64decode(image)).hexdigest() for image in images)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return frozenset()
 
 
 def version_of(package: Path) -> str:

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import re
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from pneumonia.served.answer_log import Answer, AnswerLog, answer_log
+from pneumonia.served.counters import Counters, counters
 from pneumonia.served.dicom_header import warning_of
 from pneumonia.served.film import decode, min_side_of, stretch
 from pneumonia.served.limits import MAX_BYTES, FilmError
@@ -47,14 +49,16 @@ class RequestError(MlflowException):
 class ServedModel(PythonModel):
     """A table with a column `image` (base64 text or bytes of one film a record) to a table of predictions.
 
-    What it answers it notes where the environment asks for that (`answer_log`).
+    What it answers it notes and counts where the environment asks for that (`answer_log`, `counters`).
     """
 
     log: AnswerLog | None = None
+    counters: Counters | None = None
 
     def load_context(self, context: PythonModelContext) -> None:
         package = Path(context.artifacts["package"])
         self.predictor, self.log = Predictor(package), answer_log(package)
+        self.counters = counters(package, self.predictor.classes[1])
 
     def predict(  # type: ignore[override]  # MLflow lets `context` be left out
         self, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -77,16 +81,20 @@ class ServedModel(PythonModel):
             RequestError: one sentence; records count from 0.
         """
         answers: list[Answer] = []
+        began, status = time.perf_counter(), 200
         try:
             return self._answer(model_input, params or {}, answers)
         except RequestError as error:
             # The client gets nothing else: the record that was refused, or the whole request.
             answers[:] = answers[-1:] or [Answer()]
             answers[0].error = kind_of_refusal(error.sentence)
+            status = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
             raise
         finally:
             if self.log is not None:
                 self.log.write(answers)
+            if self.counters is not None:
+                self.counters.count(answers, status, time.perf_counter() - began)
 
     def _answer(self, table: pd.DataFrame, params: dict[str, Any], answers: list[Answer]) -> pd.DataFrame:
         """`predict`, which notes in `answers` what becomes known of each record."""
@@ -133,8 +141,14 @@ class ServedModel(PythonModel):
         model, data = self.predictor, _bytes_of(image)
         if self.log is not None:
             answer.sha256 = hashlib.sha256(data).hexdigest()
-        film = decode(data, min_side=min_side_of(model.size), any_dicom=any_dicom)
+        began = time.perf_counter()
+        try:
+            film = decode(data, min_side=min_side_of(model.size), any_dicom=any_dicom)
+        finally:
+            answer.decode_seconds = time.perf_counter() - began
+        began = time.perf_counter()
         logit, _, distance = model.look(stretch(film, model.size))
+        answer.network_seconds = time.perf_counter() - began
         probability, familiarity = float(model.calibrate(np.array(logit))), model.familiarity(distance)
         familiar = familiarity >= FAMILIAR
         row: dict[str, object] = {

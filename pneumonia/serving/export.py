@@ -251,6 +251,7 @@ def requirements() -> list[str]:
         "onnxruntime",
         "opencv-python-headless",
         "pandas",
+        "prometheus-client",
         "pydicom",
         "python-gdcm",
         "simplejpeg",

@@ -28,6 +28,11 @@ def served(rng, days, *, films=40, share=0.6, shift=0.0, day_spread=0.5):
     return np.concatenate(logits), np.concatenate(of)
 
 
+def looked(rng, seed, **changed):
+    x, days = served(rng, 20, **changed)
+    return drift(x, days, validation(rng), draws=400, seed=seed)
+
+
 def test_the_distance_is_scipy_s():
     rng = np.random.default_rng(0)
     val, (x, days) = validation(rng, films=80), served(rng, 4, films=10, shift=0.7)
@@ -61,7 +66,7 @@ def test_alike_films_raise_no_more_alarms_than_stated(days):
 
 def test_a_shift_is_found():
     rng = np.random.default_rng(2)
-    found = [drift(*served(rng, 20, shift=1.5), validation(rng), draws=400, seed=seed) for seed in range(20)]
+    found = [looked(rng, seed, shift=1.5) for seed in range(20)]
     assert sum(one.p < 0.01 for one in found) >= 18
     assert sum(one.rest_p < 0.01 for one in found) >= 16
     assert all(one.shift > 0 for one in found)
@@ -69,7 +74,7 @@ def test_a_shift_is_found():
 
 def test_another_share_of_ill_films_is_told_from_other_films():
     rng = np.random.default_rng(3)
-    found = [drift(*served(rng, 20, share=0.15), validation(rng), draws=400, seed=seed) for seed in range(20)]
+    found = [looked(rng, seed, share=0.15) for seed in range(20)]
     assert all(one.p < 0.01 for one in found)
     assert sum(one.rest_p < 0.05 for one in found) <= 4
     assert np.mean([one.share for one in found]) == pytest.approx(0.15, abs=0.05)

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlflow.pyfunc
 import pandas as pd
@@ -20,6 +21,8 @@ from pneumonia.tracking.record import Record
 from pneumonia.tracking.store import Tracker
 from pneumonia.tracking.sync import sent
 from tests.runs.conftest import CHAMPION
+
+Line = dict[str, Any]
 
 
 @pytest.fixture
@@ -38,11 +41,11 @@ def log(registered: Record, index: Index, tmp_path: Path, monkeypatch: pytest.Mo
     return tmp_path / "answers"
 
 
-def write(log: Path, lines: list[dict]) -> None:
+def write(log: Path, lines: list[Line]) -> None:
     (log / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def change(log: Path, change: Callable[[dict], dict]) -> None:
+def change(log: Path, change: Callable[[Line], Line]) -> None:
     write(log, [change(json.loads(line)) for line in (log / "answers.jsonl").read_text().splitlines()])
 
 

@@ -37,10 +37,9 @@ def logged(folder, tmp_path, monkeypatch):
     """The loaded model, with the log that it writes."""
     monkeypatch.setenv("PNEUMONIA_ANSWERS", str(tmp_path / "answers"))
     monkeypatch.setenv("PNEUMONIA_VERSION", "pneumonia/7")
-    mlflow.pyfunc.save_model(tmp_path / "model", **package.pyfunc_arguments(folder))  # which scores the example
-    before = len(lines(tmp_path / "answers"))
+    mlflow.pyfunc.save_model(tmp_path / "model", **package.pyfunc_arguments(folder))
     model = mlflow.pyfunc.load_model(str(tmp_path / "model"))
-    return model, lambda: lines(tmp_path / "answers")[before:]
+    return model, lambda: lines(tmp_path / "answers")
 
 
 def test_an_answer_leaves_a_line_that_tells_nothing_but_the_answer(logged):
@@ -76,6 +75,13 @@ def test_returned_errors_leave_a_line_a_record(logged):
     model.predict(pd.DataFrame({"image": [GOOD, b"GIF89a", None]}), params={"errors": "return"})
     assert [line["error"] for line in told()] == ["", "other_format", "missing"]
     assert [line["probability"] is None for line in told()] == [False, True, True]
+
+
+def test_the_example_by_which_servers_are_tried_leaves_none(logged):
+    model, told = logged
+    assert len(model.predict(package.input_example())) == 1
+    model.predict(pd.concat([package.input_example(), pd.DataFrame({"image": [GOOD]})]))
+    assert [line["sha256"] for line in told()] == [hashlib.sha256(GOOD).hexdigest()]
 
 
 def test_without_the_variable_nothing_is_written(folder, tmp_path, monkeypatch):
