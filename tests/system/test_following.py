@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,7 @@ def test_64_clients_see_no_error_while_the_champion_moves(shop: Shop, switches: 
     with Clients(shop, 64) as clients:
         for number in range(1, switches + 1):
             shop.champion(str(1 + number % 2))
-            until(lambda n=number: shop.says(command, "seen to be champion", n), "it is followed", seconds=300)
+            until(partial(shop.says, command, "seen to be champion", number), "it is followed", seconds=300)
         until(lambda: clients.got["version 1"] > 100, "the last one answers many")
     took = [line for line in command.text().splitlines() if "seen to be champion" in line]
     print(clients.got, *took, sep="\n")
@@ -231,8 +232,8 @@ def test_a_version_that_is_broken_is_not_switched_to_and_the_next_one_is(shop: S
         strict=True,
     ):
         shop.champion(version)
-        until(lambda v=version: shop.says(command, f"version {v} "), "it is tried", seconds=300)
-        until(lambda v=version: f"version {v} " in refusals(command), "it is refused", seconds=300)
+        until(partial(shop.says, command, f"version {version} "), "it is tried", seconds=300)
+        until(partial(is_refused, command, version), "it is refused", seconds=300)
         assert re.search(f"version {version} {words}", refusals(command))
         assert shop.answering() == "1"
         assert servers_of(shop) == 1
@@ -240,6 +241,10 @@ def test_a_version_that_is_broken_is_not_switched_to_and_the_next_one_is(shop: S
     shop.champion("2")
     until(lambda: shop.says(command, "seen to be champion"), "it goes on asking", seconds=300)
     assert shop.answering() == "2"
+
+
+def is_refused(command: Command, version: str) -> bool:
+    return f"version {version} " in refusals(command)
 
 
 def refusals(command: Command) -> str:
@@ -254,7 +259,7 @@ def test_what_dies_is_started_again_and_what_is_stopped_leaves_nothing(shop: Sho
         (victim, *_) = [p for p in started_by(command) if kind in " ".join(p.cmdline())]
         victim.send_signal(signal.SIGKILL)
         said = "nginx has died" if "nginx" in kind else "answers again"
-        until(lambda s=said, k=kind: shop.says(command, s, 2 if "app:app" in k else 1), "it is seen", seconds=300)
+        until(partial(shop.says, command, said, 2 if "app:app" in kind else 1), "it is seen", seconds=300)
         until(lambda: answers(shop), "films are scored again", seconds=60)
     folder, processes = scratch_of(command), started_by(command)
     assert len(processes) >= 5
