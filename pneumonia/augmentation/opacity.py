@@ -43,6 +43,11 @@ def paint(films: Tensor, generator: torch.Generator) -> Tensor:
     anything in between. Nothing gets darker. All draws come from `generator`, on the CPU. The films of `stress_tests`
     depend on this function: raise `stress_tests.VERSION` when it changes.
     """
+    return paint_where(films, generator)[0]
+
+
+def paint_where(films: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The films that `paint` makes, and where their opacities are: how dense, [B, S, S] from 0 to 1."""
     batch, side, device = len(films), films.shape[-1], films.device
 
     def draw(low: float, high: float, *shape: int) -> Tensor:
@@ -67,7 +72,7 @@ def paint(films: Tensor, generator: torch.Generator) -> Tensor:
     air, tissue = inner.quantile(torch.tensor([AIR, TISSUE], device=device), dim=1).view(2, batch, 1, 1)
     hiding = (tissue - x).clamp(min=0)
     overlying = (tissue - air) * torch.sigmoid((tissue - x) / SOFT + 1)
-    return (x + dense * torch.lerp(hiding, overlying, draw(0, 1, 1, 1).to(device))).clamp(max=255)
+    return (x + dense * torch.lerp(hiding, overlying, draw(0, 1, 1, 1).to(device))).clamp(max=255), dense
 
 
 def _lungs(side: int, draw: Callable[..., Tensor]) -> Tensor:

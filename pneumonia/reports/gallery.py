@@ -8,8 +8,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from pneumonia.served import Predictor, overlay, standardise
-from pneumonia.serving.export import Graph
+from pneumonia.served import Predictor, evidence, overlay, standardise
 from pneumonia.training.network import Network
 
 FILMS = 8
@@ -45,34 +44,36 @@ def epochs(total: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Look:
-    """A network's output for N films: logits float64 [N], uncalibrated, and class-activation maps float32 [N, h, w];
-    both the mean of the film's and its mirror image's.
+    """A network's output for N films: logits float64 [N], uncalibrated, the mean of the film's and its mirror image's;
+    and by how much they fall where a film is darkened, float64 [N, h, w].
     """
 
     logits: NDArray[np.float64]
-    maps: NDArray[np.float32]
+    evidence: NDArray[np.float64]
 
 
 @torch.inference_mode()
 def look(network: Network, films: NDArray[np.uint8]) -> Look:
     """The output of a network in training (in eval mode, on any device) for films [N, S, S]."""
     device = next(network.parameters()).device
-    x = torch.from_numpy(standardise(np.concatenate((films, films[:, :, ::-1])))).to(device)
-    logits, maps = (part.float().cpu().numpy().reshape(2, len(films), *part.shape[1:]) for part in Graph(network)(x))
-    return Look(logits.mean(axis=0).astype(np.float64), (maps[0] + maps[1][:, :, ::-1]) / 2)
+
+    def score(shown: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(network(torch.from_numpy(shown).to(device)).float().cpu().numpy())
+
+    logits = score(standardise(np.concatenate((films, films[:, :, ::-1])))).astype(np.float64)
+    return Look(logits.reshape(2, -1).mean(axis=0), np.stack([evidence(score, film) for film in films]))
 
 
 def look_of(predictor: Predictor, films: NDArray[np.uint8]) -> Look:
     """The same of a package."""
-    logits, maps, _ = zip(*(predictor.look(film) for film in films), strict=True)
-    return Look(np.array(logits), np.array(maps))
+    return Look(predictor.logits(films), np.stack([predictor.evidence(film) for film in films]))
 
 
 def draw(
-    predictor: Predictor, film: NDArray[np.uint8], logit: float, map_hw: NDArray[np.float32], *words: str
+    predictor: Predictor, film: NDArray[np.uint8], logit: float, evidence: NDArray[np.float64], *words: str
 ) -> bytes:
-    """The film [S, S] beside its class-activation map, by the predictor's calibration and threshold, with `words` and
-    the probability below: a PNG.
+    """The film [S, S] beside its heatmap, by the predictor's calibration and threshold, with `words` and the
+    probability below: a PNG.
     """
     probability = float(predictor.calibrate(np.asarray(logit)))
     label = predictor.classes[int(probability >= predictor.threshold)]
@@ -83,7 +84,7 @@ def draw(
         # OpenCV's fonts have no letters beyond ASCII
         text = line.encode("ascii", "replace").decode("ascii")
         cv2.putText(below, text, (4, LINE * number - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
-    heat = overlay(large, predictor.calibrate(map_hw))
+    heat = overlay(large, predictor.heat(logit, evidence))
     picture = np.vstack((np.hstack((cv2.cvtColor(large, cv2.COLOR_GRAY2BGR), heat)), below))
     return bytes(cv2.imencode(".png", picture)[1])
 

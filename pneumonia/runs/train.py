@@ -266,6 +266,6 @@ def write_gallery(
         truth = f"is {data.index.classes[row['label']]} {row['subtype']}".strip()
         name = row["path"].rsplit("/", 1)[-1]
         for step, (when, look) in steps.items():
-            logit, map_hw = look.logits[number - 1], look.maps[number - 1]
-            picture = gallery.draw(predictor, films[number - 1], logit, map_hw, when, f"{truth}: {name}")
+            logit, evidence = look.logits[number - 1], look.evidence[number - 1]
+            picture = gallery.draw(predictor, films[number - 1], logit, evidence, when, f"{truth}: {name}")
             record.add_image(gallery.key(number, row), picture, step=step)

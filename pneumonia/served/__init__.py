@@ -9,8 +9,9 @@ not imported here.
 from pneumonia.served.dicom_header import warning_of
 from pneumonia.served.film import CANONICAL, DECODE_VERSION, decode, read_film, standardise, stretch
 from pneumonia.served.formats import kind
+from pneumonia.served.heatmap import evidence, overlay
 from pneumonia.served.limits import MAX_BYTES, FilmError
-from pneumonia.served.predictor import FAMILIAR, FORMAT, OUTPUTS, Predictor, overlay, session
+from pneumonia.served.predictor import FAMILIAR, FORMAT, OUTPUTS, Predictor, session
 
 __all__ = [
     "CANONICAL",
@@ -22,6 +23,7 @@ __all__ = [
     "FilmError",
     "Predictor",
     "decode",
+    "evidence",
     "kind",
     "overlay",
     "read_film",

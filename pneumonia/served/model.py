@@ -147,7 +147,8 @@ class ServedModel(PythonModel):
         finally:
             answer.decode_seconds = time.perf_counter() - began
         began = time.perf_counter()
-        logit, _, distance = model.look(stretch(film, model.size))
+        small = stretch(film, model.size)
+        logit, distance = model.look(small)
         answer.network_seconds = time.perf_counter() - began
         probability, familiarity = float(model.calibrate(np.array(logit))), model.familiarity(distance)
         familiar = familiarity >= FAMILIAR
@@ -160,7 +161,10 @@ class ServedModel(PythonModel):
             "warning": "; ".join(filter(None, (warning_of(data), "" if familiar else STRANGE))),
             "error": "",
         }
-        return {**row, "heatmap": base64.b64encode(model.heatmap(film)).decode("ascii")} if explain else row
+        if explain:
+            picture = model.heatmap(film, model.heat(logit, model.evidence(small)))
+            row["heatmap"] = base64.b64encode(picture).decode("ascii")
+        return row
 
     def _unscored(self, why: str) -> dict[str, object]:
         numbers = {"probability": None, "label": "", "threshold": self.predictor.threshold, "familiarity": None}

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import onnxruntime
 
-from pneumonia.served.film import DECODE_VERSION, standardise, stretch
-from pneumonia.served.limits import FilmError
+from pneumonia.served.film import DECODE_VERSION, standardise
+from pneumonia.served.heatmap import evidence, overlay
 
 FORMAT = 2  # of package.json
 OUTPUTS = ("logit", "cam", "standing")  # of the graph
@@ -60,45 +60,36 @@ class Predictor:
         """
         return float(1 - np.interp(distance, self.distances, np.linspace(0, 1, len(self.distances))))
 
-    def heatmap(self, film_hw: np.ndarray) -> bytes:
-        """The class-activation map (Zhou et al. 2016) over the film, as a PNG in the film's aspect.
-
-        Colour grows with the probability that a cell of the last feature maps would give on its own (the mean of the
-        cells is the film's logit), on one scale for all films; where it is near zero the film stays grey.
-
-        Args:
-            film_hw: uint8 [H, W] from `decode`, at any scale.
-
-        Raises:
-            FilmError: the network has no map, only one cell for the whole film.
+    def evidence(self, film: np.ndarray) -> np.ndarray:
+        """By how much the logit of one uint8 [S, S] falls where it is darkened: float64 [h, w]. The mirror image, which
+        doubles the time and adds nothing that could be measured, is not asked.
         """
-        cells = self.look(stretch(film_hw, self.size))[1]
-        if cells.size == 1:
-            raise FilmError(
-                "this model has no heatmaps, since its network keeps no map of the film; ask without explain"
-            )
-        heat = self.calibrate(cells)
+        return evidence(lambda films: np.asarray(self._session.run(OUTPUTS[:1], {"films": films})[0]), film)
+
+    def heat(self, logit: float, falls: np.ndarray) -> np.ndarray:
+        """Numbers from 0 to 1 of the shape of `falls` (`evidence`): a film's probability, times the share of its odds
+        that goes where it is darkened. One scale for all films: one that is probably normal stays cold.
+        """
+        lost = 1 - np.exp(-np.clip(self.slope * falls, 0, None))
+        return np.asarray(self.calibrate(np.array(logit)) * lost)
+
+    def heatmap(self, film_hw: np.ndarray, heat: np.ndarray) -> bytes:
+        """`heat` in colour over the film uint8 [H, W] from `decode`, at any scale: a PNG in the film's aspect. What is
+        cold stays grey.
+        """
         scale = min(1.0, HEATMAP_SIDE / max(film_hw.shape))
         width, height = (max(1, round(side * scale)) for side in film_hw.shape[::-1])
         film_hw = cv2.resize(film_hw, (width, height), interpolation=cv2.INTER_AREA)
         return bytes(cv2.imencode(".png", overlay(film_hw, heat))[1])
 
-    def look(self, film: np.ndarray) -> tuple[float, np.ndarray, float]:
-        """Logit, class-activation map float32 [h, w] and squared distance from the training films of one uint8 [S, S]:
-        means over it and its mirror image, the distance of their mean features.
+    def look(self, film: np.ndarray) -> tuple[float, float]:
+        """Logit and squared distance from the training films of one uint8 [S, S]: means over it and its mirror image,
+        the distance of their mean features.
         """
         pair = standardise(np.stack((film, film[:, ::-1])))
-        logits, maps, standings = self._session.run(OUTPUTS, {"films": pair})
+        logits, standings = self._session.run((OUTPUTS[0], OUTPUTS[2]), {"films": pair})
         distance = np.square(standings.mean(axis=0, dtype=np.float64)).sum()
-        return (float(logits[0]) + float(logits[1])) / 2, (maps[0] + maps[1][:, ::-1]) / 2, float(distance)
-
-
-def overlay(film_hw: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """A film uint8 [H, W] with the probabilities of a map's cells float [h, w] over it in colour: uint8 [H, W, 3]."""
-    heat = cv2.resize(heat, film_hw.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    colours = cv2.applyColorMap(np.rint(255 * heat).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    weight = 0.6 * heat[..., np.newaxis]
-    return np.asarray(np.rint((1 - weight) * film_hw[..., np.newaxis] + weight * colours), np.uint8)
+        return (float(logits[0]) + float(logits[1])) / 2, float(distance)
 
 
 def session(model: bytes) -> onnxruntime.InferenceSession:

@@ -12,7 +12,7 @@ from pneumonia import served
 # Each after those that it imports.
 MODULES = (
     *("limits", "formats", "greys", "jpeg", "png", "lossless", "dicom_header", "dicom_window", "dicom_frame"),
-    *("dicom", "film", "predictor", "refusals", "answer_log", "counters", "model"),
+    *("dicom", "film", "heatmap", "predictor", "refusals", "answer_log", "counters", "model"),
 )
 END = "\n\nimport mlflow.models\n\nmlflow.models.set_model(ServedModel())\n"
 

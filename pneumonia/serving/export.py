@@ -37,8 +37,9 @@ class PackageError(ValueError):
 
 
 class Graph(nn.Module):
-    """films float32 [B, 1, S, S] to logit [B] and class-activation map [B, h, w], whose mean the logit is; with a
-    familiarity also to the film's standing [B, K], whose squares' sum is its distance from the training films.
+    """films float32 [B, 1, S, S] to logit [B] and class-activation map [B, h, w] (Zhou et al. 2016), whose mean the
+    logit is; with a familiarity also to the film's standing [B, K], whose squares' sum is its distance from the
+    training films. Heatmaps are not made of the map: see `served.heatmap`.
     """
 
     def __init__(self, network: nn.Module, familiarity: Familiarity | None = None) -> None:

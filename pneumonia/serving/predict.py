@@ -176,7 +176,7 @@ def predict(
 
 
 def heatmaps(model: Model, paths: Sequence[Path], *, any_dicom: bool = False) -> list[bytes]:
-    """The class-activation map over each film, as the server draws it with `explain`: PNGs.
+    """The heatmap over each film, as the server draws it with `explain`: PNGs.
 
     Raises:
         ModelError: as `predict`.
