@@ -21,8 +21,9 @@ No test film is opened. Cost: two minutes a model on 2 quiet cores. Result: see 
 
 import copy
 import json
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import patch
 
@@ -180,7 +181,7 @@ def randomised(network: Cnn, seed: int) -> Cnn:
     return other
 
 
-def game(network: Cnn, slope: float, films: Films, seed: int) -> dict[str, Maps]:
+def game(network: Cnn, slope: float, films: Films, seed: int) -> Iterator[tuple[str, Maps]]:
     """Maps of painted films, by kind."""
     looks: dict[str, Look] = {
         "CAM": cam,
@@ -191,17 +192,17 @@ def game(network: Cnn, slope: float, films: Films, seed: int) -> dict[str, Maps]
         "LayerCAM, stages 2 and 3": layer_cam(2, 3),
         "gradient": gradient,
     }
-    found = {name: asked(look, network, films) for name, look in looks.items()}
-    found["occlusion, mean grey"] = occluded(network, films, torch.zeros_like, 4 / 64)
-    found["occlusion, mirror image"] = occluded(network, films, lambda x: x.flip(2), 4 / 64)
-    found["darkened (served)"] = served(network, films, slope)
-    found["darkened or brightened"] = served(network, films, slope, brighter=True)
-    with patch.multiple(heatmap, GRID=12, SPREAD=4 / 64):
-        found["darkened, 12 by 12"] = served(network, films, slope)
     other = randomised(network, seed)
-    found["random weights: CAM"] = asked(cam, other, films)
-    found["random weights: darkened"] = served(other, films, slope)
-    return found
+    yield "darkened (served)", served(network, films, slope)
+    yield "random weights: darkened", served(other, films, slope)
+    yield "random weights: CAM", asked(cam, other, films)
+    for name, look in looks.items():
+        yield name, asked(look, network, films)
+    yield "occlusion, mean grey", occluded(network, films, torch.zeros_like, 4 / 64)
+    yield "occlusion, mirror image", occluded(network, films, lambda x: x.flip(2), 4 / 64)
+    yield "darkened or brightened", served(network, films, slope, brighter=True)
+    with patch.multiple(heatmap, GRID=12, SPREAD=4 / 64):
+        yield "darkened, 12 by 12", served(network, films, slope)
 
 
 def package(uri: str) -> Path:
@@ -231,8 +232,9 @@ def main() -> None:
         rows.setdefault("chance: any point", []).append({name: of.mean() for name, of in places.items()})
         best = {name: of.mean(axis=0).max() for name, of in places.items()}
         rows.setdefault("chance: the best one point", []).append(best)
-        for kind, maps in game(network, settings["calibration"]["slope"], films, seed).items():
+        for kind, maps in game(network, settings["calibration"]["slope"], films, seed):
             rows.setdefault(kind, []).append({name: hits(maps, of).mean() for name, of in places.items()})
+            print(f"{folder}, {kind}: {rows[kind][-1]['inside']:.3f}", file=sys.stderr, flush=True)
     means = {kind: pd.DataFrame(of).mean() for kind, of in rows.items()}
     print(f"{len(films)} films, {len(arguments.models)} models, %\n")
     print((100 * pd.DataFrame(means).T).round(1).to_string())

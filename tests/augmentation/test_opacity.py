@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pneumonia.augmentation import opacity
-from pneumonia.augmentation.opacity import paint, paint_share
+from pneumonia.augmentation.opacity import paint, paint_share, paint_where
 
 AIR, TISSUE, BONE = 60, 180, 250
 
@@ -116,3 +116,15 @@ def test_without_a_chosen_film_all_is_as_it_was(films: torch.Tensor) -> None:
     shown, targets = paint_share(films, ill, share=0.99, generator=generator())
     assert shown is films
     assert targets is ill
+
+
+def test_where_an_opacity_lies_is_told_with_the_film(films: torch.Tensor) -> None:
+    painted, dense = paint_where(films, generator())
+    assert torch.equal(painted, paint(films, generator()))
+    low, high = opacity.SEVERITY
+    densest = dense.amax(dim=(1, 2))
+    assert low <= densest.min() <= densest.max() <= high
+    change = painted - films
+    assert change[dense < 0.01].max() < 0.02 * (TISSUE - AIR)
+    air = films == AIR
+    assert torch.corrcoef(torch.stack([change[air], dense[air]]))[0, 1] > 0.95

@@ -1,4 +1,4 @@
-"""Each film is scored by itself, and its heat map adds up to its logit."""
+"""Each film is scored by itself, and its heatmap shows where it looks ill."""
 
 import json
 import threading
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from pneumonia import served
+from pneumonia.served.heatmap import enlarged
 from tests.served.conftest import SIZE, TinyNetwork, write
 
 
@@ -48,30 +49,63 @@ def test_calibration_reaches_the_ends_without_overflow(folder):
 @pytest.mark.parametrize(("shape", "expected"), [((100, 300), (100, 300)), ((1000, 4000), (128, 512))])
 def test_the_heatmap_has_the_films_aspect(folder, shape, expected):
     film = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), (0, 0), 9)
-    overlay = cv2.imdecode(np.frombuffer(served.Predictor(folder).heatmap(film), np.uint8), cv2.IMREAD_COLOR)
-    assert overlay.shape == (*expected, 3)
+    png = served.Predictor(folder).heatmap(film, np.full((8, 8), 0.5))
+    assert cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR).shape == (*expected, 3)
 
 
-def test_the_heatmap_is_coloured_where_the_evidence_is(tmp_path):
-    class Bright(TinyNetwork):
-        """Evidence is brightness."""
+class Bright(TinyNetwork):
+    """Evidence is brightness beyond three quarters of a deviation."""
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = nn.Linear(1, 1)
-            nn.init.constant_(self.head.weight, 8.0)
-            nn.init.constant_(self.head.bias, -8.0)
+    def __init__(self, weight: float = 128.0) -> None:
+        super().__init__()
+        self.head = nn.Linear(1, 1)
+        nn.init.constant_(self.head.weight, weight)
+        nn.init.constant_(self.head.bias, -5.0)
 
-        def maps(self, x: torch.Tensor) -> torch.Tensor:
-            return nn.functional.avg_pool2d(x, 4)
+    def maps(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.avg_pool2d(torch.relu(x - 0.75), 4)
 
-    film = np.full((64, 128), 40, np.uint8)
-    film[:, 96:] = 200
-    predictor = served.Predictor(write(tmp_path / "package", Bright()))
-    overlay = cv2.imdecode(np.frombuffer(predictor.heatmap(film), np.uint8), cv2.IMREAD_COLOR).astype(int)
+
+def spotted(across: int, down: int) -> np.ndarray:
+    """A film uint8 [64, 64] with a bright spot."""
+    film = np.full((64, 64), 90, np.uint8)
+    film[:, 32:] = 110
+    film[down - 4 : down + 4, across - 4 : across + 4] = 220
+    return film
+
+
+@pytest.mark.parametrize(("across", "down"), [(12, 20), (45, 50), (32, 32)])
+def test_the_heatmap_is_coloured_where_the_evidence_is(tmp_path, across, down):
+    film = spotted(across, down)
+    predictor = served.Predictor(write(tmp_path / "package", Bright(), size=64))
+    (logit,) = predictor.logits(film[np.newaxis])
+    heat = predictor.heat(logit, predictor.evidence(film))
+    assert 0.5 < heat.max() <= predictor.calibrate(logit)
+    overlay = cv2.imdecode(np.frombuffer(predictor.heatmap(film, heat), np.uint8), cv2.IMREAD_COLOR).astype(int)
     colour = np.ptp(overlay, axis=2)
-    assert colour[:, 104:].min() > 50
-    assert colour[:, :80].max() < 10
+    hottest = np.unravel_index(enlarged(heat, film.shape).argmax(), film.shape)
+    assert np.hypot(hottest[0] - down, hottest[1] - across) < 6
+    assert colour[hottest] > 50
+    rows, columns = np.indices(colour.shape)
+    assert colour[np.hypot(rows - down, columns - across) > 28].max() < 15
+
+
+def test_a_film_that_is_called_normal_stays_grey(tmp_path):
+    film = spotted(20, 20)
+    predictor = served.Predictor(write(tmp_path / "package", Bright(), size=64))
+    falls = predictor.evidence(film)
+    assert predictor.heat(8.0, falls).max() > 0.5
+    assert predictor.heat(-8.0, falls).max() < 1e-4
+    grey = cv2.imdecode(np.frombuffer(predictor.heatmap(film, predictor.heat(-8.0, falls)), np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(grey, np.repeat(film[..., np.newaxis], 3, axis=2))
+
+
+def test_what_speaks_against_illness_is_cold(tmp_path):
+    film = spotted(20, 20)
+    predictor = served.Predictor(write(tmp_path / "package", Bright(-128.0), size=64))
+    falls = predictor.evidence(film)
+    assert falls.min() < -0.5
+    assert predictor.heat(8.0, falls)[falls == falls.min()].max() == 0
 
 
 @pytest.mark.parametrize("key", ["format", "decode_version"])

@@ -136,7 +136,7 @@ def records(*films: bytes) -> dict[str, object]:
 def expected(server: Server, data: bytes) -> dict[str, object]:
     film = served.read_film(data, 96)
     probability = server.predictor.probabilities(film[np.newaxis])[0]
-    familiarity = server.predictor.familiarity(server.predictor.look(film)[2])
+    familiarity = server.predictor.familiarity(server.predictor.look(film)[1])
     familiar = familiarity >= served.FAMILIAR
     return {
         **{"probability": probability, "label": CLASSES[int(probability >= 0.4)], "threshold": 0.4},

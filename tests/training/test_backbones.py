@@ -14,7 +14,8 @@ import safetensors.torch
 import torch
 
 from pneumonia.metrics.calibration import Calibration
-from pneumonia.served import FilmError, Predictor
+from pneumonia.served import Predictor
+from pneumonia.served.heatmap import GRID
 from pneumonia.serving import export
 from pneumonia.training import backbones
 from pneumonia.training.backbones import BackboneError, start
@@ -110,10 +111,11 @@ def test_a_short_training_can_be_packaged(tmp_path: Path) -> None:
     write(tmp_path, fitted.network)
 
 
-def test_a_network_without_a_map_has_no_heatmaps_and_says_so(tmp_path: Path) -> None:
+def test_a_network_without_feature_maps_before_its_head_has_heatmaps_too(tmp_path: Path) -> None:
     write(tmp_path, start(replace(SMALL, network="mobilenet_v3_small")).eval())
-    with pytest.raises(FilmError, match="no heatmaps, since its network keeps no map of the film"):
-        Predictor(tmp_path).heatmap(FILMS[0].numpy())
+    falls = Predictor(tmp_path).evidence(FILMS[0].numpy())
+    assert falls.shape == (GRID, GRID)
+    assert np.ptp(falls) > 0
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ def model(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> predict.Mod
 
 
 def scores(predictor: served.Predictor, films: np.ndarray) -> np.ndarray:
-    return np.array([predictor.familiarity(predictor.look(film)[2]) for film in films])
+    return np.array([predictor.familiarity(predictor.look(film)[1]) for film in films])
 
 
 def test_one_validation_film_in_twenty_is_unfamiliar(predictor: served.Predictor) -> None:
@@ -99,7 +99,7 @@ def test_familiarity_falls_with_the_distance(predictor: served.Predictor) -> Non
 
 def test_a_film_and_its_mirror_image_are_equally_familiar(predictor: served.Predictor) -> None:
     for film in known.films(5, seed=4):
-        assert predictor.look(film)[2] == pytest.approx(predictor.look(film[:, ::-1].copy())[2], rel=1e-4)
+        assert predictor.look(film)[1] == pytest.approx(predictor.look(film[:, ::-1].copy())[1], rel=1e-4)
 
 
 def test_the_package_measures_what_was_fitted(folder: Path, predictor: served.Predictor) -> None:
@@ -111,7 +111,7 @@ def test_the_package_measures_what_was_fitted(folder: Path, predictor: served.Pr
         with torch.inference_mode():
             mean = familiarity.features(network.maps(shown), shown).double().numpy().mean(axis=0)
         expected = np.square(fitted.weight.astype(float) @ mean + fitted.bias).sum()
-        assert predictor.look(film)[2] == pytest.approx(expected, rel=1e-3)
+        assert predictor.look(film)[1] == pytest.approx(expected, rel=1e-3)
 
 
 def test_an_ensemble_is_measured_by_all_its_members() -> None:
