@@ -275,9 +275,9 @@ def _wrong(e: Evaluation, heatmaps: Sequence[bytes]) -> list[Markup]:
     ]
     return [
         text(
-            f"{len(wrong):,} of {len(e.rows):,}, the surest first. Colour shows how much a place on the film speaks "
-            f"for {e.classes[1]} (class activation map, Zhou et al. 2016), on the same scale in every picture; a film "
-            "that stays grey has nothing that does. A map shows where the network looks, not whether it is right to."
+            f"{len(wrong):,} of {len(e.rows):,}, the surest first. Colour shows where darkening a place "
+            f"on the film takes away from its odds of {e.classes[1]}, on the same scale in every picture (models made "
+            "before 0.2: the class activation map). It shows where the network looks, not whether it is right to."
         ),
         row(*shown),
         table(["film", "patient", "is", f"probability of {e.classes[1]}", "familiarity"], rows),

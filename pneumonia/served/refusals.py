@@ -11,7 +11,7 @@ KINDS = {
     "size": r"is larger than|is too (small|large)|too many (scans|elements)",
     "blank": r"holds no picture",
     "damaged": r"damaged|cut short|fewer bytes than|do not match|have another size than",
-    "request": r"^a request must hold|^with explain a request|^the request has no|^the parameter |^this model has no",
+    "request": r"^a request must hold|^with explain a request|^the request has no|^the parameter ",
     "internal": r"^the model failed on this request",
     "unread_dicom": r"DICOM",
     "unread_picture": r"JPEG|PNG",

@@ -41,7 +41,7 @@ class Backbone(Network):
 
     Its own dropout and stochastic depth are off, since they draw from torch's global generator; the dropout before the
     head is ours. Where the head does not follow a global average of feature maps (transformers, VGG) the pooled
-    features stand for maps of one cell, so that there is no class-activation map to look at.
+    features stand for maps of one cell, so that there is no class-activation map.
     """
 
     def __init__(self, features: nn.Module, channels: int, dropout: float) -> None:
