@@ -25,6 +25,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import cv2
@@ -94,7 +95,7 @@ def unstrided(network: Cnn, x: Tensor) -> Tensor:
     place of the maps stands there still.
     """
     other = copy.deepcopy(network)
-    block = other.stages[3]
+    block: Any = other.stages[3]
     block.first.stride, block.second.dilation, block.second.padding = (1, 1), (2, 2), (2, 2)
     block.shortcut[0] = nn.Sequential(nn.ReplicationPad2d((0, 1, 0, 1)), nn.AvgPool2d(2, stride=1))
     return cam(other, x)
@@ -163,7 +164,7 @@ def served(network: Network, films: Films, slope: float, *, brighter: bool = Fal
 
     @torch.inference_mode()
     def score(x: np.ndarray) -> np.ndarray:
-        return network(torch.from_numpy(x)).numpy()
+        return np.asarray(network(torch.from_numpy(x)).numpy())
 
     falls = np.stack([heatmap.evidence(score, film) for film in films])
     if brighter:
@@ -226,8 +227,9 @@ def main() -> None:
         assert isinstance(network, Cnn)
         with tempfile.TemporaryDirectory(prefix="pointing-") as home:
             decoded = cache.decode(index, size=settings["size"], home=Path(home))
-            normal = decoded.index.table.eval("split == 'val' and label == 0").to_numpy()
-            films, inside = painted(np.array(decoded.films[normal]))
+            table = decoded.index.table
+            normal = (table["split"] == "val") & (table["label"] == 0)
+            films, inside = painted(np.array(decoded.films[normal.to_numpy()]))
         places = {"inside": inside, "near": near(inside)}
         rows.setdefault("chance: any point", []).append({name: of.mean() for name, of in places.items()})
         best = {name: of.mean(axis=0).max() for name, of in places.items()}
