@@ -4,7 +4,7 @@ import gc
 
 import click
 
-from pneumonia.cli import adapting, films, models, monitoring, runs, serving, ui
+from pneumonia.cli import adapting, films, models, monitoring, page, runs, serving, ui
 from pneumonia.runtime.environment import mlflow_defaults, quiet
 from pneumonia.runtime.signals import leave_quickly
 
@@ -36,6 +36,7 @@ for command in (
     adapting.adapt,
     runs.sync,
     ui.ui,
+    page.page,
 ):
     cli.add_command(command)
 
