@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import cv2
 import mlflow.pyfunc
 import numpy as np
+import pandas as pd
 import psutil
 import pydicom
 import pytest
@@ -31,7 +32,7 @@ from pneumonia import served
 from pneumonia.served import model
 from pneumonia.served import model as serving
 from pneumonia.serving import export as package
-from pneumonia.serving import film_batches, predict
+from pneumonia.serving import film_batches, page_server, predict
 from pneumonia.serving.scoring_client import ScoringClient
 from tests.served.conftest import CLASSES, deep, dicom, film, lossless, png_bomb, write
 
@@ -315,6 +316,7 @@ def test_clients_at_once_each_get_what_a_single_client_gets(server):
 
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 JS_MODULE = Path("/usr/lib/nginx/modules/ngx_http_js_module.so")
+SERVING = Path(package.__file__).parent
 MAIN_CONF = """
 load_module {module};
 daemon off;
@@ -335,13 +337,18 @@ http {{
 
 @contextmanager
 def nginx(backend: str, prefix: Path, *, ready: tuple[int, ...] = (200,)) -> Iterator[tuple[str, Path]]:
-    """URL and log of an nginx with the configuration that the README gives, but for its two ports."""
+    """URL and log of an nginx with the configuration that the README gives, but for two ports and the page's place."""
     if NGINX is None or not JS_MODULE.exists():
         pytest.skip("needs nginx with its JavaScript module: apt-get install nginx-light libnginx-mod-http-js")
     port, log = free_port(), prefix / "log.txt"
-    shutil.copytree(Path(package.__file__).parent / "nginx", prefix / "conf.d")
+    shutil.copytree(SERVING / "nginx", prefix / "conf.d")
     site = prefix / "conf.d" / "pneumonia.conf"
-    for old, new in {"127.0.0.1:5001;": f"{backend};", "listen 8080;": f"listen 127.0.0.1:{port};"}.items():
+    changes = {
+        "127.0.0.1:5001;": f"{backend};",
+        "listen 8080;": f"listen 127.0.0.1:{port};",
+        "/usr/share/nginx/pneumonia;": f"{SERVING / 'page'};",
+    }
+    for old, new in changes.items():
         assert old in site.read_text()
         site.write_text(site.read_text().replace(old, new))
     (prefix / "nginx.conf").write_text(MAIN_CONF.format(module=JS_MODULE))
@@ -407,6 +414,80 @@ def test_nginx_takes_a_body_in_chunks(server, guarded):
     assert answer.json() == {"predictions": [expected(server, JPEG)]}
 
 
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [(JPEG, "image/jpeg"), (PNG, "image/png"), (DICOM, "application/dicom"), (PNG, "application/octet-stream")],
+)
+def test_nginx_takes_a_film_as_a_file(server, guarded, data, kind):
+    answer = guarded.post(None, data=data, headers={"Content-Type": kind})
+    assert answer.status_code == 200, answer.text
+    assert answer.json() == {"predictions": [expected(server, data)]}
+    asked = {**records(data), "params": {"explain": True, "any_dicom": True}}
+    behind = guarded.post(
+        None, data=data, headers={"Content-Type": kind}, params={"explain": "true", "any_dicom": "true"}
+    )
+    assert behind.json() == server.post(asked).json()
+
+
+def test_nginx_takes_a_large_film_as_a_file_and_in_chunks(server, guarded):
+    noise = np.random.default_rng(0).integers(0, 256, (4500, 4500), dtype=np.uint8)
+    large = cv2.imencode(".png", noise)[1].tobytes()
+    assert len(large) > 16 * 2**20
+    for sent in (large, (large[at : at + 2**20] for at in range(0, len(large), 2**20))):
+        answer = guarded.post(None, data=sent, headers={"Content-Type": "image/png"})
+        assert answer.json() == {"predictions": [expected(server, large)]}
+
+
+@pytest.mark.parametrize(
+    ("data", "address", "words"),
+    [
+        (b"", "", "record 0: the film is empty"),
+        (b"secret words", "", "record 0: the file is text, not a JPEG, PNG or DICOM film"),
+        (JPEG[: len(JPEG) // 2], "", "record 0: the JPEG is damaged or cut short"),
+        (JPEG, "?secret=1", "params may hold explain, any_dicom, errors only"),
+        (JPEG, "?explain=secret", "params.explain must be true or false"),
+        (JPEG, "?explain=true&explain=true", "params.explain must be true or false"),
+        (JPEG, "?errors=secret", "params.errors must be raise or return"),
+    ],
+)
+def test_nginx_refuses_a_file_that_is_no_film(guarded, data, address, words):
+    answer = requests.post(
+        f"{guarded.url}/invocations{address}", data=data, headers={"Content-Type": "image/jpeg"}, timeout=30
+    )
+    assert answer.status_code == 400
+    assert answer.json().keys() == {"error_code", "message"}
+    assert words in answer.json()["message"]
+    assert "secret" not in answer.text
+
+
+def test_nginx_gives_the_page(guarded):
+    for address, (name, media) in page_server.FILES.items():
+        answer = requests.get(guarded.url + address, timeout=10)
+        assert answer.content == (SERVING / "page" / name).read_bytes()
+        assert answer.headers["Content-Type"] == f"{media}; charset=utf-8"
+        for header, value in page_server.HEADERS.items():
+            assert answer.headers[header] == value
+
+
+def test_the_bare_server_takes_tables_of_films(server):
+    """MLflow's server itself reads CSV, with films in base64, and Parquet, with films as bytes or in base64. They come
+    without params."""
+    films = [JPEG, PNG, DICOM]
+    answers = {"predictions": [expected(server, data) for data in films]}
+    for column in ([text(data) for data in films], films):
+        parquet = pd.DataFrame({"image": column}).to_parquet()
+        answer = server.post(None, data=parquet, headers={"Content-Type": "application/vnd.apache.parquet"})
+        assert answer.json() == answers, answer.text
+    csv = pd.DataFrame({"image": [text(data) for data in films]}).to_csv(index=False)
+    answer = server.post(None, data=csv, headers={"Content-Type": "text/csv"})
+    assert answer.json() == answers, answer.text
+    bad = pd.DataFrame({"image": [text(JPEG), text(b"secret words")]})
+    for body, kind in ((bad.to_csv(), "text/csv"), (bad.to_parquet(), "application/vnd.apache.parquet")):
+        answer = server.post(None, data=body, headers={"Content-Type": kind})
+        assert answer.status_code == 400
+        assert answer.json()["message"].startswith("record 1: the file is text")
+
+
 DEEP = '{"dataframe_records": ' + "[" * 5000 + "]" * 5000 + "}"
 GOOD_TEXT = json.dumps(records(JPEG))[1:-1]
 
@@ -461,11 +542,14 @@ def test_nginx_refuses_what_the_model_cannot(guarded, body, words):
     assert guarded.post(records(JPEG)).status_code == 200
 
 
-@pytest.mark.parametrize("kind", [None, "text/plain", "text/csv", "application/x-www-form-urlencoded", "secret"])
+@pytest.mark.parametrize(
+    "kind",
+    [None, "text/plain", "text/csv", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "secret"],
+)
 def test_nginx_refuses_a_wrong_content_type(guarded, kind):
     answer = guarded.post(None, data=json.dumps(records(JPEG)).encode(), headers={"Content-Type": kind} if kind else {})
     assert answer.status_code == 415
-    assert answer.json()["message"] == "the Content-Type must be application/json"
+    assert answer.json()["message"].startswith("the Content-Type must be application/json, or image/jpeg")
 
 
 def test_nginx_answers_other_paths_and_methods_in_one_sentence(guarded):
@@ -473,8 +557,10 @@ def test_nginx_answers_other_paths_and_methods_in_one_sentence(guarded):
         ("GET", "/invocations", 405),
         ("POST", "/ping", 404),
         ("GET", "/score", 404),
-        ("GET", "/", 404),
         ("GET", "/docs", 404),
+        ("GET", "/index.html", 404),
+        ("GET", "/page.js/", 404),
+        ("POST", "/", 405),
     ):
         answer = requests.request(method, guarded.url + path, timeout=10)
         assert answer.status_code == status, path

@@ -4,6 +4,8 @@
 const TABLES = ['dataframe_records', 'dataframe_split', 'instances', 'inputs'];
 const PARAMS = ['explain', 'any_dicom', 'errors'];
 const MAX_COMMAS = 20000; // a thousand records, the model's limit, with some columns; many small values cost much memory
+// Of a film as a file; which of them it is the model sees by its bytes.
+const FILE = /^(image\/[\w.+-]{1,50}|application\/dicom|application\/octet-stream)\s*(;|$)/i;
 const OF_THE_MODEL = /^(record \d+: |a request must hold |with explain |the request has no records )/;
 
 function isObject(value) {
@@ -121,6 +123,22 @@ function rewritten(bytes) {
     return JSON.stringify({dataframe_records: records, params: paramsOf(body)});
 }
 
+// The params of a film that is sent as a file, from the address: ?explain=true
+function paramsOfAddress(args) {
+    const given = {};
+    Object.keys(args).forEach((name) => {
+        given[name] = name !== 'errors' && ['true', 'false'].includes(args[name]) ? args[name] === 'true' : args[name];
+    });
+    return paramsOf({params: given});
+}
+
+function requestOfFile(r) {
+    const params = JSON.stringify(paramsOfAddress(r.args)); // refused before the work of base64
+    const isEmpty = !r.requestBuffer || !r.requestBuffer.byteLength; // which njs does not turn into text
+    const image = isEmpty ? '' : r.requestBuffer.toString('base64');
+    return `{"dataframe_records": [{"image": "${image}"}], "params": ${params}}`;
+}
+
 function answer(r, status, body) {
     r.headersOut['Content-Type'] = 'application/json';
     r.return(status, body);
@@ -144,12 +162,14 @@ async function invocations(r) {
         r.headersOut['Allow'] = 'POST';
         return refuse(r, 405, 'BAD_REQUEST', 'films are sent by POST');
     }
-    if (!/^application\/json\s*(;\s*charset="?utf-8"?\s*)?$/i.test(r.headersIn['Content-Type'] || '')) {
-        return refuse(r, 415, 'BAD_REQUEST', 'the Content-Type must be application/json');
+    const kind = r.headersIn['Content-Type'] || '';
+    const isFile = FILE.test(kind);
+    if (!isFile && !/^application\/json\s*(;\s*charset="?utf-8"?\s*)?$/i.test(kind)) {
+        return refuse(r, 415, 'BAD_REQUEST', 'the Content-Type must be application/json, or image/jpeg, image/png or application/dicom');
     }
     let request;
     try {
-        request = rewritten(r.requestBuffer);
+        request = isFile ? requestOfFile(r) : rewritten(r.requestBuffer);
     } catch (error) {
         return refuse(r, 400, 'BAD_REQUEST', error.message);
     }
