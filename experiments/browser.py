@@ -7,6 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +23,7 @@ QUIET = (
 CLICKABLE = "a, button, [role=tab], [role=menuitem], label"
 SECONDS = 60.0  # that a page is waited for
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the protocol's key of an element's id
+TAB, RIGHT, ENTER = "\ue004", "\ue014", "\ue007"
 
 
 class Browser:
@@ -127,6 +129,28 @@ class Browser:
         )
         found = self.until(script, CLICKABLE, words)
         self._call("POST", f"{self._session}/element/{found[ELEMENT]}/click", {})
+
+    def choose(self, selector: str, *files: Path) -> None:
+        """Gives files to the page's field for them that a CSS selector finds, as its dialogue would."""
+        field = self.run("return document.querySelector(arguments[0])", selector)
+        text = "\n".join(str(file.absolute()) for file in files)
+        self._call("POST", f"{self._session}/element/{field[ELEMENT]}/value", {"text": text})
+
+    def press(self, key: str) -> None:
+        """Presses a key, by its letter or by its code of the protocol (`TAB`)."""
+        strokes = [{"type": kind, "value": key} for kind in ("keyDown", "keyUp")]
+        self._call("POST", f"{self._session}/actions", {"actions": [{"type": "key", "id": "keys", "actions": strokes}]})
+
+    def look_like(self, *, width: int, height: int, dark: bool = False) -> None:
+        """Shows the page as a screen of so many pixels does, also of fewer than a window may have; dark or light."""
+        screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.develop("Emulation.setDeviceMetricsOverride", screen)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.develop("Emulation.setEmulatedMedia", {"features": [scheme]})
+
+    def develop(self, command: str, values: Any) -> Any:
+        """What a command of Chromium's own protocol for developers answers."""
+        return self._call("POST", f"{self._session}/goog/cdp/execute", {"cmd": command, "params": values})
 
     def size(self, width: int, height: int) -> None:
         """Makes the page so many pixels large."""

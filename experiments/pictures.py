@@ -5,10 +5,11 @@
 
 It searches DIR in a store of its own, evaluates the champion (which opens the test films once, for this store), starts
 `pneumonia ui` and photographs the view of trials, the page that compares the final training with the second best
-trial, the films, and the evaluation's report; and it runs the notebook on synthetic films, for what that draws. What
-stands in the store is deleted unless --keep FOLDER says where to keep it; a search that stands there is not repeated.
+trial, the films, and the evaluation's report; it starts `pneumonia page` and photographs it with films that the program
+draws, whatever DIR is; and it runs the notebook on synthetic films, for what that draws. What stands in the store is
+deleted unless --keep FOLDER says where to keep it; a search that stands there is not repeated.
 
-Cost: the search's time and two minutes. Result: five PNG files, some 400 KB in all.
+Cost: the search's time and two minutes. Result: seven PNG files, some 600 KB in all.
 """
 
 import argparse
@@ -29,11 +30,12 @@ from nbclient import NotebookClient
 from PIL import Image, ImageChops
 
 from experiments.browser import Browser
+from pneumonia import synthetic
 from pneumonia.runtime.signals import leave_quickly
 from pneumonia.tracking.ui import compare_link, view_link
 
 ROOT = Path(__file__).parent.parent
-NAMES = ("trials", "compare", "films", "evaluation", "notebook")
+NAMES = ("trials", "compare", "films", "evaluation", "page", "notebook")
 COLOURS = 200  # of a picture; the UI has few, and a README is loaded often
 NOTEBOOK = (("eda-films",), ("imbalance-batches", "metrics-confusion", "metrics-roc"), ("metrics-heatmaps",))  # cells
 NOTEBOOK_WIDTH = 960  # pixels
@@ -61,6 +63,33 @@ def ui(place: Path) -> Iterator[str]:
         try:
             assert process.stdout is not None
             yield process.stdout.readline().split()[1].split("/#/")[0]
+        finally:
+            process.terminate()
+
+
+def photograph_page(place: Path, out: Path) -> None:
+    """The page to try the champion of the store in `place`, with drawn films: on a screen, and on a phone, dark."""
+    (name,) = (model.name for model in MlflowClient(f"sqlite:///{place / 'mlflow.db'}").search_registered_models())
+    drawn = synthetic.write(place / "drawn", seed=7, train=8, test=12)
+    films = sorted((drawn / "chest_xray" / "test").rglob("*.jpeg"))[::-1][:7]
+    text = place / "notes.txt"
+    text.write_text("no film\n")
+    words = [sys.executable, "-m", "pneumonia", "page", "--port", "0", "--model", f"models:/{name}@champion"]
+    with (
+        subprocess.Popen(words, cwd=place, env=environment(place), stdout=subprocess.PIPE, text=True) as process,
+        Browser(width=1280, height=900) as browser,
+    ):
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().split()[1]
+            for file, width, height, dark in (("page", 1280, 860, False), ("page-phone", 400, 800, True)):
+                browser.look_like(width=width, height=height, dark=dark)
+                browser.open(address)
+                browser.see("Model: ")
+                browser.choose("#files", *films, text)
+                browser.see("8 of 8 films done")
+                browser.settle()
+                save(browser.picture(), out / f"{file}.png")
         finally:
             process.terminate()
 
@@ -174,7 +203,10 @@ def main() -> None:
             if not (place / "mlflow.db").exists():
                 run("search", "--data", data, *shlex.split(given.search), place=place)
                 run("evaluate", "--data", data, place=place)
-            photograph(place, given.out, given.only)
+            if set(given.only) - {"page", "notebook"}:
+                photograph(place, given.out, given.only)
+            if "page" in given.only:
+                photograph_page(place, given.out)
     if "notebook" in given.only:
         draw_notebook(given.out / "notebook.png")
 

@@ -78,7 +78,7 @@ async function ask(images) {
             throw new Away();
         }
         if (answer.status !== 429 || waits === MOST_WAITS) {
-            return answer.json().catch(() => ({message: `the server answered with HTTP ${answer.status}`}));
+            return answer.json().catch(() => ({message: `the answer of the server cannot be read (HTTP ${answer.status})`}));
         }
         await new Promise((resolve) => setTimeout(resolve, 1000 * WAIT_SECONDS));
     }
@@ -180,7 +180,7 @@ function report(first = '') {
     by('films').setAttribute('aria-busy', String(working));
 }
 
-const digits = (number) => number.toFixed(number > 0.995 && number < 1 || number > 0 && number < 0.005 ? 4 : 2);
+const digits = (number) => number.toFixed(3);
 
 // The text below says the same.
 function gauge({probability, threshold}, ill) {
@@ -218,8 +218,8 @@ function pictured(film, heatmap) {
     plain.loading = 'lazy';
     plain.onerror = () => {
         plain.remove();
-        const note = 'Browsers cannot draw this film: shown as the server drew it, with its heatmap.';
-        figure.after(element('p', 'note drawn', note));
+        const note = 'Browsers cannot draw this film: it is shown as the server drew it, with its heatmap.';
+        film.card.lastElementChild.append(element('p', 'note', note));
     };
     return figure;
 }
