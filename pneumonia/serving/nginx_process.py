@@ -90,10 +90,13 @@ class Nginx:
     def _write(self, at: str) -> None:
         self.folder.mkdir()
         conf = self.folder / "conf.d"
-        with as_file(files(serving) / "nginx") as shipped:
-            shutil.copytree(shipped, conf)
+        with as_file(files(serving)) as shipped:
+            shutil.copytree(shipped / "nginx", conf)
+            shutil.copytree(shipped / "page", self.folder / "page")
         site = conf / "pneumonia.conf"
         text, count = re.subn(r"\blisten 8080;", f"listen {at};", site.read_text(encoding="utf-8"))
+        assert count == 1, site
+        text, count = re.subn(r"\broot /usr/share/nginx/pneumonia;", f"root {(self.folder / 'page').absolute()};", text)
         assert count == 1, site
         site.write_text(text, encoding="utf-8")
         (conf / "pneumonia.switch").write_text(SWITCH.format(flag=self._flag.absolute()), encoding="utf-8")
