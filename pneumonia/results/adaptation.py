@@ -78,6 +78,7 @@ class Adaptation:
         }
         return {
             "method": self.adapted.method,
+            "tuning_parts": list(self.adapted.tuning_parts),
             "films": self.films,
             "patients": self.patients,
             "classes": list(self.classes),
@@ -118,13 +119,18 @@ class Adaptation:
                 f"recalibrated alone (a new line and threshold): fine-tuning needs {FILMS} films and {PATIENTS} "
                 "patients of each class"
             )
-        auc, loss = self.learned["auc"], self.learned["log_loss"]
+        auc, loss, adapted = self.learned["auc"], self.learned["log_loss"], self.adapted
         told = f"AUC {auc.value:+.3f}, log loss {loss.value:+.3f}"
-        if self.adapted.method == "recalibrated":
+        parts = (
+            f"each part's films are scored by the way that the other parts chose, {len(adapted.tuning_parts)} of "
+            f"{adapted.parts} by fine-tuning"
+        )
+        if adapted.method == "recalibrated":
             return (
-                f"recalibrated alone (a new line and threshold): fine-tuning would not have paid ({told} beyond that)"
+                f"recalibrated alone (a new line and threshold): fine-tuning would not have paid ({told} beyond that); "
+                f"{parts}"
             )
-        return f"fine-tuned and recalibrated; fine-tuning gave {told} beyond a new line and threshold"
+        return f"fine-tuned and recalibrated; fine-tuning gave {told} beyond a new line and threshold; {parts}"
 
 
 def assess(adapted: Adapted, rows: pd.DataFrame, classes: tuple[str, str]) -> Adaptation:

@@ -71,9 +71,9 @@ class Scored:
     probabilities: Floats
     thresholds: Floats
 
-    def loss(self, labels: Ints) -> float:
-        """Class-balanced log loss, nats."""
-        x = logit(self.probabilities)
+    def loss(self, labels: Ints, of: np.ndarray) -> float:
+        """Class-balanced log loss of the films that `of` [N] picks, nats."""
+        x, labels = logit(self.probabilities[of]), labels[of]
         return float(balanced_weights(labels) @ np.logaddexp(0, np.where(labels == 1, -x, x)))
 
 
@@ -82,7 +82,8 @@ class Adapted:
     """The adapted model, and what it is worth: `before` is the first model at its own threshold, `recalibrated` its
     network with line and threshold of the place, `tuned` the network that learned there, None where the films were too
     few. `fold` [N] is the part of the films, from 0, that a film was held out with, `logits` [N] are those of the
-    networks of the method that did not see the film.
+    networks of the method that did not see the film. `tuning_parts` are those for which the other parts' films chose
+    the network that learned, as all films together chose `method`.
     """
 
     model: Model
@@ -92,12 +93,23 @@ class Adapted:
     before: Scored
     recalibrated: Scored
     tuned: Scored | None
+    tuning_parts: tuple[int, ...]
     seconds: float
 
     @property
+    def parts(self) -> int:
+        return int(self.fold.max()) + 1
+
+    @property
     def after(self) -> Scored:
-        """Of the method that was chosen."""
-        return self.tuned if self.tuned is not None and self.method == "fine-tuned" else self.recalibrated
+        """Of the method that was chosen without the film: one that it helped to choose would flatter."""
+        if self.tuned is None:
+            return self.recalibrated
+        by = np.isin(self.fold, self.tuning_parts)
+        return Scored(
+            probabilities=np.where(by, self.tuned.probabilities, self.recalibrated.probabilities),
+            thresholds=np.where(by, self.tuned.thresholds, self.recalibrated.thresholds),
+        )
 
 
 def can_tune(labels: Ints, patients: np.ndarray) -> bool:
@@ -116,7 +128,8 @@ def adapt(
 
     Line and threshold are fitted to the logits of the films by networks that did not see them. What each film's score
     is judged by is fitted without the film's part. With too few films for that (`can_tune`) the networks stay, and so
-    they do where having learned makes the held-out films' log loss no better than a new line does.
+    they do where having learned makes the held-out films' log loss no better than a new line does. That is chosen for
+    each part by the films of the others, so that the choice is judged too, and for the final model by all of them.
 
     Args:
         on_step: told after each step, numbered over all trainings.
@@ -140,7 +153,7 @@ def adapt(
     before = Scored(probabilities=start.calibration.apply(raw), thresholds=np.full(len(labels), start.threshold))
     recalibrated = _held_out(parts, raw, labels, lambda y, x: recalibrate(start.calibration, y, x))
     method: Method = "recalibrated"
-    final, logits, tuned = start, raw, None
+    final, logits, tuned, tuning_parts = start, raw, None, ()
     line, threshold = recalibrate(start.calibration, labels, raw)
     if can_tune(labels, patients):
         every = np.ones(len(labels), bool)
@@ -149,7 +162,9 @@ def adapt(
         for held, model in zip(parts, held_models, strict=True):
             unseen[held] = model.logits(place.films[held])
         tuned = _held_out(parts, unseen, labels, operating_point)
-        if tuned.loss(labels) < recalibrated.loss(labels):
+        pays = partial(_pays, tuned, recalibrated, labels)
+        tuning_parts = tuple(number for number, held in enumerate(parts) if pays(~held))
+        if pays(every):
             method, final, logits = "fine-tuned", learned, unseen
             line, threshold = operating_point(labels, unseen)
     return Adapted(
@@ -160,6 +175,7 @@ def adapt(
         before=before,
         recalibrated=recalibrated,
         tuned=tuned,
+        tuning_parts=tuning_parts,
         seconds=time.monotonic() - began,
     )
 
@@ -209,6 +225,11 @@ def _held_out(
         line, threshold = point(labels[~held], logits[~held])
         probabilities[held], thresholds[held] = line.apply(logits[held]), threshold
     return Scored(probabilities=probabilities, thresholds=thresholds)
+
+
+def _pays(tuned: Scored, recalibrated: Scored, labels: Ints, of: np.ndarray) -> bool:
+    """Whether the films that `of` [N] picks say that having learned is better."""
+    return tuned.loss(labels, of) < recalibrated.loss(labels, of)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ def adapted(films: int = 40, *, method: Method = "fine-tuned") -> tuple[Adapted,
         before=scored(np.clip(after / 10 + 0.8, 0, 1), np.full(films, 0.5)),
         recalibrated=scored(after * 0.9, np.full(films, 0.4)),
         tuned=tuned,
+        tuning_parts=(0, 1) if method == "fine-tuned" else (),
         seconds=1.0,
     )
     rows = pd.DataFrame({"path": [f"{n}.png" for n in range(films)], "patient": np.arange(films).astype(str)})
@@ -70,6 +71,7 @@ def test_metrics_text_and_json_say_the_same() -> None:
     ("method", "tuned", "said"),
     [
         ("fine-tuned", True, "fine-tuned and recalibrated; fine-tuning gave AUC"),
+        ("fine-tuned", True, "scored by the way that the other parts chose, 2 of 2 by fine-tuning"),
         ("recalibrated", True, "fine-tuning would not have paid"),
         ("recalibrated", False, "fine-tuning needs 16 films and 5 patients of each class"),
     ],

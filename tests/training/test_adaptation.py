@@ -135,6 +135,31 @@ def test_films_that_tell_nothing_are_refused(start: Model, missing: int) -> None
         adapt(start, replace(local, films=local.films[kept], labels=local.labels[kept], patients=local.patients[kept]))
 
 
+def test_a_part_s_own_films_have_no_say_in_how_they_are_scored(start: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that is far better on one part and worse on all others is taken for the sake of that part: it scores
+    the others, whose films it won with the help of that part, and not that part's."""
+    local, rng = place(40, each=1), np.random.default_rng(0)
+    fold = folds(local.labels, local.patients, adaptation.FOLDS, seed=0)
+    way, noise = 2 * local.labels - 1, rng.normal(0, 1, len(fold))
+    first, learned = 0.5 * way + noise, np.where(fold == 0, 2 * way, 0.4 * way + noise)
+
+    class Learned(Model):
+        pass
+
+    def logits(model: Model, films: np.ndarray) -> np.ndarray:
+        at = [np.flatnonzero((local.films == film).all((1, 2)))[0] for film in films]
+        return (learned if isinstance(model, Learned) else first)[at]
+
+    monkeypatch.setattr(Model, "logits", logits)
+    monkeypatch.setattr(adaptation, "_learn", lambda model, place, takes, *_: [Learned(**vars(model)) for _ in takes])
+    found = adapt(start, local)
+    assert (found.method, found.tuning_parts) == ("fine-tuned", (1, 2, 3, 4))
+    for part in range(5):
+        scored = found.recalibrated if part == 0 else found.tuned
+        assert (found.after.probabilities[fold == part] == scored.probabilities[fold == part]).all()
+        assert (found.after.thresholds[fold == part] == scored.thresholds[fold == part]).all()
+
+
 @pytest.mark.slow
 def test_what_has_nothing_to_learn_keeps_its_networks(start: Model, quick: None) -> None:
     """Labels by chance: fine-tuning cannot help on held-out films, and a new line cannot harm much."""
