@@ -11,20 +11,20 @@ from typing import Literal
 from pneumonia.config import TrainConfig
 from pneumonia.data.classes import is_opacity_task
 from pneumonia.data.index import Index
-from pneumonia.results.adaptation import Adaptation
 from pneumonia.results.evaluation import Evaluation
-from pneumonia.tracking.tags import FINGERPRINT, PARENT, PARENT_RUN, PLACE
 
 DESCRIPTION_LENGTH = 5000  # PostgreSQL refuses a longer one, sqlite keeps it silently
 TEST = "Test films"
 STRANGE = "Films that it does not know"
-LINEAGE, HELD_OUT = "Lineage", "Held-out local films"  # of adapted models
+LINEAGE, HELD_OUT, UNLABELLED = "Lineage", "Held-out local films", "Films without labels"  # of adapted models
+UNOPENED = "Not opened yet: `pneumonia evaluate` does."
 # The sections of a description; where not all have room, the first ones.
 KEPT = (
     "Intended use",
     LINEAGE,
     "Validation films",
     HELD_OUT,
+    UNLABELLED,
     TEST,
     "Known failures",
     "Threshold",
@@ -109,12 +109,12 @@ def card(name: str, *, index: Index, made: Made, validation: Evaluation, tags: M
         )
     commit = tags.get("mlflow.source.git.commit")
     sections = {
-        "Intended use": _bullets(
+        "Intended use": bullets(
             f"Gives a probability that a frontal chest film is {positive} rather than {negative}.",
             "For research and teaching. It is not a medical device, and nobody's treatment may depend on it.",
             *USES[whose],
         ),
-        "Data": _bullets(
+        "Data": bullets(
             *DATA[whose],
             f"Positive class: {positive}; negative class: {negative}.",
             f"Fingerprint of the films: {index.fingerprint}.",
@@ -124,7 +124,7 @@ def card(name: str, *, index: Index, made: Made, validation: Evaluation, tags: M
             ("split", "class", "subtype", "films", "patients"),
             [(c["split"], c["class"], c["subtype"] or "-", c["films"], c["patients"]) for c in index.report.counts],
         ),
-        "Protocol": _bullets(
+        "Protocol": bullets(
             "Validation films are whole patients, chosen by a salted hash or given as such; no patient is on both "
             "sides.",
             f"{made.network()}, {made.training(scored_on)}; sampler: {config.sampler}.{painted}",
@@ -133,9 +133,9 @@ def card(name: str, *, index: Index, made: Made, validation: Evaluation, tags: M
         ),
         "Validation films": "These films chose epoch, calibration and threshold, so the figures flatter.\n\n"
         + _scores(validation),
-        TEST: "Not opened yet: `pneumonia evaluate` does.",
-        "Known failures": _bullets(*FAILURES[whose]),
-        STRANGE: _bullets(
+        TEST: UNOPENED,
+        "Known failures": bullets(*FAILURES[whose]),
+        STRANGE: bullets(
             "Each answer says how familiar the film is: the share of the validation films that are at least as far "
             "from the training films. Below 0.05 it is called unfamiliar, as one validation film in twenty is, and its "
             "probability may mean nothing.",
@@ -145,54 +145,13 @@ def card(name: str, *, index: Index, made: Made, validation: Evaluation, tags: M
         "Threshold": f"A film is called {positive} when its probability is at least {validation.threshold:.4f}: the "
         f"threshold that maximises balanced accuracy on the validation films{copies}, "
         "once each film's logit is blurred.",
-        "How to make it again": _bullets(
+        "How to make it again": bullets(
             f"Commit: {commit}" if commit else "Commit: unknown, it was not made from a checkout",
             f"Films: fingerprint {index.fingerprint[:12]}; seed {config.seed}",
             made.command(positive),
         ),
     }
-    return _join(f"Model card: {name}", sections)
-
-
-def adapted_card(name: str, *, adaptation: Adaptation, params: Mapping[str, object], tags: Mapping[str, str]) -> str:
-    """The card of a model that was adapted to a place.
-
-    Args:
-        name: of the registered model.
-        params: of the run: what it was asked for, and the recipe.
-        tags: of the run: the place, and the model that was adapted.
-    """
-    (negative, positive), adapted = adaptation.classes, adaptation.adapted
-    parent, place, run = tags[PARENT], tags[PLACE], tags.get(PARENT_RUN)
-    replay = "" if params["replay"] == "none" else ", with training films of its first place mixed in"
-    line = adapted.model.calibration
-    sections = {
-        "Intended use": _bullets(
-            f"Gives a probability that a frontal chest film of {place} is {positive} rather than {negative}.",
-            "For research and teaching. It is not a medical device, and nobody's treatment may depend on it.",
-            "Not for another place: it has been moved away from what it first learned.",
-        ),
-        LINEAGE: _bullets(
-            f"Made from {parent}" + (f", run {run}" if run else "") + f": {adaptation.how()}{replay}.",
-            "What holds of that model's films and failures is in its own card.",
-        ),
-        HELD_OUT: adaptation.text(),
-        TEST: "Not opened yet: `pneumonia evaluate` does.",
-        "Known failures": _bullets(
-            f"Measured on {adaptation.films} films of one place, so that the intervals are wide.",
-            "Films of the first place may be told apart less well than before.",
-        ),
-        "Threshold": f"A film is called {positive} when its probability is at least {adapted.model.threshold:.4f}. "
-        f"The calibration's line (slope {line.slope:.3f}, intercept {line.intercept:.3f}) and the threshold come from "
-        "the held-out local films.",
-        "How to make it again": _bullets(
-            f"Commit: {tags.get('mlflow.source.git.commit', 'unknown, it was not made from a checkout')}",
-            f"Films: fingerprint {tags[FINGERPRINT][:12]}; seed {params['seed']}",
-            f"`pneumonia adapt --model {params['model']} --data FILMS --name {place} --seed {params['seed']}`"
-            + (" with `--replay`" if replay else ""),
-        ),
-    }
-    return _join(f"Model card: {name}", sections)
+    return join(f"Model card: {name}", sections)
 
 
 def with_test(card: str, evaluation: Evaluation, *, folder: str, openings: int) -> str:
@@ -200,7 +159,7 @@ def with_test(card: str, evaluation: Evaluation, *, folder: str, openings: int) 
     title, sections = _split(card)
     times = "the first time that they were opened" if openings == 1 else f"opening number {openings}"
     sections[TEST] = f"{folder}, {times} for this model.\n\n" + _scores(evaluation)
-    return _join(title, sections)
+    return join(title, sections)
 
 
 def summary(card: str, *, more: str) -> str:
@@ -210,9 +169,9 @@ def summary(card: str, *, more: str) -> str:
     room = DESCRIPTION_LENGTH - len(tail)
     kept: dict[str, str] = {}
     for name in KEPT:
-        if name in sections and len(_join("", {**kept, name: sections[name]})) <= room:
+        if name in sections and len(join("", {**kept, name: sections[name]})) <= room:
             kept[name] = sections[name]
-    return _join("", {name: kept[name] for name in sections if name in kept}) + tail
+    return join("", {name: kept[name] for name in sections if name in kept}) + tail
 
 
 def _scores(evaluation: Evaluation) -> str:
@@ -221,10 +180,11 @@ def _scores(evaluation: Evaluation) -> str:
         f"({group.interval[0]:.3f} to {group.interval[1]:.3f})"
         for group in evaluation.subgroups
     ]
-    return evaluation.text() + "\n\n" + _bullets(*subgroups)
+    return evaluation.text() + "\n\n" + bullets(*subgroups)
 
 
-def _join(title: str, sections: Mapping[str, str]) -> str:
+def join(title: str, sections: Mapping[str, str]) -> str:
+    """A card as Markdown: its title, if it has one, and sections by their names."""
     head = f"# {title}\n\n" if title else ""
     return head + "\n\n".join(f"## {name}\n\n{text}" for name, text in sections.items())
 
@@ -238,7 +198,8 @@ def _split(card: str) -> tuple[str, dict[str, str]]:
     return head.removeprefix("# "), sections
 
 
-def _bullets(*lines: str) -> str:
+def bullets(*lines: str) -> str:
+    """A list in Markdown."""
     return "\n".join(f"- {line}" for line in lines)
 
 

@@ -17,7 +17,7 @@ from pneumonia.metrics.calibration import match_prevalence
 from pneumonia.registry import versions
 from pneumonia.registry.held_out import COLUMNS, held_out_of
 from pneumonia.reports import plots
-from pneumonia.reports.model_card import adapted_card
+from pneumonia.reports.adapted_card import adapted_card, matched_card
 from pneumonia.results.adaptation import Adaptation, Matched, assess
 from pneumonia.runs.context import RunContext
 from pneumonia.runs.listener import SILENT, Listener
@@ -186,6 +186,11 @@ def match_and_record(
         record.update(
             tags={**record.run.tags, METHOD: "unlabelled"}, description=f"{record.run.description}\n\n{found.text()}"
         )
+        assert record.run.register is not None
+        card = matched_card(
+            record.run.register, matched=found, classes=index.classes, params=record.params, tags=record.run.tags
+        )
+        (record.artifacts / CARD).write_text(card, encoding="utf-8")
         moved = replace(start, calibration=line, threshold=threshold)
         folds = np.arange(len(after)) % adaptation.FOLDS
         known = familiarity.fit_to_few(start.network, adaptation.RECIPE, np.asarray(decoded.films), folds)
