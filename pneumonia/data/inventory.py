@@ -59,6 +59,16 @@ class Report:
             "data/leaks_left_out": self.leaked,
         }
 
+    def flow(self) -> list[tuple[str, int]]:
+        """From what was found to what is used: what is counted, and how many."""
+        return [
+            ("found in the folder", self.found),
+            ("left out: copies within a split", self.copies),
+            ("left out: the film or its patient is in another split too", self.leaked),
+            ("left out: cannot be read", len(self.corrupt)),
+            ("in use", self.used),
+        ]
+
     def lines(self) -> list[str]:
         """For people: at most five examples of each problem."""
         lines = [f"{self.used:,} of {self.found:,} films used"]

@@ -10,25 +10,19 @@ from pneumonia.data.index import Index
 from pneumonia.reports.page import Section, bullets, page, picture, row, table, text
 from pneumonia.results.comparison import Comparison
 from pneumonia.results.evaluation import NAMES
+from pneumonia.results.recipes import Recipes
 
 DISAGREED_ROWS = 100
 
 
 def html(found: Comparison, index: Index, *, curves: bytes) -> str:
     """The page: what the tests say, the scores, the curves (a PNG), and the films on which the models disagree."""
-    names, films, positive = found.numbered, len(found.rows), int(found.rows["label"].sum())
-    intro = text(
-        f"{len(found.models)} models on the same {films:,} validation films of {found.rows['patient'].nunique():,} "
-        f"patients in {index.root.name}: {positive:,} {found.classes[1]}, {films - positive:,} {found.classes[0]}. "
-        f"The reference is {names[0]}.",
-        *found.notes,
-    )
+    names = found.numbered
     alone = [
         (name, pair.alone[0], pair.alone[1], f"{pair.differences['accuracy'].p:.3g}")
         for name, pair in zip(names[1:], found.pairs, strict=True)
     ]
     sections = [
-        Section("What the tests say", [bullets(found.sentences())]),
         Section(
             "Scores",
             [
@@ -50,7 +44,7 @@ def html(found: Comparison, index: Index, *, curves: bytes) -> str:
         Section("Curves", [row(picture(curves, alt="ROC curves of all models"))]),
         Section("Films on which they disagree", [_disagreed(found)]),
     ]
-    return comparison("models", sections, intro=intro, failures=found.failures)
+    return comparison("models", found, index, sections)
 
 
 def scores_table(scores: pd.DataFrame, column: str, names: Sequence[str], *, caption: str) -> Markup:
@@ -61,11 +55,23 @@ def scores_table(scores: pd.DataFrame, column: str, names: Sequence[str], *, cap
     return table(header, rows.itertuples(index=False), caption=caption)
 
 
-def comparison(of: str, sections: list[Section], *, intro: Markup, failures: Sequence[tuple[str, str]]) -> str:
-    """The page of a comparison, with the films that could not be scored behind its sections."""
-    unscored = [Section("Not scored", [bullets(f"{path}: {error}" for path, error in failures)])] if failures else []
+def comparison(of: str, found: Comparison | Recipes, index: Index, sections: list[Section], *, more: str = "") -> str:
+    """The page of a comparison: around its own sections the films, what the tests say, and the films that could not be
+    scored. `more` is a sentence for its beginning.
+    """
+    rows, (negative, positive) = found.rows, found.classes
+    ill = int(rows["label"].sum())
+    intro = text(
+        f"{len(found.numbered)} {of} on the same {len(rows):,} validation films of {rows['patient'].nunique():,} "
+        f"patients in {index.root.name}: {ill:,} {positive}, {len(rows) - ill:,} {negative}. {more}"
+        f"The reference is {found.numbered[0]}.",
+        *found.notes,
+    )
+    said = Section("What the tests say", [bullets(found.sentences())])
+    lost = [f"{path}: {error}" for path, error in found.failures]
+    unscored = [Section("Not scored", [bullets(lost)])] if lost else []
     footer = "For research and teaching; not a medical device."
-    return page(f"Comparison of {of}", [*sections, *unscored], intro=intro, footer=footer)
+    return page(f"Comparison of {of}", [said, *sections, *unscored], intro=intro, footer=footer)
 
 
 def _disagreed(found: Comparison) -> Markup:

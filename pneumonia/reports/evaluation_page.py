@@ -96,11 +96,7 @@ def _method(name: str) -> str:
 def _films(e: Evaluation, index: Index) -> list[Markup]:
     report = index.report
     flow = [
-        ("found in the folder", report.found),
-        ("left out: copies within a split", report.copies),
-        ("left out: the film or its patient is in another split too", report.leaked),
-        ("left out: cannot be read", len(report.corrupt)),
-        ("in use", report.used),
+        *report.flow(),
         (f"of these in {e.split}", len(e.rows) + len(e.failures)),
         (f"{e.split} films that the model could not score", len(e.failures)),
         (f"scored {e.split} films", len(e.rows)),

@@ -78,11 +78,7 @@ def html(e: Exploration, pictures: dict[str, bytes]) -> str:
 def _films(e: Exploration) -> list[Markup]:
     report = e.index.report
     flow = [
-        ("found in the folder", report.found),
-        ("left out: copies within a split", report.copies),
-        ("left out: the film or its patient is in another split too", report.leaked),
-        ("left out: cannot be read", len(report.corrupt)),
-        ("in use", report.used),
+        *report.flow(),
         *((f"no film: {reason}", n) for reason, n in report.ignored.items()),
     ]
     of_split = e.films["split"].value_counts()

@@ -5,7 +5,7 @@ from markupsafe import Markup
 
 from pneumonia.data.index import Index
 from pneumonia.reports.comparison_page import comparison, scores_table
-from pneumonia.reports.page import Section, bullets, picture, row, table, text
+from pneumonia.reports.page import Section, picture, row, table
 from pneumonia.results.recipes import Recipes
 
 APART_ROWS = 100
@@ -13,16 +13,9 @@ APART_ROWS = 100
 
 def html(found: Recipes, index: Index, *, seeds: bytes) -> str:
     """The page: what the tests say, the scores, the seeds (a PNG), and the films on which the recipes differ most."""
-    names, films, positive = found.numbered, len(found.rows), int(found.rows["label"].sum())
+    names = found.numbered
     trained = ", ".join(f"{name} with {len(of.seeds)}" for name, of in zip(names, found.recipes, strict=True))
-    intro = text(
-        f"{len(names)} recipes on the same {films:,} validation films of {found.rows['patient'].nunique():,} patients "
-        f"in {index.root.name}: {positive:,} {found.classes[1]}, {films - positive:,} {found.classes[0]}. "
-        f"Trained with so many seeds: {trained}. The reference is {names[0]}.",
-        *found.notes,
-    )
     sections = [
-        Section("What the tests say", [bullets(found.sentences())]),
         Section(
             "Scores",
             [
@@ -38,7 +31,7 @@ def html(found: Recipes, index: Index, *, seeds: bytes) -> str:
         Section("Seeds", [row(picture(seeds, alt="Scores of every seed of each recipe"))]),
         Section("Films on which they differ", [_apart(found)]),
     ]
-    return comparison("recipes", sections, intro=intro, failures=found.failures)
+    return comparison("recipes", found, index, sections, more=f"Trained with so many seeds: {trained}. ")
 
 
 def _apart(found: Recipes) -> Markup:
