@@ -153,7 +153,8 @@ def adapt(
     before = Scored(probabilities=start.calibration.apply(raw), thresholds=np.full(len(labels), start.threshold))
     recalibrated = _held_out(parts, raw, labels, lambda y, x: recalibrate(start.calibration, y, x))
     method: Method = "recalibrated"
-    final, logits, tuned, tuning_parts = start, raw, None, ()
+    tuning_parts: tuple[int, ...] = ()
+    final, logits, tuned = start, raw, None
     line, threshold = recalibrate(start.calibration, labels, raw)
     if can_tune(labels, patients):
         every = np.ones(len(labels), bool)
