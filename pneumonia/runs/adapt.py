@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import mlflow.pyfunc
 import numpy as np
 
 from pneumonia.config import TrainConfig
@@ -313,5 +312,5 @@ def _write_model(record: Record, model: Model, known: Familiarity, *, size: int,
             calibration=model.calibration,
             familiarity=known,
         )
-        mlflow.pyfunc.save_model(str(whole), **export.pyfunc_arguments(package))
+        export.save(package, whole)
         whole.rename(record.model)  # a record has a whole model or none

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 
@@ -144,7 +143,7 @@ def warm_up() -> None:
             calibration=Calibration(slope=1.0, intercept=0.0),
             familiarity=familiarity.fit(network, TrainConfig(size=32), films, films),
         )
-        mlflow.pyfunc.save_model(folder / "model", **export.pyfunc_arguments(folder / "package"))
+        export.save(folder / "package", folder / "model")
 
 
 def suited(config: TrainConfig, index: Index, *, listener: Listener = SILENT) -> TrainConfig:
@@ -207,7 +206,7 @@ def write_results(
         if looks is not None:
             write_gallery(record, Predictor(folder), data, looks, fitted)
         if keep_model:
-            mlflow.pyfunc.save_model(str(model), **export.pyfunc_arguments(folder))
+            export.save(folder, model)
             model.rename(record.model)  # a record has a whole model or none
     record.summarise(
         {

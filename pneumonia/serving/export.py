@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 import safetensors.torch
 import torch
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from torch import nn
 
@@ -258,6 +259,16 @@ def requirements() -> list[str]:
         "simplejpeg",
     )
     return [f"{name}=={version(name)}" for name in names]
+
+
+def save(folder: Path, path: Path) -> None:
+    """Writes the package in `folder` as the MLflow model `path`, of two flavours: pyfunc, which is served, and onnx, by
+    which `mlflow.onnx.load_model` and programs in other languages find the graph. It stands there once.
+    """
+    graph = f"artifacts/{folder.name}/model.onnx"
+    model = Model()
+    model.add_flavor("onnx", onnx_version=version("onnx"), data=graph, providers=["CPUExecutionProvider"], code=None)
+    mlflow.pyfunc.save_model(str(path), mlflow_model=model, **pyfunc_arguments(folder))
 
 
 def pyfunc_arguments(folder: Path) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 import json
 
+import mlflow.onnx
+import mlflow.pyfunc
 import numpy as np
+import onnxruntime
 import pytest
 import safetensors.torch
 import torch
@@ -50,6 +53,19 @@ def test_the_package_scores_like_the_network(folder, films):
     assert np.ptp(probabilities) > 0.01
     np.testing.assert_allclose(predictor.probabilities(films), probabilities, atol=1e-5)
     assert (predictor.size, predictor.classes, predictor.threshold) == (SIZE, CLASSES, 0.4)
+
+
+def test_mlflow_s_onnx_flavour_finds_the_graph_which_is_there_once(folder, films, tmp_path):
+    package.save(folder, tmp_path / "model")
+    graph = mlflow.onnx.load_model(str(tmp_path / "model"))
+    shown = served.standardise(films.copy())
+    with torch.inference_mode():
+        expected = TinyNetwork().eval()(torch.from_numpy(shown)).numpy()
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(["logit"], {"films": shown})[0], expected, atol=1e-5)
+    assert len(list((tmp_path / "model").rglob("*.onnx"))) == 1
+    served_model = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    assert 0 < served_model.predict(package.input_example())["probability"][0] < 1
 
 
 def test_settings_of_version_0_1_are_read(tmp_path, films):
