@@ -76,7 +76,7 @@ class Nginx:
         backends: the ports of the scoring servers.
 
     Raises:
-        NginxError: it is not installed, has no JavaScript module, or does not take the configuration or the address.
+        NginxError: it is not installed, has no JavaScript module, or does not take the configuration.
     """
 
     def __init__(self, folder: Path, *, host: str, port: int, backends: tuple[int, int]) -> None:

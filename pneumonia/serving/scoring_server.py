@@ -122,7 +122,8 @@ class ScoringServer:
         command = [sys.executable, "-m", "mlflow", "models", what, "-m", str(self.folder)]
         environment = dict(self._environment)
         if what != "serve":
-            environment.pop("PNEUMONIA_ANSWERS", None)  # it is no answer that anybody gets
+            for counted in ("PNEUMONIA_ANSWERS", "PROMETHEUS_MULTIPROC_DIR"):  # it is no answer that anybody gets
+                environment.pop(counted, None)
         process = processes.start(
             [*command, *words, "--env-manager", self.options.env_manager],
             stdin=subprocess.DEVNULL,
