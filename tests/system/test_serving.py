@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -336,8 +336,16 @@ http {{
 
 
 @contextmanager
-def nginx(backend: str, prefix: Path, *, ready: tuple[int, ...] = (200,)) -> Iterator[tuple[str, Path]]:
-    """URL and log of an nginx with the configuration that the README gives, but for two ports and the page's place."""
+def nginx(
+    backend: str,
+    prefix: Path,
+    *,
+    ready: tuple[int, ...] = (200,),
+    prepare: Callable[[Path], object] = lambda conf: None,
+) -> Iterator[tuple[str, Path]]:
+    """URL and log of an nginx with the configuration that the README gives, but for two ports and the page's place.
+    `prepare` is called with the folder of the configuration before it starts.
+    """
     if NGINX is None or not JS_MODULE.exists():
         pytest.skip("needs nginx with its JavaScript module: apt-get install nginx-light libnginx-mod-http-js")
     port, log = free_port(), prefix / "log.txt"
@@ -351,6 +359,7 @@ def nginx(backend: str, prefix: Path, *, ready: tuple[int, ...] = (200,)) -> Ite
     for old, new in changes.items():
         assert old in site.read_text()
         site.write_text(site.read_text().replace(old, new))
+    prepare(prefix / "conf.d")
     (prefix / "nginx.conf").write_text(MAIN_CONF.format(module=JS_MODULE))
     with log.open("wb") as output:
         command = [NGINX, "-p", str(prefix), "-c", "nginx.conf"]
@@ -651,3 +660,81 @@ def test_nginx_says_that_the_scoring_server_does_not_answer(tmp_path):
             assert answer.status_code == 502
             message = "the scoring server does not answer"
             assert answer.json() == {"error_code": "TEMPORARILY_UNAVAILABLE", "message": message}
+
+
+# --- with TLS and passwords
+
+LINE = "# include conf.d/pneumonia.access;"
+
+
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory) -> Path:
+    """A certificate that signed itself, its key, and one user `ward` with the password `right`."""
+    folder = tmp_path_factory.mktemp("secrets")
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"),
+            *("-keyout", "pneumonia.key", "-out", "pneumonia.crt"),
+        ],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
+    made = subprocess.run(["openssl", "passwd", "-apr1", "right"], check=True, capture_output=True, text=True)
+    (folder / "pneumonia.users").write_text(f"ward:{made.stdout}")
+    return folder
+
+
+@contextmanager
+def with_access(server: Server, prefix: Path, secrets: Path) -> Iterator[tuple[str, str]]:
+    """The addresses without and with TLS of an nginx whose line about access is on."""
+    port = free_port()
+
+    def turn_on(conf: Path) -> None:
+        site = conf / "pneumonia.conf"
+        assert site.read_text().count(LINE) == 1
+        site.write_text(site.read_text().replace(LINE, LINE.removeprefix("# ")))
+        access = conf / "pneumonia.access"
+        assert "listen 8443 ssl;" in access.read_text()
+        access.write_text(access.read_text().replace("listen 8443 ssl;", f"listen 127.0.0.1:{port} ssl;"))
+        shutil.copytree(secrets, conf.parent / "secrets")
+
+    with ExitStack() as stack:
+        for folder in (prefix, *prefix.parents[:3]) if os.getuid() == 0 else ():  # nginx's workers are others
+            folder.chmod(folder.stat().st_mode | 0o111)
+        backend = server.url.removeprefix("http://")
+        plain, _ = stack.enter_context(nginx(backend, prefix, ready=(426,), prepare=turn_on))
+        yield plain, f"https://127.0.0.1:{port}"
+
+
+def test_nginx_with_access_on_answers_only_who_has_a_password_and_only_by_tls(server, secrets, tmp_path):
+    with with_access(server, tmp_path, secrets) as (plain, url), requests.Session() as session:
+        session.verify = str(secrets / "pneumonia.crt")
+        right, wrong = ("ward", "right"), ("ward", "wrong")
+        answer = session.post(f"{url}/invocations", json=records(JPEG), auth=right)
+        assert answer.json() == {"predictions": [expected(server, JPEG)]}
+        assert session.post(f"{url}/invocations", json=records(b"secret"), auth=right).status_code == 400
+        assert session.get(f"{url}/ping", auth=right).status_code == 200
+        for auth in (None, wrong, ("other", "right")):
+            for refused in (
+                session.post(f"{url}/invocations", json=records(JPEG), auth=auth),
+                session.get(f"{url}/ping", auth=auth),
+            ):
+                assert refused.status_code == 401
+                assert refused.headers["WWW-Authenticate"].startswith("Basic ")
+                assert refused.json() == {
+                    "error_code": "UNAUTHENTICATED",
+                    "message": "a name and a password are needed",
+                }
+        for refused in (
+            session.post(f"{plain}/invocations", json=records(JPEG), auth=right),
+            session.get(f"{plain}/ping", auth=right),
+        ):
+            assert refused.status_code == 426
+            assert refused.json().keys() == {"error_code", "message"}
+
+
+def test_nginx_as_shipped_asks_nobody_who_he_is(guarded):
+    assert LINE in (Path(package.__file__).parent / "nginx" / "pneumonia.conf").read_text()
+    assert guarded.post(records(JPEG)).status_code == 200
