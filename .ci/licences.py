@@ -23,11 +23,16 @@ Written by `.ci/licences.py` from what the packages' metadata says, on Linux wit
 | what | licence |
 |---|---|
 | the code of a package, `served.py`, and its graph | MIT, as this project |
-| weights that were trained from random ones, which is the default | whoever trained them says; they are made of the films, and no weights are given out with this project |
-| the public films (Kermany, Zhang, Goldbaum 2018, doi 10.17632/rscbjbr9sj.2), where it was trained on them | CC BY 4.0: name the authors |
-| weights that a training began with (`--weights`), of torchvision or timm | those of their authors: `weights` in `package.json` and the model card name them, and their licence where the library states one |
+| weights that were trained from random ones, which is the default | whoever trained them says; \
+they are made of the films, and no weights are given out with this project |
+| the public films (Kermany, Zhang, Goldbaum 2018, doi 10.17632/rscbjbr9sj.2), where it was trained \
+on them | CC BY 4.0: name the authors |
+| weights that a training began with (`--weights`), of torchvision or timm | \
+those of their authors: `weights` in `package.json` and the model card name them, \
+and their licence where the library states one |
 
-Other programs of [the compose file](compose.yaml): PostgreSQL (PostgreSQL licence), nginx and its JavaScript module (BSD-2-Clause), Python (PSF-2.0), Debian's packages (each its own, in `/usr/share/doc`).
+Other programs of [the compose file](compose.yaml): PostgreSQL (PostgreSQL licence), nginx and its JavaScript module \
+(BSD-2-Clause), Python (PSF-2.0), Debian's packages (each its own, in `/usr/share/doc`).
 
 ## The packages of a served model
 
