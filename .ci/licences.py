@@ -36,7 +36,8 @@ Other programs of [the compose file](compose.yaml): PostgreSQL (PostgreSQL licen
 
 ## The packages of a served model
 
-`*` stands at those that a model names itself; the others are needed by these.
+`*` stands at those that a model names itself; the others are needed by these. The wheel of opencv-python-headless \
+brings FFmpeg (LGPL-2.1) and other libraries, whose texts are in its `LICENSE-3RD-PARTY.txt`.
 
 | package | version | licence |
 |---|---|---|
