@@ -698,7 +698,7 @@ def with_access(server: Server, prefix: Path, secrets: Path) -> Iterator[tuple[s
         access = conf / "pneumonia.access"
         assert "listen 8443 ssl;" in access.read_text()
         access.write_text(access.read_text().replace("listen 8443 ssl;", f"listen 127.0.0.1:{port} ssl;"))
-        shutil.copytree(secrets, conf.parent / "secrets")
+        Path(shutil.copytree(secrets, conf.parent / "secrets")).chmod(0o755)
 
     with ExitStack() as stack:
         for folder in (prefix, *prefix.parents[:3]) if os.getuid() == 0 else ():  # nginx's workers are others
