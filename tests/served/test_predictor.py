@@ -100,6 +100,17 @@ def test_a_film_that_is_called_normal_stays_grey(tmp_path):
     np.testing.assert_array_equal(grey, np.repeat(film[..., np.newaxis], 3, axis=2))
 
 
+def test_a_network_without_feature_maps_before_its_head_has_heatmaps_too(tmp_path):
+    class Pooled(Bright):
+        def maps(self, x: torch.Tensor) -> torch.Tensor:
+            return super().maps(x).mean((2, 3), keepdim=True)
+
+    film = spotted(12, 20)
+    falls = served.Predictor(write(tmp_path / "package", Pooled(), size=64)).evidence(film)
+    down, across = np.unravel_index(falls.argmax(), falls.shape)
+    assert (down, across) in {(2, 1), (1, 1)}  # the spot lies between two places
+
+
 def test_what_speaks_against_illness_is_cold(tmp_path):
     film = spotted(20, 20)
     predictor = served.Predictor(write(tmp_path / "package", Bright(-128.0), size=64))
