@@ -8,6 +8,7 @@ metadata says, on the platform of this machine.
 
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -69,7 +70,7 @@ def licence(package: Distribution) -> str:
     Raises:
         ValueError: it says nothing.
     """
-    about = package.metadata
+    about: Any = package.metadata
     if expression := about.get("License-Expression"):
         return expression
     classifiers = [line for line in about.get_all("Classifier") or [] if line.startswith("License ::")]

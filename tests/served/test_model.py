@@ -57,7 +57,7 @@ def test_explain_adds_a_heatmap(model, films):
     [
         (pd.DataFrame({"image": [GOOD, None]}), "record 1: the image is missing"),
         (pd.DataFrame({"image": [GOOD, float("nan")]}), "record 1: the image is missing"),
-        (pd.DataFrame({"image": [3]}), "record 0: the image must be base64"),
+        (pd.DataFrame({"image": [3]}, dtype=object), "record 0: the image must be base64"),
         (pd.DataFrame({"image": [[1, 2]]}), "record 0: the image must be base64"),
         (pd.DataFrame({"image": [{"secret": 1}]}), "record 0: the image must be base64"),
         (pd.DataFrame({"image": ["/etc/secret.png"]}), "record 0: the image is not base64"),
@@ -67,7 +67,7 @@ def test_explain_adds_a_heatmap(model, films):
         (pd.DataFrame({"image": ["sécret"]}), "record 0: the image is not base64"),
         (pd.DataFrame({"image": [""]}), "record 0: the film is empty"),
         (pd.DataFrame({"secret": [GOOD]}), "no records with a column 'image'"),
-        (pd.DataFrame({"image": []}), "1 to 1000 records, not 0"),
+        (pd.DataFrame({"image": []}, dtype=object), "1 to 1000 records, not 0"),
         (pd.DataFrame({"image": [GOOD] * 1001}), "1 to 1000 records, not 1001"),
     ],
     ids=range(14),

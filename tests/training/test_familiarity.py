@@ -197,8 +197,6 @@ def test_the_table_of_predictions_has_it(model: predict.Model, tmp_path: Path) -
     assert table["familiar"].tolist() == [True, False, pd.NA]
     assert table["familiarity"].isna().tolist() == [False, False, True]
     assert table["warning"].tolist() == ["", serving.STRANGE, ""]
-    rows = [json.loads(line) for line in predict.render(table, ".jsonl").splitlines()]
-    assert [row["familiar"] for row in rows] == [True, False, None]
 
 
 def test_a_model_of_before_goes_on_without_it(model: predict.Model, tmp_path: Path) -> None:
