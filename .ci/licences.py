@@ -72,12 +72,12 @@ def licence(package: Distribution) -> str:
     """
     about: Any = package.metadata
     if expression := about.get("License-Expression"):
-        return expression
+        return str(expression)
     classifiers = [line for line in about.get_all("Classifier") or [] if line.startswith("License ::")]
     if named := [line.split(" :: ")[-1] for line in classifiers if line != "License :: OSI Approved"]:
         return ", ".join(named)
     if text := (about.get("License") or "").strip():
-        return text.splitlines()[0][:80]
+        return str(text.splitlines()[0][:80])
     raise ValueError(f"{package.name} does not say its licence")
 
 
