@@ -109,11 +109,12 @@ def database() -> Iterator[str]:
 def train(folder: Path, tracking: str) -> None:
     """Registers a small model at the server, as its users do from their own environment."""
     films = dataset.write(folder / "films", seed=0, train=64, test=16)
+    (test,) = films.rglob("test")
     variables = {"MLFLOW_TRACKING_URI": tracking, "PNEUMONIA_HOME": str(folder / "home")}
     words = ["search", "--data", str(films), "--trials", "1", "--epochs", "1", "--final-epochs", "1", "--size", "32"]
     for rest in (
         [*words, "--workers", "1"],
-        ["predict", "--model", "models:/pneumonia@champion", "-o", str(folder / "expected.csv"), str(films / "test")],
+        ["predict", "--model", "models:/pneumonia@champion", "-o", str(folder / "expected.csv"), str(test)],
     ):
         done = subprocess.run(
             [sys.executable, "-m", "pneumonia", *rest],

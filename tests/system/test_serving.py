@@ -479,22 +479,22 @@ def test_nginx_gives_the_page(guarded):
 
 
 def test_the_bare_server_takes_tables_of_films(server):
-    """MLflow's server itself reads CSV, with films in base64, and Parquet, with films as bytes or in base64. They come
-    without params."""
+    """MLflow's server itself reads CSV, with films in base64. It comes without params. For Parquet it needs pyarrow, which
+    would add a third to the served environment; without it the sentence says so.
+    """
     films = [JPEG, PNG, DICOM]
     answers = {"predictions": [expected(server, data) for data in films]}
-    for column in ([text(data) for data in films], films):
-        parquet = pd.DataFrame({"image": column}).to_parquet()
-        answer = server.post(None, data=parquet, headers={"Content-Type": "application/vnd.apache.parquet"})
-        assert answer.json() == answers, answer.text
     csv = pd.DataFrame({"image": [text(data) for data in films]}).to_csv(index=False)
     answer = server.post(None, data=csv, headers={"Content-Type": "text/csv"})
     assert answer.json() == answers, answer.text
     bad = pd.DataFrame({"image": [text(JPEG), text(b"secret words")]})
-    for body, kind in ((bad.to_csv(), "text/csv"), (bad.to_parquet(), "application/vnd.apache.parquet")):
-        answer = server.post(None, data=body, headers={"Content-Type": kind})
-        assert answer.status_code == 400
-        assert answer.json()["message"].startswith("record 1: the file is text")
+    answer = server.post(None, data=bad.to_csv(), headers={"Content-Type": "text/csv"})
+    assert answer.status_code == 400
+    assert answer.json()["message"].startswith("record 1: the file is text")
+    parquet = pd.DataFrame({"image": films}).to_parquet()
+    answer = server.post(None, data=parquet, headers={"Content-Type": "application/vnd.apache.parquet"})
+    assert answer.status_code == 400
+    assert "pyarrow" in answer.json()["message"]
 
 
 DEEP = '{"dataframe_records": ' + "[" * 5000 + "]" * 5000 + "}"
