@@ -479,8 +479,8 @@ def test_nginx_gives_the_page(guarded):
 
 
 def test_the_bare_server_takes_tables_of_films(server):
-    """MLflow's server itself reads CSV, with films in base64 and without params. For Parquet it needs pyarrow, which would
-    add a third to the served environment; without it the sentence says so.
+    """MLflow's server itself reads CSV, with films in base64 and without params. For Parquet it needs
+    pyarrow, which would add a third to the served environment; without it the sentence says so.
     """
     films = [JPEG, PNG, DICOM]
     answers = {"predictions": [expected(server, data) for data in films]}
