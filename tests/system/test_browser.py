@@ -320,7 +320,7 @@ return (a + 0.05) / (b + 0.05);
 
 def test_behind_nginx_the_same_page_asks_the_scoring_server(model: Any, browser: Browser, tmp_path: Path) -> None:
     # The page's own server stands in for MLflow's, which answers the same and takes longer to start.
-    with served(model, names=["scoring"]) as back, nginx(back.removeprefix("http://"), tmp_path / "nginx") as (url, _):
+    with served(model, names=["alone"]) as back, nginx(back.removeprefix("http://"), tmp_path / "nginx") as (url, _):
         browser.open(url)
         browser.see("Which version of the model answers, this server does not say.")
         browser.choose("#files", *files(tmp_path / "films", a_jpeg=JPEG, c_dcm=DICOM, d_txt=b"no film"))
