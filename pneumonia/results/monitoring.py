@@ -33,6 +33,21 @@ class Period:
 
 
 @dataclass(frozen=True)
+class Version:
+    """What answers are looked at against.
+
+    Attributes:
+        model: as it is called.
+        val: the validation predictions (path, patient, label, probability) of its run; None where it has none.
+    """
+
+    model: str
+    classes: tuple[str, str]
+    threshold: float
+    val: pd.DataFrame | None
+
+
+@dataclass(frozen=True)
 class Monitoring:
     """The answers of one version.
 
@@ -226,11 +241,8 @@ class Monitoring:
 
 def monitor(
     answers: pd.DataFrame,
+    version: Version,
     *,
-    model: str,
-    classes: tuple[str, str],
-    threshold: float,
-    val: pd.DataFrame | None,
     labels: pd.DataFrame | None = None,
     others: dict[str, int] | None = None,
     unread: int = 0,
@@ -240,26 +252,26 @@ def monitor(
 
     Args:
         answers: rows of `serving.answers.Answers.table`, at least one.
-        val: the validation predictions (path, patient, label, probability) of the version's run.
         labels: as `serving.answers.labels` returns it.
     """
     scored = answers[answers["error"] == ""]
     reference = None
+    val, positive = version.val, version.classes[1]
     if val is not None and val["label"].nunique() == 2:
-        is_ill = (val["label"] == classes[1]).to_numpy().astype(int)
+        is_ill = (val["label"] == positive).to_numpy().astype(int)
         reference = Reference(logit(val["probability"].to_numpy()), is_ill, val["patient"].to_numpy())
     found = (
         drift(logit(scored["probability"].to_numpy()), _days(scored), reference)
         if reference is not None and len(scored)
         else None
     )
-    whole, periods = _labelled(scored, labels, threshold)
+    whole, periods = _labelled(scored, labels, version.threshold)
     return Monitoring(
-        model=model,
-        classes=classes,
-        threshold=threshold,
+        model=version.model,
+        classes=version.classes,
+        threshold=version.threshold,
         answers=answers,
-        days=_by_day(answers, classes[1]),
+        days=_by_day(answers, positive),
         others=others or {},
         unread=unread,
         val=reference,

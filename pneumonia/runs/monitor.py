@@ -9,7 +9,7 @@ import pandas as pd
 from pneumonia.registry import versions
 from pneumonia.reports import monitor_figures, plots
 from pneumonia.reports.monitor_page import html
-from pneumonia.results.monitoring import Monitoring, monitor
+from pneumonia.results.monitoring import Monitoring, Version, monitor
 from pneumonia.runs.context import RunContext
 from pneumonia.runs.evaluate import chosen_on
 from pneumonia.serving import answers, predict
@@ -55,10 +55,7 @@ def monitor_and_record(
     known = None if labels is None else answers.labels(labels, model.classes)
     monitored = monitor(
         mine,
-        model=called,
-        classes=model.classes,
-        threshold=model.threshold,
-        val=chosen_on(tracker, model),
+        Version(model=called, classes=model.classes, threshold=model.threshold, val=chosen_on(tracker, model)),
         labels=known,
         others=others,
         unread=found.unread,

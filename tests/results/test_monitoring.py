@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pneumonia.results.monitoring import monitor
+from pneumonia.results.monitoring import Version, monitor
 
 CLASSES = ("NORMAL", "PNEUMONIA")
 
@@ -42,8 +42,8 @@ def made(days=20, films=30, *, share=0.6, shift=0.0, strange=0.05, start="2026-0
 
 
 def look(answers, **given):
-    settings = {"model": "the model", "classes": CLASSES, "threshold": 0.5, "val": val()}
-    return monitor(answers, **{**settings, **given})
+    version = Version(model="the model", classes=CLASSES, threshold=0.5, val=given.pop("val", val()))
+    return monitor(answers, version, **given)
 
 
 def test_alike_films_have_not_changed():
