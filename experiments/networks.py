@@ -111,19 +111,14 @@ def train(config: TrainConfig, films: Path, folder: Path, way: str) -> float:
 
 
 def at_home(model: Model, films: Path, size: int, way: str) -> dict[str, float]:
-    """A model's figures on validation and, if there are any, test films."""
+    """A model's figures on the validation films; test films are for `evaluate` alone."""
     index = data.scan(films)
-    told: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="networks-") as home:
-        for split in ("val", "test"):
-            if not len(index.only(split)):
-                continue
-            decoded = cache.decode(index.keep(split), size=size, home=Path(home))
-            shown = (inner(decoded) if way == "inner" else decoded).films
-            labels, logits = decoded.index.table["label"].to_numpy(), model.logits(np.array(shown))
-            scores = metrics.score(labels, model.calibration.apply(logits), model.threshold)
-            told |= {f"{split}_{name}": scores[name] for name in ("auc", "accuracy", "balanced_accuracy")}
-    return told
+        decoded = cache.decode(index.keep("val"), size=size, home=Path(home))
+        shown = (inner(decoded) if way == "inner" else decoded).films
+        labels, logits = decoded.index.table["label"].to_numpy(), model.logits(np.array(shown))
+    scores = metrics.score(labels, model.calibration.apply(logits), model.threshold)
+    return {f"val_{name}": scores[name] for name in ("auc", "accuracy", "balanced_accuracy")}
 
 
 def elsewhere(model: Model, films: np.ndarray, table: pd.DataFrame) -> tuple[np.ndarray, dict[str, float]]:
@@ -158,7 +153,7 @@ def difference(first: np.ndarray, second: np.ndarray, table: pd.DataFrame) -> tu
 
 def main() -> None:
     parser = bench.parser(__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of films with train and, perhaps, test")
+    parser.add_argument("--data", type=Path, required=True, help="folder of films with train")
     parser.add_argument("--other", type=Path, required=True, help="manifest with path, label, patient, view")
     parser.add_argument("--models", type=Path, required=True, help="folder that the models are kept in")
     parser.add_argument("--recipe", choices=tuple(RECIPES), nargs="+", default=["cnn", "lite0"], help="[cnn lite0]")
