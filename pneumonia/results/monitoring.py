@@ -11,7 +11,7 @@ import pandas as pd
 
 from pneumonia.metrics.drift import MIN_DAYS, Drift, Reference, drift, excess, mean_of_days
 from pneumonia.metrics.intervals import Interval, intervals
-from pneumonia.metrics.logistic import logit
+from pneumonia.metrics.logistic import logit, sigmoid
 from pneumonia.metrics.scores import number, score
 from pneumonia.results.evaluation import score_dict
 from pneumonia.served import FAMILIAR
@@ -102,8 +102,9 @@ class Monitoring:
         """The AUC on the validation films."""
         if self.val is None:
             return math.nan, (math.nan, math.nan)
-        p = 1 / (1 + np.exp(-self.val.logits))
-        of_val = _period("val", self.val.labels, p, np.asarray(self.val.patients), self.threshold)
+        of_val = _period(
+            "val", self.val.labels, sigmoid(self.val.logits), np.asarray(self.val.patients), self.threshold
+        )
         return of_val.scores["auc"], of_val.intervals["auc"]
 
     @cached_property
