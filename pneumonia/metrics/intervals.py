@@ -1,5 +1,6 @@
 """95% intervals of the scores in `metrics`, for films that come in patients."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -174,3 +175,10 @@ def combined(right: NDArray[np.bool_], y: Ints, patient: Ints) -> tuple[Interval
         score = float(weights @ shares)
         found.append((max(0.0, score - low), min(1.0, score + high)))
     return found[0], found[1]
+
+
+def in_words(value: float, interval: Interval) -> str:
+    """A score with its interval, where there is one, for reading."""
+    if not math.isfinite(value):
+        return "none"
+    return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})" if math.isfinite(interval[0]) else f"{value:.3f}"

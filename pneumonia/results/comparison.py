@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pneumonia.metrics.intervals import Interval, intervals
+from pneumonia.metrics.intervals import Interval, in_words, intervals
 from pneumonia.metrics.paired_tests import Difference, auc_difference, holm, score_differences, sign_test
 from pneumonia.metrics.scores import number, score
 
@@ -76,7 +76,7 @@ class Comparison:
     def table(self) -> pd.DataFrame:
         """The scores as text, a row a model, with the differences from the reference below."""
         lines = [
-            {"model": model, **{name: _with(scores[name], bounds[name]) for name in SCORES}}
+            {"model": model, **{name: in_words(scores[name], bounds[name]) for name in SCORES}}
             for model, scores, bounds in zip(self.models, self.scores, self.intervals, strict=True)
         ]
         for pair in self.pairs:
@@ -203,12 +203,6 @@ def markdown(header: list[str], rows: list[list[str]]) -> list[str]:
         for row in (header, *rows)
     ]
     return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
-
-
-def _with(value: float, interval: Interval) -> str:
-    if not math.isfinite(value):
-        return "none"
-    return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})" if math.isfinite(interval[0]) else f"{value:.3f}"
 
 
 def with_interval(difference: Difference) -> str:

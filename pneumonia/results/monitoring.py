@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pneumonia.metrics.drift import MIN_DAYS, Drift, Reference, drift, excess, mean_of_days
-from pneumonia.metrics.intervals import Interval, intervals
+from pneumonia.metrics.intervals import Interval, in_words, intervals
 from pneumonia.metrics.logistic import logit, sigmoid
 from pneumonia.metrics.scores import number, score
 from pneumonia.results.evaluation import score_dict
@@ -228,7 +228,7 @@ class Monitoring:
             rows += [
                 (
                     name if name != "auc" else "AUC",
-                    _with_interval(self.labelled.scores[name], self.labelled.intervals[name]),
+                    in_words(self.labelled.scores[name], self.labelled.intervals[name]),
                 )
                 for name in LABELLED
             ]
@@ -361,8 +361,3 @@ def _share(share: float, interval: Interval) -> str:
     if math.isnan(share):
         return "not said"
     return f"{share:.1%}" + ("" if math.isnan(low) else f" ({low:.1%} to {high:.1%})")
-
-
-def _with_interval(value: float, interval: Interval) -> str:
-    low, high = interval
-    return "none" if math.isnan(value) else f"{value:.3f}" + ("" if math.isnan(low) else f" ({low:.3f} to {high:.3f})")
