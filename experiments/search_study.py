@@ -78,7 +78,7 @@ def searched(
         keep_models=trials, pruner=pruner,
     )  # fmt: skip
     began = time.perf_counter()
-    pool.run(task, workers, on_poll=lambda: None, on_death=lambda: None)
+    pool.run(task, workers, on_poll=lambda: None, on_death=lambda: 0)
     took = time.perf_counter() - began
     done = studies.trials(study, *studies.DONE)
     if len(done) != trials:

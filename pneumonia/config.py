@@ -152,6 +152,7 @@ class SearchConfig:
     )
     gallery: bool = setting(True, GALLERY)
     any_dicom: bool = setting(False, "also read DICOMs that say they are not chest radiographs")
+    new: bool = setting(False, "start the next study where this one is done, instead of saying so")
 
     def __post_init__(self) -> None:
         check(self)

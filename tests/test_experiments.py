@@ -89,7 +89,7 @@ def test_the_quality_recipe_is_what_the_search_trains_in_full(
     """A search whose only trial is the first that is proposed: the recipe as it stands."""
     trained = []
 
-    def one_trial(study: optuna.Study, *rest: Any) -> None:
+    def one_trial(study: optuna.Study, *rest: Any, **more: Any) -> None:
         trial = studies.claim(study, 1, wait=lambda: None)
         assert trial is not None
         study.tell(trial, 0.1)

@@ -62,7 +62,7 @@ def test_keys_of_a_record_s_files() -> None:
     }  # fmt: skip
     assert set(get_type_hints(Sent)) == {
         "uri", "run_id", "experiment_id", "params", "metrics", "artifacts", "images", "model_id", "dropped", "closed",
-        "deleted", "version", "verdict", "described",
+        "deleted", "version", "verdict", "described", "parent", "superseded",
     }  # fmt: skip
 
 
@@ -83,7 +83,8 @@ def test_tags() -> None:
         "adapt.method", "adapt.parent", "adapt.parent_run", "adapt.place",
         "best.trial", "best.trials", "champion.since.", "data.any_dicom", "data.classes", "data.fingerprint",
         "data.negative", "data.positive", "gate.by_hand", "gate.log_loss.", "gate.unusable", "joined", "model",
-        "model.dropped", "model.version", "reason", "record", "resumed_by", "role", "study", "test.openings",
+        "model.dropped", "model.version", "reason", "record", "resumed_by", "role", "search.answered", "study",
+        "study.key", "test.openings",
         "trial.epochs", "trial.number", "trial.state",
     ]  # fmt: skip
     assert set(views.experiment_tags()) == {
@@ -96,8 +97,8 @@ def test_tags() -> None:
 
 def test_attributes_of_studies_and_trials() -> None:
     assert named(attributes) == [
-        "fault", "finished", "folder", "leader", "objective", "parent", "reason", "run_id", "space", "surplus",
-        "worker",
+        "fault", "finished", "folder", "key", "leader", "objective", "parent", "parents", "reason", "run_id", "space",
+        "surplus", "worker",
     ]  # fmt: skip
 
 

@@ -56,22 +56,35 @@ def search(as_json: bool, **values: Any) -> None:
             click.echo(json.dumps(outcome_as_dict(outcome, where)))
         else:
             click.echo("\n" + outcome.table.to_string(index=False, float_format=lambda x: f"{x:.4g}", na_rep="-"))
-        if outcome.joined:
-            say("the trials are done; the search that leads this study goes on with the final training")
-            say_link("its trials side by side", where, tracker)
-        elif outcome.verdict is None:
+        if outcome.verdict is None and not outcome.joined and not outcome.done:
             say("the tracking server was away: type `pneumonia sync` when it is back, to send and register the rest")
             sys.exit(FAILED)
-        elif outcome.unsent:
+        if outcome.unsent:
             say(f"{outcome.unsent} runs could not be sent: type `pneumonia sync` when the tracking server is back")
             sys.exit(FAILED)
-        elif not as_json:
+        if outcome.done:
+            say(f"{champion_words(tracker, model_name)}; the same command with --new starts the next study")
+            say_link("its trials side by side", where, tracker)
+        elif outcome.joined:
+            say("the trials are done; the search that leads this study goes on with the final training")
+            say_link("its trials side by side", where, tracker)
+        elif outcome.verdict is not None and not as_json:
             score = outcome.final.summary if outcome.final else {}
             films_scored = len(index.only("val"))
             say(f"validation: AUC {score['val/auc']:.4f}, log loss {score['val/log_loss']:.4f}, {films_scored} films")
             say(outcome.verdict.line())
             say_link("its trials side by side", where, tracker)
             next_commands(outcome.verdict.name, tracker, demo)
+
+
+def champion_words(tracker: "Tracker", name: str) -> str:
+    """Which version of a model is served."""
+    from pneumonia.registry.gate import champion_of
+    from pneumonia.tracking.store import tracker_errors
+
+    with tracker_errors(tracker.uri):
+        version = champion_of(tracker.client, name)
+    return f"{name} has no champion" if version is None else f"the champion is {name} version {version}"
 
 
 def with_weights(config: C) -> C:
@@ -121,6 +134,7 @@ def outcome_as_dict(outcome: "Outcome", link: str) -> dict[str, Any]:
         "metrics": outcome.final.summary if outcome.final else {},
         "model": None if verdict is None else f"models:/{verdict.name}/{verdict.version}",
         "alias": None if verdict is None else verdict.alias,
+        "done": outcome.done,
         "trials": json.loads(outcome.table.to_json(orient="records")),
     }
 

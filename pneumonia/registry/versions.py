@@ -13,6 +13,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from pneumonia.registry import champions, gate
 from pneumonia.registry.champions import Champion
 from pneumonia.registry.gate import (
+    CHALLENGER,
     CHAMPION,
     Verdict,
     by_hand,
@@ -26,7 +27,7 @@ from pneumonia.reports import model_card
 from pneumonia.tracking.record import CARD, HELD_OUT_PREDICTIONS, Record, records
 from pneumonia.tracking.store import Tracker, tracker_errors
 from pneumonia.tracking.sync import none_if_missing, remember, sent, unsent
-from pneumonia.tracking.tags import BY_HAND, RECORD, ROLE, UNUSABLE, VERSION
+from pneumonia.tracking.tags import BEST_TRIAL, BEST_TRIALS, BY_HAND, RECORD, ROLE, STUDY_KEY, UNUSABLE, VERSION
 
 
 class RegistryError(RuntimeError):
@@ -35,6 +36,9 @@ class RegistryError(RuntimeError):
 
 def enter(tracker: Tracker, record: Record) -> Verdict:
     """Registers the record's model, unless an earlier call did, and takes it through the gate.
+
+    A search has one version, whatever machines it ran on. Where another machine registered another final training of
+    it, the verdict is of that version, and this model is not registered.
 
     Raises:
         TrackingError: the store did not answer; the same call goes on from where this one stopped.
@@ -50,6 +54,11 @@ def enter(tracker: Tracker, record: Record) -> Verdict:
     elif (record.artifacts / HELD_OUT_PREDICTIONS).exists():
         local = films = held_out(tracker, record)
     with tracker_errors(tracker.uri):
+        if (other := _of_same_search(tracker.client, name, record)) is not None:
+            remember(record, superseded=other)
+            alias = CHAMPION if champion_of(tracker.client, name) == other else CHALLENGER
+            reason = "another machine trained the final model of this search, and registered it"
+            return Verdict(name=name, version=other, alias=alias, reason=reason)
         version = have.get("version") or _register(tracker.client, name, record)
         link = json.dumps([{"name": name, "version": version}])  # on the model's page in the UI
         tracker.client.set_logged_model_tags(have["model_id"], {MLFLOW_MODEL_VERSIONS: link})
@@ -88,7 +97,8 @@ def is_waiting(record: Record) -> bool:
     """Whether the record's model is to be registered, can be, and has not been."""
     have, status = sent(record), record.status
     complete = status is not None and status["state"] == "COMPLETE"
-    return complete and record.run.register is not None and "model_id" in have and "verdict" not in have
+    decided = "verdict" in have or "superseded" in have
+    return complete and record.run.register is not None and "model_id" in have and not decided
 
 
 def _register(client: MlflowClient, name: str, record: Record) -> str:
@@ -98,9 +108,8 @@ def _register(client: MlflowClient, name: str, record: Record) -> str:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    for old in client.search_model_versions(f"name = '{name}'"):
-        if old.tags.get(RECORD) == record.run.key:
-            return str(old.version)
+    if there := _made_of(client, name, record):
+        return there[0]
     made = client.create_model_version(
         name,
         source=f"models:/{have['model_id']}",
@@ -109,7 +118,27 @@ def _register(client: MlflowClient, name: str, record: Record) -> str:
         description=_describe(record),
         tags={**tags, RECORD: record.run.key, ROLE: record.run.role},
     )
-    return str(made.version)
+    first = _made_of(client, name, record)[0]
+    if first != str(made.version):  # two machines went on with it at once: the registry refuses no second version
+        client.delete_model_version(name, str(made.version))
+    return first
+
+
+def _made_of(client: MlflowClient, name: str, record: Record) -> list[str]:
+    """The versions that were made of a record, the first one first."""
+    versions = client.search_model_versions(f"name = '{name}'", max_results=10_000)
+    return sorted((str(v.version) for v in versions if v.tags.get(RECORD) == record.run.key), key=int)
+
+
+def _of_same_search(client: MlflowClient, name: str, record: Record) -> str | None:
+    """The version, if there is one, that another final training of the same best trials became."""
+    tags = record.run.tags
+    same = {name: tags[name] for name in (STUDY_KEY, BEST_TRIAL, BEST_TRIALS) if name in tags}
+    if STUDY_KEY not in same or _made_of(client, name, record):
+        return None
+    versions = client.search_model_versions(f"name = '{name}'", max_results=10_000)
+    others = [str(v.version) for v in versions if same.items() <= v.tags.items()]
+    return min(others, key=int, default=None)
 
 
 def _describe(record: Record) -> str:

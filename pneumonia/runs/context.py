@@ -41,16 +41,18 @@ class RunContext:
             run: its name, role, description, and tags of its own.
             folder: a new one among the home's records of that role if None.
         """
-        return Record.create(
-            folder or self.home / "records" / run.role / str(time.time_ns()),
-            replace(
-                run,
-                experiment=self.experiment,
-                run_id=self.run_id,
-                parent=self.parent,
-                tags={**({} if index is None else data_tags(index)), **self.tags, **run.tags},
-                dataset=Dataset() if index is None else dataset_of(index, PURPOSES.get(run.role, "training")),
-            ),
+        folder = folder or self.home / "records" / run.role / str(time.time_ns())
+        return Record.create(folder, self.filled_in(run, index))
+
+    def filled_in(self, run: Run, index: Index | None) -> Run:
+        """`run` on an index's films, with what the context knows."""
+        return replace(
+            run,
+            experiment=self.experiment,
+            run_id=self.run_id,
+            parent=self.parent,
+            tags={**({} if index is None else data_tags(index)), **self.tags, **run.tags},
+            dataset=Dataset() if index is None else dataset_of(index, PURPOSES.get(run.role, "training")),
         )
 
 

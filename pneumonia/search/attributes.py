@@ -5,8 +5,10 @@ its metrics by their own names. Studies that earlier versions began have them: n
 # Of a study.
 OBJECTIVE = "objective"  # what judges the trials, in words
 SPACE = "space"  # the distribution of each parameter
+KEY = "key"  # tells it from all other studies
 LEADER = "leader"  # the process that leads, and the count by which it shows that it lives
 PARENT = "parent"  # the MLflow run that the trials are under
+PARENTS = "parents"  # those that they were under before, the earliest first
 FINISHED = "finished"  # the MLflow run of the search that brought it to its end
 
 # Of a trial.

@@ -2,8 +2,10 @@
 
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -21,11 +23,13 @@ from pneumonia.search import study as studies
 from pneumonia.search.worker import Task, describe
 from pneumonia.serving import export
 from pneumonia.tracking import tags
+from pneumonia.tracking.connection import TrackingError
+from pneumonia.tracking.fetched_record import complete_runs, fetch_record
 from pneumonia.tracking.record import Record, Run, records
 from pneumonia.tracking.store import finished
 from pneumonia.tracking.sync import sent
 from pneumonia.training import ensemble
-from pneumonia.training.loop import fit_data
+from pneumonia.training.loop import Epoch, Step, fit_data
 from pneumonia.training.network import Network
 
 
@@ -47,10 +51,23 @@ def ranked(study: optuna.Study) -> list[FrozenTrial]:
     return sorted(complete, key=lambda trial: (trial.value, trial.number))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """What the final training is to be: of so many epochs, its model a version of `model_name`. `key` tells its study
+    from all others, and `check` raises once another search leads it.
+    """
+
+    epochs: int
+    model_name: str
+    key: str
+    check: Callable[[], None] = lambda: None
+
+
 def finish(
-    trials: Sequence[FrozenTrial], task: Task, epochs: int, data: cache.Decoded, model_name: str, listener: Listener
+    trials: Sequence[FrozenTrial], task: Task, goal: Goal, data: cache.Decoded, listener: Listener
 ) -> tuple[Record, Verdict | None]:
-    """Makes the final model and takes it through the gate; what a killed search did of that is not repeated.
+    """Makes the final model and takes it through the gate. What a killed search did of that, on whatever machine, is
+    not repeated.
 
     Where trials are shorter than `epochs`, the best one's configuration is trained in full. Where they are as long,
     that would give the best trial's network again: instead the networks of the best trials become an
@@ -58,13 +75,17 @@ def finish(
 
     Args:
         trials: the complete ones, the best first.
+
+    Raises:
+        LeadLost: what `goal.check` raises.
     """
     context, best = task.context, trials[0]
-    full = replace(task.base, **best.params, epochs=epochs)
+    full = replace(task.base, **best.params, epochs=goal.epochs)
     members = _members(trials[: ensemble.MOST], task) if task.long else []
     joined = {tags.BEST_TRIALS: " ".join(str(trial.number) for trial, _ in members)} if members else {}
-    if (before := _already_finished(task, full, joined, model_name)) is not None:
-        return before
+    before = _finished_here(task, full, joined, goal) or _finished_elsewhere(task, full, joined, goal)
+    if before is not None:
+        return before, _registered(before, task, goal)
     what = describe(best.params, task.base)
     if members:
         listener.say(
@@ -78,9 +99,9 @@ def finish(
         Run(
             name="final",
             role="final",
-            tags={tags.STUDY: task.study, tags.BEST_TRIAL: str(best.number), **joined},
+            tags={tags.STUDY: task.study, tags.STUDY_KEY: goal.key, tags.BEST_TRIAL: str(best.number), **joined},
             description=description,
-            register=model_name,
+            register=goal.model_name,
         ),
         task.index,
         context.home / "records" / task.study / f"final-{time.time_ns()}",
@@ -92,26 +113,67 @@ def finish(
             record.add_params({**asdict(full), "members": fitted.members})
             write_results(record, fitted, data, keep_model=True, looks={} if context.pictures else None)
         else:
-            run_training(full, data, record, context, listener=listener, changed=task.changed)
-    return record, versions.enter(context.tracker, record) if versions.is_waiting(record) else None
+            run_training(full, data, record, context, listener=_Watched(listener, goal.check), changed=task.changed)
+    return record, _registered(record, task, goal)
 
 
-def _already_finished(
-    task: Task, full: TrainConfig, joined: dict[str, str], model_name: str
-) -> tuple[Record, Verdict] | None:
-    """The final record that a killed search had finished, taken through the gate if it had not been."""
+def _registered(record: Record, task: Task, goal: Goal) -> Verdict | None:
+    """Takes a finished final training through the gate, unless it was; None where the tracker is away."""
+    if (verdict := sent(record).get("verdict")) is not None:
+        return Verdict(**verdict)
+    tracker = task.context.tracker
+    with suppress(TrackingError):  # it is registered by `pneumonia sync`
+        tracker.patiently(lambda: tracker.send(record))
+        goal.check()
+        if versions.is_waiting(record):
+            return tracker.patiently(lambda: versions.enter(tracker, record))
+    return None
+
+
+class _Watched(Listener):
+    """Passes on what it is told of a training, and calls `check` at each step."""
+
+    def __init__(self, listener: Listener, check: Callable[[], None]) -> None:
+        self.listener, self.check = listener, check
+
+    def say(self, line: str) -> None:
+        self.listener.say(line)
+
+    def on_step(self, step: Step) -> None:
+        self.check()
+        self.listener.on_step(step)
+
+    def on_epoch(self, epoch: Epoch) -> bool | None:
+        self.check()
+        return self.listener.on_epoch(epoch)
+
+
+def _finished_here(task: Task, full: TrainConfig, joined: dict[str, str], goal: Goal) -> Record | None:
+    """The final record of this home that a killed search had finished."""
     for record in records(task.context.home / "records" / task.study):
         run = record.run
         same = (
             asdict(full).items() <= {**asdict(TrainConfig()), **record.params}.items()
             and joined.items() <= run.tags.items()
         )
-        if run.role == "final" and run.register == model_name and same:
-            if (verdict := sent(record).get("verdict")) is not None:
-                return record, Verdict(**verdict)
+        if run.role == "final" and run.register == goal.model_name and same:
+            if "verdict" in sent(record):
+                return record
             if versions.is_waiting(record):
                 record.update(dataset=dataset_of(task.index))  # the folder of films may have moved since
-                return record, versions.enter(task.context.tracker, record)
+                return record
+    return None
+
+
+def _finished_elsewhere(task: Task, full: TrainConfig, joined: dict[str, str], goal: Goal) -> Record | None:
+    """The final training that another machine's search had finished and sent before it died, as a record here."""
+    context, tracker = task.context, task.context.tracker
+    wanted = {name: str(value) for name, value in asdict(full).items()}
+    for run in tracker.patiently(partial(complete_runs, tracker, context.experiment, "final", goal.key)):
+        if wanted.items() <= run.data.params.items() and joined.items() <= run.data.tags.items():
+            folder = context.home / "records" / task.study / f"final-{time.time_ns()}"
+            like = context.filled_in(Run(name="final", role="final", register=goal.model_name), task.index)
+            return tracker.patiently(partial(fetch_record, tracker, run, like, folder))
     return None
 
 

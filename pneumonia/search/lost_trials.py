@@ -17,10 +17,10 @@ from pneumonia.tracking.sync import close_run
 
 
 def requeue_lost_trials(study: optuna.Study, context: RunContext) -> None:
-    """Ends the trials whose worker on this machine is dead, and queues them again."""
-    for trial in studies.lost(study):
-        reason = "the worker was killed"
-        if studies.fail(study, trial.number, reason, fault=False):
+    """Ends the trials whose worker is dead or silent, and queues them again."""
+    for number, reason in studies.lost(study).items():
+        if studies.fail(study, number, reason, fault=False):
+            trial = studies.trials(study)[number]
             close_lost(trial, context, reason)
             studies.with_retries(partial(studies.retry, study, trial))
 

@@ -12,25 +12,25 @@ from pneumonia.search.worker import Task
 
 POLL_SECONDS = 0.25
 STOP_SECONDS = 1.5  # from asking the workers to stop to killing them
-MAX_DEATHS = 10
+MAX_DEATHS = 10  # without a trial that came to its end between them
 
 
 class WorkersDied(RuntimeError):
-    """Too many workers died."""
+    """Workers died one after the other, and no trial came to its end."""
 
 
-def run(task: Task, workers: int, *, on_poll: Callable[[], None], on_death: Callable[[], None]) -> None:
+def run(task: Task, workers: int, *, on_poll: Callable[[], None], on_death: Callable[[], int]) -> None:
     """Runs `workers` processes until each has nothing left to do.
 
     Args:
         on_poll: called about four times a second; what it raises stops the workers.
-        on_death: called after a worker died by itself, before it is replaced.
+        on_death: called after a worker died by itself, before it is replaced; returns how many trials are done.
 
     Raises:
-        WorkersDied: too many died.
+        WorkersDied: too many died without a trial done between them.
     """
     context = multiprocessing.get_context("spawn")  # a fork would share torch's threads and open databases
-    deaths, started = 0, 0
+    deaths, started, done = 0, 0, 0
     alive: list[BaseProcess] = []
 
     def start() -> None:
@@ -50,10 +50,14 @@ def run(task: Task, workers: int, *, on_poll: Callable[[], None], on_death: Call
                 alive.remove(process)
                 if process.exitcode == 0:
                     continue
-                deaths += 1
-                on_death()
-                if deaths > MAX_DEATHS:
-                    raise WorkersDied(f"{deaths} worker processes died, the last with exit code {process.exitcode}")
+                deaths, before, done = deaths + 1, done, on_death()
+                if done > before:
+                    deaths = 1
+                if deaths > max(MAX_DEATHS, 2 * workers):
+                    raise WorkersDied(
+                        f"{deaths} worker processes died, the last with exit code {process.exitcode}, and no trial "
+                        "came to its end; the same command goes on from here"
+                    )
                 start()
             time.sleep(POLL_SECONDS)
 

@@ -2,6 +2,8 @@
 
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
 import optuna
@@ -21,7 +23,8 @@ from pneumonia.search import study as studies
 from pneumonia.search.final import SearchError
 from pneumonia.search.lost_trials import requeue_lost_trials
 from pneumonia.search.worker import Task, open_storage
-from pneumonia.tracking import tags, views
+from pneumonia.tracking import kept_models, tags, views
+from pneumonia.tracking.connection import TrackingError
 from pneumonia.tracking.record import Record, Run, close_dead
 from pneumonia.tracking.store import finished, tracker_errors
 from pneumonia.tracking.sync import sent
@@ -31,8 +34,9 @@ TIDY_SECONDS = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The outcome of a search. `verdict` is None where another process ends the study, or the tracker was away;
-    `unsent` records wait for `pneumonia sync`."""
+    """The outcome of a search. `joined`: it lent its workers to a search that another process leads. `done`: the study
+    is done, by the search whose run is `run_id`. `verdict` is None where another process made the model, or the tracker
+    was away; `unsent` records wait for `pneumonia sync`."""
 
     study: str
     run_id: str
@@ -41,6 +45,7 @@ class Outcome:
     final: Record | None = None
     verdict: Verdict | None = None
     joined: bool = False
+    done: bool = False
     unsent: int = 0
 
 
@@ -56,7 +61,9 @@ def search(
 ) -> Outcome:
     """Searches, trains the best configuration in full, and registers the model.
 
-    The same call again goes on where a killed one stopped; on another machine with the same storage it joins.
+    The same call again goes on where a killed one stopped; on another machine with the same storage it joins. Where the
+    study is done, and is named, shared, or was led from this home by a search that died, it says so (`Outcome.done`);
+    `config.new` starts the next one.
 
     Args:
         config: decided by `SearchConfig.for_data`.
@@ -93,16 +100,27 @@ def search(
     resume.close_ended_records(study, context.home)
     close_dead(context.home)
     context.tracker.sync(context.home)
-    return _follow(study, task, plan.workers, listener) or _lead(study, task, config, model_name, listener)
+    return _take_part(study, task, config, model_name, listener)
 
 
 def _open(config: SearchConfig, task: Task, listener: Listener) -> optuna.Study:
-    """The study of these films, this space and this objective, made if need be. Names the unfinished studies of an
-    earlier version."""
+    """The study of these films, this space and this objective, made if need be; or the last one that is done, where
+    that is to be answered. Names the unfinished studies of an earlier version.
+    """
     ranges, changed, fingerprint = config.ranges(), config.changed, task.index.fingerprint
     name = config.study or studies.default_name(fingerprint, task.base, ranges, changed=changed)
     storage = open_storage(task)
-    study = studies.create_or_resume(storage, name, task.base, ranges, changed=changed, long=task.long, goal=task.goal)
+    close_dead(task.context.home, role="search")
+
+    def new(finished: str) -> bool:
+        own = config.study is None and config.storage is None
+        died = resume.answer_dead_searches(task.context.home, finished)
+        return config.new or (own and not died)
+
+    study = studies.create_or_resume(
+        storage, name, task.base, ranges, changed=changed, long=task.long, goal=task.goal, new=new
+    )
+    resume.answer_dead_searches(task.context.home, study.study_name)
     for old, judged in studies.left_behind(storage, fingerprint).items():
         if old != name:
             also = " --disturb 0" if judged == studies.judge(changed=False) else ""
@@ -113,25 +131,73 @@ def _open(config: SearchConfig, task: Task, listener: Listener) -> optuna.Study:
     return study
 
 
-def _follow(study: optuna.Study, task: Task, workers: int, listener: Listener) -> Outcome | None:
-    """Joins whoever leads the study, until it is finished; None as soon as the lead is ours."""
-    while (holder := leader.holder(study)) is not None or not leader.claim(study):
-        if holder is None:
-            continue  # another claimed at the same time: it is the next holder
-        outcome = _join(study, task, workers, holder["run_id"], listener)
-        if attributes.FINISHED in studies.with_retries(lambda: study.user_attrs) or leader.holder(study) is not None:
-            tracker, run_id = task.context.tracker, task.context.run_id
-            with tracker_errors(tracker.uri):
-                if run_id is not None:
-                    tracker.client.set_terminated(run_id)
-            return outcome
-        listener.say("the search that led this study is gone: one of the others leads it now")
-    return None
+def _take_part(study: optuna.Study, task: Task, config: SearchConfig, model_name: str, listener: Listener) -> Outcome:
+    """Leads the study, or joins whoever leads it, until it is done or its last trial is."""
+    workers, joined = config.decided().workers, None
+    while True:
+        standing = leader.ask(study)
+        if standing.finished is not None:
+            return _done(study, standing.finished, task, listener, joined=joined is not None)
+        if standing.leader is not None:
+            if joined is not None and len(studies.trials(study, *studies.DONE)) >= task.goal:
+                _end_adopted(task.context)
+                return joined
+            joined = _join(study, task, workers, standing.leader["run_id"], listener)
+        elif (lead := leader.claim(study, standing.seen)) is not None:
+            if joined is not None:
+                listener.say("the search that led this study is gone: one of the others leads it now")
+            try:
+                return _lead(study, lead, task, config, model_name, listener)
+            except leader.LeadLost as event:  # this process slept, or was cut off from the database
+                listener.say(str(event))
+                task = replace(task, context=replace(task.context, run_id=None))
 
 
-def _lead(study: optuna.Study, task: Task, config: SearchConfig, model_name: str, listener: Listener) -> Outcome:
+def _done(study: optuna.Study, run_id: str, task: Task, listener: Listener, *, joined: bool) -> Outcome:
+    """The outcome of a study that another search has finished, once what this home has of it is sent."""
+    listener.say(f"study {study.study_name} is done: {len(studies.trials(study, *studies.DONE))} trials")
+    _end_adopted(task.context)
+    return Outcome(
+        study=study.study_name,
+        run_id=run_id,
+        table=report.table(study),
+        best_params=final.ranked(study)[0].params,
+        joined=joined,
+        done=True,
+        unsent=_send_all(task.context),
+    )
+
+
+def _end_adopted(context: RunContext) -> None:
+    """Ends the run that `mlflow run` made for a search that did not lead."""
+    tracker, run_id = context.tracker, context.run_id
+    if run_id is not None:
+        with tracker_errors(tracker.uri):
+            tracker.client.set_terminated(run_id)
+
+
+def _send_all(context: RunContext) -> int:
+    """Sends all that this home has, for a while if the tracker is away; returns how many records are left."""
+    tracker = context.tracker
+
+    def send() -> None:
+        if left := tracker.sync(context.home)[1]:
+            raise TrackingError(f"{len(left)} runs could not be sent")
+
+    with suppress(TrackingError):
+        tracker.patiently(send)
+    kept_models.keep_best_of_all(tracker, context.home)
+    return len(tracker.waiting(context.home))
+
+
+def _lead(
+    study: optuna.Study, lead: leader.Lead, task: Task, config: SearchConfig, model_name: str, listener: Listener
+) -> Outcome:
     """Leads the study, as the parent run of all trials: runs trials on this machine, makes the final model, registers
     it.
+
+    Raises:
+        LeadLost: another leads by now.
     """
     plan, index, context = config.decided(), task.index, task.context
     home, tracker = context.home, context.tracker
@@ -147,21 +213,27 @@ def _lead(study: optuna.Study, task: Task, config: SearchConfig, model_name: str
         home / "records" / study.study_name / f"search-{time.time_ns()}",
     )
     parent.add_params({k: v for k, v in asdict(config).items() if v is not None})
-    parent_id = tracker.send(parent)
-    tracker.save_view(sent(parent)["experiment_id"], *views.under(parent_id, parent.run.name))
-    task = replace(task, context=context.under(parent_id))
-    with finished(parent, tracker), leader.lead(study, parent_id):
-        resume.take_over(study, parent_id, task, sent(parent)["experiment_id"], listener)
+    goal = final.Goal(epochs=plan.final_epochs, model_name=model_name, key=leader.key(study), check=lead.check)
+    with lead.held(), finished(parent, tracker):
+        parent_id = tracker.patiently(lambda: tracker.send(parent))
+        experiment_id = sent(parent)["experiment_id"]
+        tracker.save_view(experiment_id, *views.under(parent_id, parent.run.name))
+        task = replace(task, context=context.under(parent_id))
+        resume.take_over(study, lead, parent_id, task, experiment_id, listener)
         data = decode_for(parent, index, context, size=plan.size, listener=listener)
-        _run_trials(study, task, plan.workers, listener)
+        _run_trials(study, task, plan.workers, listener, check=lead.check)
         trials = final.ranked(study)
         best = trials[0]
         _record_trials(study, best, parent)
         tracker.try_send(parent)
         listener.say(f"best trial: {best.number} with val/objective {best.value:.4f}")
-        last, verdict = final.finish(trials, task, plan.final_epochs, data, model_name, listener)
+        last, verdict = final.finish(trials, task, goal, data, listener)
         parent.summarise(last.summary, step=0)
-        studies.with_retries(lambda: study.set_user_attr(attributes.FINISHED, parent_id))
+        with suppress(TrackingError):  # who is away for so long gets the rest by `pneumonia sync`
+            resume.settle(study, lead, parent_id, task, experiment_id)
+        parent.finish("COMPLETE")  # before the study is done: after that nobody would close it
+        tracker.try_send(parent, force=True)
+        lead.finish(parent_id)
     return Outcome(
         study=study.study_name,
         run_id=parent_id,
@@ -169,7 +241,7 @@ def _lead(study: optuna.Study, task: Task, config: SearchConfig, model_name: str
         best_params=best.params,
         final=last,
         verdict=verdict,
-        unsent=len(tracker.sync(home)[1]),  # a trial that ended while the tracker was away
+        unsent=_send_all(context),  # a trial that ended while the tracker was away
     )
 
 
@@ -190,11 +262,14 @@ def _join(study: optuna.Study, task: Task, workers: int, leader: str, listener: 
         table=report.table(study),
         best_params=final.ranked(study)[0].params,
         joined=True,
-        unsent=len(tracker.sync(task.context.home)[1]),
+        unsent=_send_all(task.context),
     )
 
 
-def _run_trials(study: optuna.Study, task: Task, workers: int, listener: Listener) -> None:
+def _run_trials(
+    study: optuna.Study, task: Task, workers: int, listener: Listener, *, check: Callable[[], None] = lambda: None
+) -> None:
+    """Runs trials on this machine until the study has enough; `check` is called every second and may raise."""
     next_look, since = 0.0, len(studies.trials(study))
 
     def on_poll() -> None:
@@ -202,15 +277,20 @@ def _run_trials(study: optuna.Study, task: Task, workers: int, listener: Listene
         if time.monotonic() < next_look:
             return
         next_look = time.monotonic() + 1.0
+        check()
         failed = studies.failures(study, since=since)
         if len(failed) > max(3, task.goal):
             raise SearchError(f"{len(failed)} trials failed; the last said: {failed[-1].user_attrs[attributes.REASON]}")
         listener.on_progress(progress(study, task.goal))
 
+    def on_death() -> int:
+        requeue_lost_trials(study, task.context)
+        return len(studies.trials(study, *studies.DONE))
+
     listener.on_progress(progress(study, task.goal))
     if len(studies.trials(study, *studies.DONE)) < task.goal:
         try:
-            pool.run(task, workers, on_poll=on_poll, on_death=lambda: requeue_lost_trials(study, task.context))
+            pool.run(task, workers, on_poll=on_poll, on_death=on_death)
         except Interrupted:
             # A killed worker left its trial; an unreachable database must not delay the stop.
             tidy = threading.Thread(target=requeue_lost_trials, args=(study, task.context), daemon=True)

@@ -21,8 +21,10 @@ import sqlalchemy.event
 import sqlalchemy.exc
 from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages._rdb.models import TrialHeartbeatModel
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.orm import Session
 
 from pneumonia import config
 from pneumonia.augmentation import stress_tests
@@ -38,6 +40,7 @@ from pneumonia.search_space import Range
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60  # silence after which a worker on another machine counts as dead
 PATIENCE_SECONDS = 120.0  # how long a database may be away before a worker gives up
+START_SECONDS = 8.0  # and before a command that begins does
 UNBORN_SECONDS = 15.0  # a trial without a worker's name after so long was lost when it began
 MAX_RETRIES = 3
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -55,7 +58,7 @@ def connect(
     *,
     heartbeat: int = HEARTBEAT_SECONDS,
     grace: int = GRACE_SECONDS,
-    on_lost: Callable[[FrozenTrial], None] = lambda trial: None,
+    seconds: float = START_SECONDS,
 ) -> RDBStorage:
     """Opens the study's database and makes its tables when they are not there.
 
@@ -63,7 +66,7 @@ def connect(
         url: SQLAlchemy's, the driver named: `sqlite:///file`, `postgresql+psycopg2://user@host/base`.
         heartbeat: seconds between two signs of life of a worker.
         grace: seconds of silence after which its trial is given to another.
-        on_lost: called with such a trial, before it is queued again.
+        seconds: how long a database that does not answer is asked again.
 
     Raises:
         StudyError: the URL holds a password, the database cannot be reached, or it is another program's.
@@ -75,31 +78,20 @@ def connect(
     if url.startswith("sqlite"):
         arguments["connect_args"] = {"timeout": 60}  # seconds that a writer waits for another
 
-    def stale(study: optuna.Study, trial: FrozenTrial) -> None:
-        on_lost(trial)
-        retry(study, trial)
-
-    storage, last = None, None
-    for _ in range(3):  # two processes that make the tables of an empty database at once collide
+    end = time.monotonic() + seconds
+    while True:  # two processes that make the tables of an empty database at once collide
         try:
             holds_a_study(url)
-            storage = RDBStorage(
-                url,
-                engine_kwargs=arguments,
-                heartbeat_interval=heartbeat,
-                grace_period=grace,
-                heartbeat_stale_trial_callback=stale,
-            )
+            storage = RDBStorage(url, engine_kwargs=arguments, heartbeat_interval=heartbeat, grace_period=grace)
             break
         except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
-            last = error
+            if time.monotonic() > end:
+                raise unusable(url, first_line(error.__cause__ or error)) from error
             time.sleep(1)
         except StudyError:
             raise
         except RuntimeError as error:  # Optuna's, of tables that another version of it made
             raise unusable(url, str(error)) from error
-    if storage is None:
-        raise unusable(url, first_line(last.__cause__ or last) if last else "") from last
     if url.startswith("sqlite"):
         # Optuna reads a trial's state and then writes it, relying on SELECT FOR UPDATE, which sqlite does not have: two
         # workers would take the same queued trial. A lock from the start of each transaction does the same.
@@ -203,10 +195,13 @@ def create_or_resume(
     changed: bool,
     long: bool = False,
     goal: int | None = None,
+    new: Callable[[str], bool] = lambda finished: True,
 ) -> optuna.Study:
     """The first of `name`, `name-2`, `name-3`... that is not finished; the first trial of a new one is `base`.
 
     Args:
+        new: whether to make a new one where all that are there are finished, asked with the name of the last of them;
+            else it is that one.
         long: its trials are as long as the final training.
         goal: how many trials it is to have; no more are queued, or a lost trial would wait for ever behind them.
         ranges: what a new study varies; one that is there keeps its own.
@@ -215,11 +210,15 @@ def create_or_resume(
     Raises:
         StudyError: it is not a search's study, or its trials have another objective.
     """
-    judged = judge(changed)
+    judged, last = judge(changed), None
+    there = set(with_retries(lambda: optuna.get_all_study_names(storage)))
     for full in _names(name):
+        if full not in there and last is not None and not new(last.study_name):
+            return last
         study = optuna.create_study(study_name=full, storage=storage, direction="minimize", load_if_exists=True)
         if attributes.FINISHED not in study.user_attrs:
             break
+        last = study
     require_search_study(study)
     if not study.get_trials(deepcopy=False):
         study.set_user_attr(attributes.OBJECTIVE, judged)
@@ -288,7 +287,17 @@ def left_behind(storage: RDBStorage, fingerprint: str) -> dict[str, str]:
 
 def load(storage: RDBStorage, name: str, *, seed: int, pruner: optuna.pruners.BasePruner) -> optuna.Study:
     """An existing study, for a worker; `seed` is the search's, the same for all of its workers."""
-    return optuna.load_study(study_name=name, storage=storage, sampler=Sampler(seed), pruner=pruner)
+    return with_retries(
+        lambda: optuna.load_study(study_name=name, storage=storage, sampler=Sampler(seed), pruner=pruner)
+    )
+
+
+def database(study: optuna.Study) -> RDBStorage:
+    """The connection below Optuna's cache."""
+    storage = study._storage
+    backend = getattr(storage, "_backend", storage)
+    assert isinstance(backend, RDBStorage)
+    return backend
 
 
 def trials(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
@@ -318,7 +327,6 @@ def claim(study: optuna.Study, goal: int, *, wait: Callable[[], None]) -> optuna
         wait: called, for about a second, while others' trials fill the goal but are not done; may raise to stop.
     """
     while True:
-        with_retries(lambda: optuna.storages.fail_stale_trials(study))
         if len(trials(study, *DONE)) >= goal:
             return None
         if len(trials(study, *DONE, TrialState.RUNNING)) >= goal:
@@ -370,14 +378,34 @@ def retry(study: optuna.Study, trial: FrozenTrial) -> None:
     RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES)(study, clean)
 
 
-def lost(study: optuna.Study) -> list[FrozenTrial]:
-    """Running trials whose worker is known to be dead, without waiting for the grace period."""
+def lost(study: optuna.Study) -> dict[int, str]:
+    """The numbers of running trials without a living worker, and what is known of it: dead, on this machine; or silent
+    for longer than the grace period.
+    """
+    found, storage = {}, database(study)
+    silent = set(with_retries(lambda: storage._get_stale_trial_ids(study._study_id)))
+    for trial in trials(study, TrialState.RUNNING):
+        worker, began = trial.user_attrs.get(attributes.WORKER), trial.datetime_start
+        if trial._trial_id in silent:
+            found[trial.number] = "the worker stopped responding"
+            continue
+        age = (datetime.now() - began).total_seconds() if began is not None else 0.0
+        if is_gone(worker) if worker is not None else age > UNBORN_SECONDS:
+            found[trial.number] = "the worker was killed"
+    return found
 
-    def is_lost(trial: FrozenTrial) -> bool:
-        worker = trial.user_attrs.get(attributes.WORKER)
-        if worker is not None:
-            return is_gone(worker)
-        started = trial.datetime_start
-        return started is not None and (datetime.now() - started).total_seconds() > UNBORN_SECONDS
 
-    return [trial for trial in trials(study, TrialState.RUNNING) if is_lost(trial)]
+def heard_of(study: optuna.Study, trial: FrozenTrial) -> bool:
+    """Whether a trial's worker, which may be sending what it has, showed within the grace period that it lives."""
+    if (worker := trial.user_attrs.get(attributes.WORKER)) is not None and is_gone(worker):
+        return False
+    storage = database(study)
+
+    def seconds() -> float | None:
+        with Session(storage.engine) as session:
+            query = sqlalchemy.select(TrialHeartbeatModel.heartbeat, sqlalchemy.func.now())
+            row = session.execute(query.where(TrialHeartbeatModel.trial_id == trial._trial_id)).one_or_none()
+        return None if row is None else float((row[1].replace(tzinfo=None) - row[0]).total_seconds())
+
+    silence = with_retries(seconds)
+    return silence is not None and silence <= (storage.grace_period or GRACE_SECONDS)

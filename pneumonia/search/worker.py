@@ -24,7 +24,7 @@ from pneumonia.runs.train import OBJECTIVE, run_training, warm_up
 from pneumonia.runtime.signals import Interrupted, Stop, identity, leave_quickly
 from pneumonia.search import attributes, pruning
 from pneumonia.search import study as studies
-from pneumonia.search.lost_trials import close_lost, requeue_lost_trials
+from pneumonia.search.lost_trials import requeue_lost_trials
 from pneumonia.tracking import tags
 from pneumonia.tracking.connection import TrackingError
 from pneumonia.tracking.record import Record, Run, State
@@ -43,7 +43,7 @@ class Task:
     changed: bool  # whether trials are scored on corrupted validation films too, see `training.FitData`
     context: RunContext  # its parent is the search's run
     storage: str
-    study: str
+    study: str  # its name
     goal: int
     keep_models: int
     pruner: Pruner
@@ -71,7 +71,7 @@ def work(task: Task, stop: Stop) -> None:
     Raises:
         Interrupted: a stop was requested; the trial at hand is recorded as such and queued again.
     """
-    storage = open_storage(task)
+    storage = open_storage(task, seconds=studies.PATIENCE_SECONDS)
     pruner = pruning.pruner(task.pruner, task.base.epochs, long=task.long)
     study = studies.load(storage, task.study, seed=task.base.seed, pruner=pruner)
     data = cache.decode(task.index.keep("train", "val"), size=task.base.size, home=task.context.home)
@@ -85,6 +85,7 @@ def work(task: Task, stop: Stop) -> None:
 
     while task.deadline is None or time.time() < task.deadline:
         stop.check()
+        requeue_lost_trials(study, task.context)
         trial = studies.claim(study, task.goal, wait=wait)
         if trial is None:
             return
@@ -95,20 +96,16 @@ def work(task: Task, stop: Stop) -> None:
             continue
 
 
-def open_storage(task: Task) -> RDBStorage:
-    return studies.connect(
-        task.storage,
-        heartbeat=task.heartbeat,
-        grace=task.grace,
-        on_lost=lambda trial: close_lost(trial, task.context, "the worker stopped responding"),
-    )
+def open_storage(task: Task, *, seconds: float = studies.START_SECONDS) -> RDBStorage:
+    """The study's database; `seconds` is how long it may be away."""
+    return studies.connect(task.storage, heartbeat=task.heartbeat, grace=task.grace, seconds=seconds)
 
 
 def run_trial(trial: optuna.Trial, study: optuna.Study, task: Task, data: cache.Decoded, stop: Stop) -> None:
     """One trial from its parameters to its end in the study, in its record and in MLflow."""
     stored = studies.with_retries(lambda: study.user_attrs)
-    leader = stored.get(attributes.PARENT, task.context.parent)  # another may lead by now
-    context = task.context.under(str(leader))
+    parent = stored.get(attributes.PARENT, task.context.parent)  # of the newest leader
+    context = task.context.under(str(parent))
     record = _begin(trial, task, context)
     config = replace(task.base, **trial.params)
     watch = _TrialListener(trial, study, task, stop)

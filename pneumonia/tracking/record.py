@@ -63,6 +63,7 @@ class Sent(TypedDict, total=False):
     uri: str
     run_id: str
     experiment_id: str
+    parent: str  # the run that it hangs under
     params: list[str]
     metrics: int  # lines
     artifacts: dict[str, list[int]]  # size and time of each file
@@ -73,6 +74,7 @@ class Sent(TypedDict, total=False):
     deleted: bool  # somebody deleted the run: nothing more is sent
     version: str
     verdict: dict[str, str]
+    superseded: str  # the version that another machine made of the same search: this one is not registered
     described: bool
 
 
@@ -207,9 +209,10 @@ def records(folder: Path) -> list[Record]:
     return [Record(path.parent) for path in sorted(found, key=lambda path: path.stat().st_mtime_ns)]
 
 
-def close_dead(home: Path) -> list[Record]:
-    """Ends the records whose process died before it ended them."""
+def close_dead(home: Path, role: Role | None = None) -> list[Record]:
+    """Ends the records, or those of one role, whose process died before it ended them."""
     dead = [r for r in records(home / "records") if r.status is None and is_gone(r.run.owner)]
+    dead = [r for r in dead if role is None or r.run.role == role]
     for record in dead:
         record.finish("INTERRUPTED" if record.run.role == "search" else "FAIL", "the process was killed")
     return dead

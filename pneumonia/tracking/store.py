@@ -6,16 +6,18 @@ import errno
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import mlflow
 import requests
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus
+from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
@@ -32,11 +34,14 @@ from pneumonia.tracking.places import address
 from pneumonia.tracking.record import Record, records
 from pneumonia.tracking.sync import get_or_create_experiment, masked, none_if_missing, remember, sent, sent_to, unsent
 from pneumonia.tracking.system_metrics import Meters
-from pneumonia.tracking.tags import DROPPED, RESUMED_BY, ROLE
+from pneumonia.tracking.tags import DROPPED, RESUMED_BY
 
 LOCK_SECONDS = 60.0  # how long to wait for another process that sends the same record
 SAID_LETTERS = 600
 RETRY_SECONDS = 20.0  # how long a tracker that did not answer is not asked again
+PATIENCE_SECONDS = 60.0  # how long one may be away at a moment when a search cannot go on without it
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -113,6 +118,22 @@ class Tracker:
             self._measure(record)
             return run_id
 
+    def patiently(self, call: Callable[[], T], *, seconds: float = PATIENCE_SECONDS) -> T:
+        """Repeats a call, which must be safe to repeat, until the store answers.
+
+        Raises:
+            TrackingError: it has not for so many seconds.
+        """
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                reach(self.uri)  # MLflow's client would try for minutes
+                return call()
+            except TrackingError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(1)
+
     def _measure(self, record: Record) -> None:
         """System metrics, if they are switched on, from a run's first sending until before its last."""
         if "run_id" not in (have := sent(record)):
@@ -155,23 +176,30 @@ class Tracker:
                 done.append(record)
         return done, [record for record in waiting if record not in done]
 
-    def hand_over(self, experiment_id: str, old: str, new: str) -> dict[str, str]:
-        """Makes the run `new` the parent of the runs under `old`, and tags `old` with `resumed_by`.
-
-        Returns the ids of those under it that have not ended, with their roles.
+    def hand_over(self, experiment_id: str, old: str, new: str) -> None:
+        """Tags the run `old` with `resumed_by`, from when on what is sent under it comes under `new` (see `sync.heir`),
+        and then moves the runs that are there.
         """
         with tracker_errors(self.uri):
-            children = self.client.search_runs(
-                [experiment_id], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{old}'", max_results=50_000
-            )
-            for child in children:
-                self.client.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, new)
             run = none_if_missing(lambda: self.client.get_run(old))
             if run is not None and run.info.lifecycle_stage == "active":  # else somebody deleted it
-                self.client.set_tag(old, RESUMED_BY, new)
-                self.client.set_terminated(old, "KILLED")
-            still_open = (child for child in children if child.info.status == "RUNNING")
-            return {child.info.run_id: child.data.tags.get(ROLE, "") for child in still_open}
+                if run.data.tags.get(RESUMED_BY) is None:
+                    self.client.set_tag(old, RESUMED_BY, new)
+                if run.info.status != "KILLED":
+                    self.client.set_terminated(old, "KILLED")
+            for child in self.children(experiment_id, old):
+                self.client.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, new)
+
+    def children(self, experiment_id: str, parent: str, *, running: bool = False) -> list[MlflowRun]:
+        """The runs under a run, or those of them that have not ended.
+
+        Raises:
+            TrackingError: the store cannot be reached.
+        """
+        words = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'"
+        words += " and attributes.status = 'RUNNING'" if running else ""
+        with tracker_errors(self.uri):
+            return list(self.client.search_runs([experiment_id], words, max_results=50_000))
 
     def save_view(self, experiment_id: str, key: str, value: str) -> None:
         """Adds a saved view to the experiment (see `views`), if the store takes it."""

@@ -141,6 +141,10 @@ def _send(record: Record, client: MlflowClient, uri: str) -> str:
         run_id = _open(run, experiment_id, client)
         have = remember(record, run_id=run_id, experiment_id=experiment_id, uri=masked(uri))
     run_id = have["run_id"]
+    if run.parent is not None and (parent := heir(run.parent, client)) != have.get("parent"):
+        # asked after the run was opened: who takes over meanwhile finds the run, or is found here
+        client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, parent)
+        have = remember(record, parent=parent)
 
     params = record.params
     if missing := sorted(params.keys() - set(have.get("params", []))):
@@ -188,6 +192,17 @@ def _send(record: Record, client: MlflowClient, uri: str) -> str:
         remember(record, closed=True)
         shutil.rmtree(record.model, ignore_errors=True)  # MLflow has it now; a folder of models fills a disk
     return run_id
+
+
+def heir(parent: str, client: MlflowClient) -> str:
+    """The search that a run belongs to which began under `parent`: the last one that went on with that."""
+    seen = [parent]
+    while (there := none_if_missing(partial(client.get_run, seen[-1]))) is not None:
+        heir = there.data.tags.get(tags.RESUMED_BY)
+        if heir is None or heir in seen:
+            break
+        seen.append(heir)
+    return seen[-1]
 
 
 def _open(run: Run, experiment_id: str, client: MlflowClient) -> str:

@@ -56,7 +56,8 @@ def in_full(
             params=params, distributions={name: FloatDistribution(0, 1) for name in params}, value=0.1
         )
         assert isinstance(best, FrozenTrial)
-        return final.finish([best], task, TINY.epochs, decoded, "pneumonia", SILENT)
+        goal = final.Goal(epochs=TINY.epochs, model_name="pneumonia", key="ab12")
+        return final.finish([best], task, goal, decoded, SILENT)
 
     return end
 

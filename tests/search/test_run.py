@@ -1,5 +1,7 @@
 """Searches of one study at a time: one leads, the others join."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,27 +10,137 @@ import pytest
 
 from pneumonia.config import SearchConfig
 from pneumonia.data import index as data
+from pneumonia.registry.gate import Verdict
 from pneumonia.runs.context import RunContext
-from pneumonia.search import leader, run
+from pneumonia.search import final, leader, run
+from pneumonia.search import study as studies
 from pneumonia.search.worker import Task
+from pneumonia.tracking.record import Record, Run, records
 from pneumonia.tracking.store import Tracker
+from tests.search.conftest import gone
+
+
+@pytest.fixture
+def config() -> SearchConfig:
+    return SearchConfig(data="films", disturb=0.7, opacity=0.3, trials=1).for_data(cores=1, films=4400)
+
+
+@pytest.fixture
+def one_trial(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Instead of trainings: the first trial ends at once, and nothing is trained in full. The parents of the trials."""
+    parents: list[str] = []
+
+    def run_trials(study: optuna.Study, task: Task, *rest: Any, **more: Any) -> None:
+        parents.append(str(task.context.parent))
+        if (trial := studies.claim(study, 1, wait=lambda: None)) is not None:
+            study.tell(trial, 0.1)
+
+    def finish(trials: Any, task: Task, *rest: Any) -> tuple[Record, Verdict]:
+        record = task.context.begin(Run(name="final", role="final"), task.index)
+        record.finish("COMPLETE")
+        return record, Verdict(name="pneumonia", version="1", alias="champion", reason="it is alone")
+
+    monkeypatch.setattr(run, "_run_trials", run_trials)
+    monkeypatch.setattr(run, "_record_trials", lambda *rest: None)  # draws figures
+    monkeypatch.setattr(run, "decode_for", lambda *rest, **more: None)
+    monkeypatch.setattr(run.cache, "decode", lambda *rest, **more: None)
+    monkeypatch.setattr(final, "finish", finish)
+    return parents
 
 
 def test_of_those_who_joined_only_who_claims_the_lead_has_it(
-    index: data.Index, home: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+    index: data.Index,
+    home: Path,
+    tracker: Tracker,
+    config: SearchConfig,
+    one_trial: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The first leader dies; another of those who joined is quicker, and this one joins that."""
-    joined = []
-    leaders = iter([{"run_id": "first"}, None, None, {"run_id": "second"}, {"run_id": "second"}])
+    """The first leader dies; another of those who joined is quicker, and this one joins that, until it has finished."""
+    free = leader.Standing()
+    led = [leader.Standing(leader={"run_id": name}) for name in ("first", "second")]
+    standings = iter([led[0], free, led[1], leader.Standing(finished="second")])
+    monkeypatch.setattr(leader, "ask", lambda study: next(standings))
+    monkeypatch.setattr(leader, "claim", lambda study, seen: None)
+    ended = run.search(replace(config, trials=2), index, RunContext(home=home, tracker=tracker))
+    assert one_trial == ["first", "second"]
+    assert (ended.run_id, ended.joined, ended.done) == ("second", True, True)
 
-    def join(study: optuna.Study, task: Task, workers: int, leader: str, listener: Any) -> run.Outcome:
-        joined.append((leader, task.base.disturb, task.base.opacity))
-        return run.Outcome(study=study.study_name, run_id=leader, table=study.trials_dataframe(), best_params={})
 
-    monkeypatch.setattr(run, "_join", join)
-    monkeypatch.setattr(leader, "holder", lambda study: next(leaders))
-    monkeypatch.setattr(leader, "claim", lambda study: False)
-    config = SearchConfig(data="films", disturb=0.7, opacity=0.3).for_data(cores=1, films=4400)
-    outcome = run.search(config, index, RunContext(home=home, tracker=tracker))
-    assert joined == [("first", 0.7, 0.3), ("second", 0.7, 0.3)]
-    assert outcome.run_id == "second"
+def test_a_joined_search_ends_when_the_trials_are_done(
+    index: data.Index,
+    home: Path,
+    tracker: Tracker,
+    config: SearchConfig,
+    one_trial: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(leader, "ask", lambda study: leader.Standing(leader={"run_id": "other"}))
+    ended = run.search(config, index, RunContext(home=home, tracker=tracker))
+    assert one_trial == ["other"]
+    assert (ended.run_id, ended.joined, ended.done) == ("other", True, False)
+
+
+def test_a_leader_that_slept_hands_over_and_answers_with_what_the_other_found(
+    index: data.Index,
+    home: Path,
+    tracker: Tracker,
+    config: SearchConfig,
+    one_trial: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another takes the study over during its final training, and finishes it."""
+
+    def slow(trials: Any, task: Task, goal: final.Goal, *rest: Any) -> Any:
+        connection = studies.connect(task.storage)
+        study = optuna.load_study(study_name=task.study, storage=connection)
+        other = leader.claim(study, study.user_attrs["leader"])
+        assert other is not None
+        other.begin("other")
+        other.finish("other")
+        while True:  # until the next beat has noticed
+            goal.check()
+
+    monkeypatch.setattr(leader, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(final, "finish", slow)
+    ended = run.search(config, index, RunContext(home=home, tracker=tracker))
+    assert (ended.run_id, ended.done) == ("other", True)
+    (parent,) = tracker.client.search_runs(["1"], "tags.role = 'search'")
+    assert parent.info.status == "KILLED"
+
+
+class TestAStudyThatIsDone:
+    """What the same command does: the default study of a home is followed by the next, all others are answered."""
+
+    @pytest.fixture
+    def again(
+        self, index: data.Index, home: Path, tracker: Tracker, config: SearchConfig, one_trial: list[str]
+    ) -> Callable[..., run.Outcome]:
+        return lambda **more: run.search(replace(config, **more), index, RunContext(home=home, tracker=tracker))
+
+    def test_the_default_one(self, again: Callable[..., run.Outcome]) -> None:
+        first, second = again(), again()
+        assert (first.done, second.done) == (False, False)
+        assert second.study == f"{first.study}-2"
+
+    def test_a_named_one(self, again: Callable[..., run.Outcome]) -> None:
+        first, second, third = again(study="mine"), again(study="mine"), again(study="mine", new=True)
+        assert (second.study, second.run_id, second.done) == ("mine", first.run_id, True)
+        assert (third.study, third.done) == ("mine-2", False)
+        fourth = again(study="mine")
+        assert (fourth.study, fourth.run_id, fourth.done) == ("mine-2", third.run_id, True)
+
+    def test_a_shared_one(self, again: Callable[..., run.Outcome], tmp_path: Path) -> None:
+        storage = f"sqlite:///{tmp_path / 'shared.db'}"
+        first, second = again(storage=storage), again(storage=storage)
+        assert (second.study, second.run_id, second.done) == (first.study, first.run_id, True)
+
+    def test_one_that_this_home_was_leading_when_it_died(self, again: Callable[..., run.Outcome], home: Path) -> None:
+        """It is answered once, since the command that died is typed again once."""
+        first = again()
+        (parent,) = [record for record in records(home / "records") if record.run.role == "search"]
+        (parent.folder / "status.json").unlink()
+        parent.update(owner=gone())
+        second, third = again(), again()
+        assert (second.study, second.run_id, second.done) == (first.study, first.run_id, True)
+        assert (third.study, third.done) == (f"{first.study}-2", False)

@@ -7,6 +7,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -17,9 +18,12 @@ from optuna.trial import TrialState
 
 from pneumonia import config
 from pneumonia.augmentation import stress_tests as stress
+from pneumonia.runs.context import RunContext
 from pneumonia.runtime.signals import identity
 from pneumonia.search import study as studies
+from pneumonia.search.lost_trials import requeue_lost_trials
 from pneumonia.search_space import search_space
+from pneumonia.tracking.store import Tracker
 from tests.search.conftest import BASE, PRUNER, SPACE, claim, gone
 
 
@@ -150,18 +154,18 @@ def test_a_trial_of_a_dead_process_is_lost(study: optuna.Study) -> None:
     dead.set_user_attr("worker", gone())
     alive.set_user_attr("worker", identity())
     elsewhere.set_user_attr("worker", {**gone(), "host": "another-machine"})
-    assert [trial.number for trial in studies.lost(study)] == [dead.number]
+    assert list(studies.lost(study)) == [dead.number]
 
 
 def test_a_process_number_used_again_is_another_process(study: optuna.Study) -> None:
     trial = claim(study)
     trial.set_user_attr("worker", {**identity(), "started": float(identity()["started"]) - 100})
-    assert [t.number for t in studies.lost(study)] == [trial.number]
+    assert studies.lost(study) == {trial.number: "the worker was killed"}
 
 
 def test_a_trial_without_a_worker_is_lost_after_a_while(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = claim(study)
-    assert studies.lost(study) == []
+    assert studies.lost(study) == {}
 
     class Later(datetime):
         @classmethod
@@ -169,26 +173,30 @@ def test_a_trial_without_a_worker_is_lost_after_a_while(study: optuna.Study, mon
             return datetime.now(tz) + timedelta(seconds=studies.UNBORN_SECONDS + 1)
 
     monkeypatch.setattr(studies, "datetime", Later)
-    assert [t.number for t in studies.lost(study)] == [trial.number]
+    assert studies.lost(study) == {trial.number: "the worker was killed"}
 
 
 @pytest.mark.slow
-def test_a_silent_worker_loses_its_trial(url: str) -> None:
-    """After the grace period the trial fails, `on_lost` hears of it, and its parameters are queued again."""
-    heard: list[int] = []
-    storage = studies.connect(url, heartbeat=1, grace=1, on_lost=lambda trial: heard.append(trial.number))
+def test_a_silent_worker_loses_its_trial(url: str, tracker: Tracker, home: Path) -> None:
+    """After the grace period the trial fails, says why, and its parameters are queued again."""
+    storage = studies.connect(url, heartbeat=1, grace=1)
     study = studies.create_or_resume(storage, "films", BASE, SPACE, changed=True)
     silent = claim(study)
     storage.record_heartbeat(silent._trial_id)
+    assert studies.lost(study) == {}
+    assert studies.heard_of(study, studies.trials(study)[silent.number])
     time.sleep(2.5)  # the database counts whole seconds
+    assert studies.lost(study) == {silent.number: "the worker stopped responding"}
+    assert not studies.heard_of(study, studies.trials(study)[silent.number])
+    requeue_lost_trials(study, RunContext(home=home, tracker=tracker))
     again = claim(study)
-    assert heard == [silent.number]
     assert state(study, silent.number) == TrialState.FAIL
     assert again.params == silent.params
     with pytest.raises(studies.LeaseLost):
         studies.finish(study, silent.number, 0.1, TrialState.COMPLETE)
     assert not studies.fail(study, silent.number, "late", fault=True)
-    assert "reason" not in studies.trials(study)[silent.number].user_attrs
+    assert studies.trials(study)[silent.number].user_attrs["reason"] == "the worker stopped responding"
+    assert "reason" not in studies.trials(study)[again.number].user_attrs
 
 
 def test_fail_says_why_once(study: optuna.Study) -> None:

@@ -23,10 +23,31 @@ def test_hand_over(tracker: Tracker, new_record: NewRecord) -> None:
     child = tracker.send(new_record("child", role="trial", parent=old))
     (ended := new_record("ended", role="final", parent=old)).finish("COMPLETE")
     tracker.send(ended)
-    assert tracker.hand_over("1", old, new) == {child: "trial"}  # what is still open
-    assert tracker.client.get_run(child).data.tags["mlflow.parentRunId"] == new
+    for _ in range(2):  # as a takeover that was killed and is repeated
+        tracker.hand_over("1", old, new)
+    assert [run.info.run_id for run in tracker.children("1", new, running=True)] == [child]
+    assert {run.info.run_id for run in tracker.children("1", new)} == {child, sent(ended)["run_id"]}
     run = tracker.client.get_run(old)
     assert (run.info.status, run.data.tags["resumed_by"]) == ("KILLED", new)
+
+
+def test_waiting_for_a_store_that_comes_back(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch, new_record: NewRecord
+) -> None:
+    record, asked = new_record(), list[str]()
+
+    def reach(uri: str) -> None:
+        asked.append(uri)
+        if len(asked) < 3:
+            raise TrackingError("away")
+
+    monkeypatch.setattr(store_module, "reach", reach)
+    monkeypatch.setattr(store_module.time, "sleep", lambda seconds: None)
+    assert tracker.patiently(lambda: len(asked)) == 3
+    asked.clear()
+    with pytest.raises(TrackingError, match="away"):
+        tracker.patiently(lambda: tracker.send(record), seconds=-1)
+    assert sent(record) == {}
 
 
 def test_finished_ends_a_run_as_its_block_ends(tracker: Tracker, new_record: NewRecord) -> None:

@@ -17,7 +17,7 @@ from pneumonia.tracking import sync
 from pneumonia.tracking.connection import TrackingError
 from pneumonia.tracking.record import Record
 from pneumonia.tracking.store import Tracker, finished
-from pneumonia.tracking.sync import STATUS, sent, unsent
+from pneumonia.tracking.sync import STATUS, heir, sent, unsent
 from tests.tracking.conftest import Flaky, NewRecord, files, small
 
 
@@ -278,3 +278,51 @@ def test_a_record_without_a_model_has_none_to_drop(tracker: Tracker, new_record:
     tracker.send(record)
     tracker.drop_model(record)
     assert "model_id" not in sent(record)
+
+
+def test_a_run_hangs_under_the_search_that_went_on_whenever_it_is_sent(
+    tracker: Tracker, new_record: NewRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A takeover before a run is sent, at each step of its sending, and after it: what comes late follows the chain of
+    those who went on.
+    """
+    searches = [tracker.send(new_record(f"search {n}", role="search")) for n in range(3)]
+
+    def parent_of(record: Record) -> str:
+        return str(tracker.client.get_run(sent(record)["run_id"]).data.tags["mlflow.parentRunId"])
+
+    before, after = (new_record(name, role="trial", parent=searches[0]) for name in ("before", "after"))
+    tracker.send(before)
+    tracker.hand_over("1", searches[0], searches[1])
+    assert parent_of(before) == searches[1]
+    tracker.send(after)
+    assert parent_of(after) == searches[1]
+
+    create = tracker.client.create_run
+    at_once = new_record("at once", role="trial", parent=searches[1])
+
+    def created(*arguments: Any, **more: Any) -> Any:
+        """The takeover looks for runs just before this one is there."""
+        tracker.hand_over("1", searches[1], searches[2])
+        return create(*arguments, **more)
+
+    monkeypatch.setattr(tracker.client, "create_run", created)
+    tracker.send(at_once)
+    assert parent_of(at_once) == searches[2]
+    for record in (before, after):
+        record.finish("COMPLETE")
+        tracker.send(record)
+        assert parent_of(record) == searches[2]
+
+
+def test_a_search_that_was_deleted_ends_the_chain(tracker: Tracker, new_record: NewRecord) -> None:
+    record = new_record("trial", role="trial", parent="0" * 32)
+    tracker.send(record)
+    assert tracker.client.get_run(sent(record)["run_id"]).data.tags["mlflow.parentRunId"] == "0" * 32
+
+
+def test_a_circle_of_searches_ends(tracker: Tracker, new_record: NewRecord) -> None:
+    a, b = (tracker.send(new_record(name, role="search")) for name in "ab")
+    tracker.hand_over("1", a, b)
+    tracker.hand_over("1", b, a)
+    assert heir(a, tracker.client) == b
