@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from pneumonia.synthetic import dataset  # noqa: E402
-from tests.system import test_postgres, test_serving  # noqa: E402
+from tests import servers  # noqa: E402
+from tests.system import test_serving  # noqa: E402
 
 DEPLOY = ROOT / "docs" / "deploy"
 PASSWORD = "only-for-this-trial"
@@ -92,10 +93,10 @@ def answers(url: str) -> bool:
 @contextmanager
 def database() -> Iterator[str]:
     """Host and port of a PostgreSQL whose user `mlflow` has PASSWORD."""
-    server = test_postgres.Server(Path(tempfile.mkdtemp(prefix="pneumonia-images-")))
+    server = servers.PostgresServer(Path(tempfile.mkdtemp(prefix="pneumonia-images-")))
     server.start()
     try:
-        psql = ["psql", "--quiet", "-h", "127.0.0.1", "-p", str(server.port), "-U", test_postgres.USER]
+        psql = ["psql", "--quiet", "-h", "127.0.0.1", "-p", str(server.port), "-U", servers.USER]
         for statement in (f"CREATE ROLE mlflow LOGIN PASSWORD '{PASSWORD}'", "CREATE DATABASE mlflow OWNER mlflow"):
             subprocess.run([*psql, "-c", statement], check=True)
         (server.folder / "data" / "pg_hba.conf").write_text("host all mlflow 127.0.0.1/32 scram-sha-256\n")
@@ -156,7 +157,7 @@ def main(folder: Path) -> None:
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     changes = {"5000": ports["tracking"], "0.0.0.0": "127.0.0.1", "/artifacts": str(folder / "artifacts")}
     with ExitStack() as stack:
-        if test_postgres.PROGRAMS is not None and (os.getuid() != 0 or shutil.which("runuser")):
+        if servers.PROGRAMS is not None and (os.getuid() != 0 or shutil.which("runuser")):
             host, kind = stack.enter_context(database()), "PostgreSQL"
             changes |= {"@database/": f"@{host}/"}
         else:

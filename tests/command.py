@@ -89,11 +89,14 @@ class Command:
 class Lab:
     """A folder where `pneumonia` searches through a few films, and what is to be seen of that from outside.
 
-    The films are so few and so small that a trial takes about two seconds.
+    The films are so few and so small that a trial takes about two seconds. Its commands run under the host name `host`,
+    where one is given.
     """
 
-    def __init__(self, folder: Path, films: Path, *, tracking: str, storage: str | None = None) -> None:
-        self.folder, self.films, self.tracking, self.storage = folder, films, tracking, storage
+    def __init__(
+        self, folder: Path, films: Path, *, tracking: str, storage: str | None = None, host: str | None = None
+    ) -> None:
+        self.folder, self.films, self.tracking, self.storage, self.host = folder, films, tracking, storage, host
         self.home = folder / "home"
         self.client = MlflowClient(tracking)
         self.commands: list[Command] = []
@@ -108,6 +111,8 @@ class Lab:
             program += ["--experiment-name", "pneumonia"]
             pairs = zip(words[1::2], words[2::2], strict=True)
             program += [w for name, value in pairs for w in ("-P", f"{name[2:].replace('-', '_')}={value}")]
+        if self.host is not None:
+            program = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', self.host, *program]
         environment = {
             **os.environ,
             "PYTHONPATH": str(ROOT),

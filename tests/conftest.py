@@ -9,11 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from functools import cache as cache_forever
@@ -21,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import requests
 import threadpoolctl
 
 from pneumonia.config import TrainConfig
 from pneumonia.runs.listener import Listener
 from pneumonia.search_space import search_space
+from tests.servers import ENVIRONMENT, TrackingServer
 
 if TYPE_CHECKING:
     from pneumonia.data import cache
@@ -38,14 +33,6 @@ if TYPE_CHECKING:
     from pneumonia.tracking.store import Tracker
     from pneumonia.training.loop import Epoch
 
-ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # as the command line sets them
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_UV_AUTO_DETECT": "false",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-}
 ROOT = Path(__file__).parent.parent  # of the project
 NO_SERVER = "http://127.0.0.1:9"  # the port of the discard service: nobody listens
 TINY = TrainConfig(size=32, width=4, epochs=3, batch_size=16, lr=3e-3, device="cpu")
@@ -239,61 +226,6 @@ def tracker(store: str) -> Tracker:
     tracker = Tracker(store)
     tracker.experiment_id("pneumonia")
     return tracker
-
-
-class TrackingServer:
-    """`mlflow server` on a free port with one worker; after `kill` it starts again on the same port."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self, *, seconds: float = 120) -> None:
-        command = [
-            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)),
-            *("--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}"),
-            *("--artifacts-destination", str(self.folder / "artifacts")),
-        ]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-        with (self.folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                command,
-                cwd=self.folder,
-                env={**environment, **ENVIRONMENT},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + seconds
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise RuntimeError(f"mlflow server did not start: {(self.folder / 'server.log').read_text()[-2000:]}")
-            time.sleep(0.2)
-
-    def _answers(self) -> bool:
-        try:
-            return requests.get(f"{self.uri}/health", timeout=2).ok
-        except requests.RequestException:
-            return False
-
-    def freeze(self) -> None:
-        """SIGSTOP: connections are accepted by the system, and nobody answers."""
-        assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGSTOP)
-
-    def kill(self) -> None:
-        """SIGKILL to the server and its workers; returns when the port is free."""
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-        while self._answers():
-            time.sleep(0.05)
 
 
 @pytest.fixture

@@ -54,12 +54,13 @@ def ranked(study: optuna.Study) -> list[FrozenTrial]:
 @dataclass(frozen=True, kw_only=True)
 class Goal:
     """What the final training is to be: of so many epochs, its model a version of `model_name`. `key` tells its study
-    from all others, and `check` raises once another search leads it.
+    from all others, `resumed` says whether a search led it that died, and `check` raises once another leads it.
     """
 
     epochs: int
     model_name: str
     key: str
+    resumed: bool = False
     check: Callable[[], None] = lambda: None
 
 
@@ -83,7 +84,10 @@ def finish(
     full = replace(task.base, **best.params, epochs=goal.epochs)
     members = _members(trials[: ensemble.MOST], task) if task.long else []
     joined = {tags.BEST_TRIALS: " ".join(str(trial.number) for trial, _ in members)} if members else {}
-    before = _finished_here(task, full, joined, goal) or _finished_elsewhere(task, full, joined, goal)
+    before = _finished_here(task, full, joined, goal)
+    if before is None and goal.resumed:
+        with suppress(TrackingError):  # a store that is away: the registry takes one model of a search
+            before = _finished_elsewhere(task, full, joined, goal)
     if before is not None:
         return before, _registered(before, task, goal)
     what = describe(best.params, task.base)

@@ -71,8 +71,9 @@ def _is_unanswered(record: Record) -> bool:
 
 def take_over(
     study: optuna.Study, lead: Lead, parent_id: str, task: Task, experiment_id: str, listener: Listener
-) -> None:
-    """Makes `parent_id` the parent of the study's trials, and of those of the searches that led it before.
+) -> bool:
+    """Makes `parent_id` the parent of the study's trials, and of those of the searches that led it before; whether
+    there were any.
 
     Raises:
         LeadLost: another leads by now.
@@ -80,12 +81,13 @@ def take_over(
     """
     earlier = lead.begin(parent_id)
     if not earlier:
-        return
+        return False
     done = len(studies.trials(study, *studies.DONE))
     listener.say(f"resumes study {study.study_name}: {done} of {task.goal} trials are done")
     requeue_lost_trials(study, task.context)
     _gather(earlier, parent_id, task, experiment_id)
     _close_open_runs(study, parent_id, task, experiment_id)
+    return True
 
 
 def settle(study: optuna.Study, lead: Lead, parent_id: str, task: Task, experiment_id: str) -> None:

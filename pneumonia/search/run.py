@@ -219,7 +219,7 @@ def _lead(
         experiment_id = sent(parent)["experiment_id"]
         tracker.save_view(experiment_id, *views.under(parent_id, parent.run.name))
         task = replace(task, context=context.under(parent_id))
-        resume.take_over(study, lead, parent_id, task, experiment_id, listener)
+        resumed = resume.take_over(study, lead, parent_id, task, experiment_id, listener)
         data = decode_for(parent, index, context, size=plan.size, listener=listener)
         _run_trials(study, task, plan.workers, listener, check=lead.check)
         trials = final.ranked(study)
@@ -227,7 +227,7 @@ def _lead(
         _record_trials(study, best, parent)
         tracker.try_send(parent)
         listener.say(f"best trial: {best.number} with val/objective {best.value:.4f}")
-        last, verdict = final.finish(trials, task, goal, data, listener)
+        last, verdict = final.finish(trials, task, replace(goal, resumed=resumed), data, listener)
         parent.summarise(last.summary, step=0)
         with suppress(TrackingError):  # who is away for so long gets the rest by `pneumonia sync`
             resume.settle(study, lead, parent_id, task, experiment_id)

@@ -62,6 +62,7 @@ class Tracker:
 
     uri: str
     _silent_until: float = 0.0
+    _patient: bool = True
     _client: MlflowClient | None = field(default=None, repr=False)
     _meters: Meters = field(default_factory=Meters, repr=False)
 
@@ -119,20 +120,25 @@ class Tracker:
             return run_id
 
     def patiently(self, call: Callable[[], T], *, seconds: float = PATIENCE_SECONDS) -> T:
-        """Repeats a call, which must be safe to repeat, until the store answers.
+        """Repeats a call, which must be safe to repeat, until the store answers. Who waited in vain does not wait again
+        until it has answered.
 
         Raises:
             TrackingError: it has not for so many seconds.
         """
-        end = time.monotonic() + seconds
+        end = time.monotonic() + (seconds if self._patient else 0.0)
         while True:
             try:
-                reach(self.uri)  # MLflow's client would try for minutes
-                return call()
+                reach(self.uri)  # MLflow's client would try for longer
+                answer = call()
             except TrackingError:
-                if time.monotonic() > end:
+                if time.monotonic() >= end:
+                    self._patient = False
                     raise
                 time.sleep(1)
+            else:
+                self._patient = True
+                return answer
 
     def _measure(self, record: Record) -> None:
         """System metrics, if they are switched on, from a run's first sending until before its last."""

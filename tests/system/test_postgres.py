@@ -3,8 +3,6 @@
 import os
 import shutil
 import signal
-import socket
-import subprocess
 import tempfile
 import time
 from collections import Counter
@@ -20,64 +18,20 @@ from optuna.trial import TrialState
 from pneumonia.search import study as studies
 from pneumonia.tracking.store import Tracker
 from tests.command import Lab, until
+from tests.servers import PROGRAMS, PostgresServer
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 
-PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), default=None)
-USER = "postgres"
-
-
-class Server:
-    """A PostgreSQL of one's own in a temporary folder, without passwords and without much care for its disk.
-
-    It refuses to run as root, so there it runs as the user `postgres`.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        if os.getuid() == 0:
-            shutil.chown(folder, USER, USER)
-        self._do("initdb", "--auth=trust", f"--username={USER}", "--encoding=UTF8", "--locale=C", "--no-sync")
-        with (folder / "data" / "postgresql.conf").open("a") as file:
-            file.write(
-                f"port = {self.port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\nfsync = off\n"
-            )
-
-    def _do(self, program: str, *words: str) -> None:
-        assert PROGRAMS is not None
-        as_user = ["runuser", "-u", USER, "--"] if os.getuid() == 0 else []
-        command = [*as_user, str(PROGRAMS / program), "-D", str(self.folder / "data"), *words]
-        subprocess.run(command, cwd=self.folder, check=True, stdout=subprocess.DEVNULL, timeout=60)
-
-    def start(self) -> None:
-        self._do("pg_ctl", "start", "-w", "-l", str(self.folder / "log"))
-
-    def stop(self) -> None:
-        """At once, as a crash: connections break and transactions are lost."""
-        self._do("pg_ctl", "stop", "-w", "-m", "immediate")
-
-    def url(self, database: str = USER) -> str:
-        return f"postgresql+psycopg2://{USER}@127.0.0.1:{self.port}/{database}"
-
-    def create(self, database: str) -> str:
-        assert PROGRAMS is not None
-        command = [str(PROGRAMS / "createdb"), "-h", "127.0.0.1", "-p", str(self.port), "-U", USER, database]
-        subprocess.run(command, check=True, timeout=60)
-        return self.url(database)
-
 
 @pytest.fixture(scope="module")
-def postgres() -> Iterator[Server]:
+def postgres() -> Iterator[PostgresServer]:
     if PROGRAMS is None:
         pytest.skip("PostgreSQL's programs are not in /usr/lib/postgresql")
     if os.getuid() == 0 and shutil.which("runuser") is None:
         pytest.skip("PostgreSQL does not run as root, and there is no runuser to become its user")
     folder = Path(tempfile.mkdtemp(prefix="pneumonia-postgres-"))  # not pytest's, which only root may enter
     try:
-        server = Server(folder)
+        server = PostgresServer(folder)
         server.start()
         yield server
         server.stop()
@@ -91,7 +45,7 @@ def machine(name: str, tmp_path: Path, films: Path, tracker: Tracker, storage: s
 
 
 def test_two_machines_and_a_database_that_restarts(
-    postgres: Server, films: Path, tracker: Tracker, tmp_path: Path
+    postgres: PostgresServer, films: Path, tracker: Tracker, tmp_path: Path
 ) -> None:
     """The second search joins the first; the database goes away under both; together they reach the count exactly."""
     url = postgres.create("together")
@@ -120,7 +74,7 @@ def test_two_machines_and_a_database_that_restarts(
         second.stop()
 
 
-def test_a_machine_that_dies(postgres: Server, films: Path, tracker: Tracker, tmp_path: Path) -> None:
+def test_a_machine_that_dies(postgres: PostgresServer, films: Path, tracker: Tracker, tmp_path: Path) -> None:
     """The leader is killed with all its workers; the same command elsewhere takes the study over after a while."""
     url = postgres.create("dying")
     first, second = (machine(name, tmp_path, films, tracker, url) for name in ("first", "second"))
@@ -158,7 +112,7 @@ def test_a_password_in_the_url_reaches_nobody(films: Path, tracker: Tracker, tmp
     assert not any(b"hunter2" in path.read_bytes() for path in written)
 
 
-def test_mlflow_s_own_database_is_left_alone(postgres: Server) -> None:
+def test_mlflow_s_own_database_is_left_alone(postgres: PostgresServer) -> None:
     url = postgres.create("mlflow")
     MlflowClient(url).search_experiments()
     engine = sqlalchemy.create_engine(url)
@@ -171,7 +125,7 @@ def test_mlflow_s_own_database_is_left_alone(postgres: Server) -> None:
         studies.check(postgres.url("nobody_made_it"), None)
 
 
-def test_a_study_made_beforehand(postgres: Server) -> None:
+def test_a_study_made_beforehand(postgres: PostgresServer) -> None:
     url = postgres.create("beforehand")
     studies.check(url, "films")
     assert sqlalchemy.inspect(sqlalchemy.create_engine(url)).get_table_names() == []

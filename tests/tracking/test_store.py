@@ -48,6 +48,10 @@ def test_waiting_for_a_store_that_comes_back(
     with pytest.raises(TrackingError, match="away"):
         tracker.patiently(lambda: tracker.send(record), seconds=-1)
     assert sent(record) == {}
+    asked.clear()
+    with pytest.raises(TrackingError, match="away"):  # nobody waits for it twice
+        tracker.patiently(lambda: None)
+    assert len(asked) == 1
 
 
 def test_finished_ends_a_run_as_its_block_ends(tracker: Tracker, new_record: NewRecord) -> None:
