@@ -72,7 +72,13 @@ class Round:
 
     def __init__(self, folder: Path, *, trials: int, keep: int, pruner: str, hosts: bool, seed: int) -> None:
         self.folder, self.trials, self.keep, self.random = folder, trials, keep, random.Random(seed)
-        self.settings: dict[str, Any] = {"trials": trials, "workers": 2, "keep_models": keep, "pruner": pruner, "study": "chaos"}
+        self.settings: dict[str, Any] = {
+            "trials": trials,
+            "workers": 2,
+            "keep_models": keep,
+            "pruner": pruner,
+            "study": "chaos",
+        }
         self.hosts, self.events = hosts, list[str]()
         self.began = time.monotonic()
 

@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import multiprocessing
 import os
 import signal
 import socket
@@ -85,10 +86,11 @@ class Stop:
 
     def follow_parent(self) -> None:
         """For a worker: stops when the process that started it dies, at the latest after `MERCY_SECONDS`."""
-        parent = os.getppid()
+        parent = multiprocessing.parent_process()  # which is not the one that it is a fork of
+        assert parent is not None
 
         def watch() -> None:
-            while os.getppid() == parent:
+            while parent.is_alive():
                 threading.Event().wait(POLL_SECONDS)
             self.signum = self.signum or signal.SIGTERM
             threading.Event().wait(MERCY_SECONDS)

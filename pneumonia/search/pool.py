@@ -5,7 +5,9 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from pneumonia.search import worker
 from pneumonia.search.worker import Task
@@ -13,6 +15,10 @@ from pneumonia.search.worker import Task
 POLL_SECONDS = 0.25
 STOP_SECONDS = 1.5  # from asking the workers to stop to killing them
 MAX_DEATHS = 10  # without a trial that came to its end between them
+
+
+# What a worker needs, and its first record (see `runs.train.warm_up`): most of a new worker's 17 seconds of the CPU.
+PRELOADED = ["pneumonia.search.worker", "sklearn.metrics", "seaborn", "onnx", "torch.onnx._internal"]
 
 
 class WorkersDied(RuntimeError):
@@ -29,19 +35,19 @@ def run(task: Task, workers: int, *, on_poll: Callable[[], None], on_death: Call
     Raises:
         WorkersDied: too many died without a trial done between them.
     """
-    context = multiprocessing.get_context("spawn")  # a fork would share torch's threads and open databases
+    context = _context()
     deaths, started, done = 0, 0, 0
     alive: list[BaseProcess] = []
 
     def start() -> None:
         nonlocal started
-        process = context.Process(target=worker.main, args=(task,), name=f"worker-{started}")
+        process: BaseProcess = context.Process(target=worker.main, args=(task,), name=f"worker-{started}")
         with one_thread():
             process.start()
         alive.append(process)
         started += 1
 
-    with stopped_at_the_end(alive):
+    with prepared(), stopped_at_the_end(alive):
         for _ in range(workers):
             start()
         while alive:
@@ -60,6 +66,37 @@ def run(task: Task, workers: int, *, on_poll: Callable[[], None], on_death: Call
                     )
                 start()
             time.sleep(POLL_SECONDS)
+
+
+def _context() -> Any:
+    """Workers are forks of a server that has imported what they need and done nothing else; a fork of this process
+    would share torch's threads and open databases. Where there can be no such server, they start from nothing.
+    """
+    there = "forkserver" in multiprocessing.get_all_start_methods()
+    return multiprocessing.get_context("forkserver" if there else "spawn")
+
+
+def _server() -> Any:
+    """The standard library's one server, whose only way to stop it is not public."""
+    return forkserver._forkserver
+
+
+@contextmanager
+def prepared() -> Iterator[None]:
+    """The server that workers are forks of starts with the block, to import while other things are done, and ends with
+    it. Blocks may be nested.
+    """
+    context, server = _context(), _server()
+    if context.get_start_method() != "forkserver" or server._forkserver_pid is not None:
+        yield
+        return
+    context.set_forkserver_preload(PRELOADED)
+    with one_thread():
+        forkserver.ensure_running()
+    try:
+        yield
+    finally:
+        server._stop()  # it would keep this environment for later searches of this process
 
 
 @contextmanager

@@ -95,12 +95,13 @@ def search(
         heartbeat=heartbeat,
         grace=grace,
     )
-    study = _open(config, task, listener)
-    task = replace(task, study=study.study_name)
-    resume.close_ended_records(study, context.home)
-    close_dead(context.home)
-    context.tracker.sync(context.home)
-    return _take_part(study, task, config, model_name, listener)
+    with pool.prepared():
+        study = _open(config, task, listener)
+        task = replace(task, study=study.study_name)
+        resume.close_ended_records(study, context.home)
+        close_dead(context.home)
+        context.tracker.sync(context.home)
+        return _take_part(study, task, config, model_name, listener)
 
 
 def _open(config: SearchConfig, task: Task, listener: Listener) -> optuna.Study:
