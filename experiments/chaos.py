@@ -156,15 +156,16 @@ class Round:
     def happenings(self, database: PostgresServer, tracker: TrackingServer) -> list[tuple[Callable[[], bool], Any]]:
         """What happens once, when its condition holds; each may say what follows after so many seconds."""
 
-        def away(what: str, stop: Callable[[], None], start: Callable[[], None], seconds: float) -> Any:
-            def happen() -> Any:
-                self.note(f"{what} is away for {seconds:.0f} s")
-                stop()
-                return seconds, start
+        def crash() -> None:
+            self.note(f"the database is away for {DATABASE_SECONDS:.0f} s")
+            database.stop()
+            time.sleep(DATABASE_SECONDS)  # the conditions ask it
+            database.start()
 
-            return happen
-
-        crash = away("the database", database.stop, database.start, DATABASE_SECONDS)
+        def outage() -> Any:
+            self.note(f"the tracking server is away for {TRACKER_SECONDS:.0f} s")
+            tracker.kill()
+            return TRACKER_SECONDS, tracker.start
 
         def done(share: float) -> Callable[[], bool]:
             return lambda: len(self.lab.done()) >= share * self.trials
@@ -173,7 +174,7 @@ class Round:
             (done(0.15), self.kill_the_leader),
             (done(0.25), crash),
             (done(0.35), lambda: self.put_to_sleep("a worker", self.a_worker(), ASLEEP_SECONDS)),
-            (done(0.45), away("the tracking server", tracker.kill, tracker.start, TRACKER_SECONDS)),
+            (done(0.45), outage),
             (done(0.60), crash),
             (done(0.75), lambda: self.put_to_sleep("the leader", self.leaders_pid(), LEADER_ASLEEP_SECONDS)),
             (self.in_final_training, self.kill_the_leader),
