@@ -3,7 +3,8 @@
     python -m experiments.chaos [--rounds 20] [--trials 60] [--keep 60 5] [--log FILE]
 
 Two searches with homes of their own, and host names of their own in every second round, share a PostgreSQL and a real
-MLflow server that takes the artifacts. Meanwhile workers are killed every few seconds, one sleeps past its grace period
+MLflow server that takes the artifacts. Meanwhile workers are killed every few seconds, as long as trials end between
+that, one sleeps past its grace period
 and wakes, the leader is killed among the trials, in the final training and in the gate, and sleeps until another leads,
 the database crashes twice and the tracking server once. A command that was killed is typed again. Pruning is off and on
 by turns.
@@ -45,6 +46,8 @@ from tests.servers import PROGRAMS, PostgresServer, TrackingServer
 
 ROUND_SECONDS = 480.0
 KILL_SECONDS = (4.0, 8.0)  # between two workers that are killed
+NO_TRIAL_SECONDS = 30.0  # or so long, while no trial ends: a slow machine would do nothing but start workers
+LOOK_SECONDS = 0.5  # between two questions to the study
 DATABASE_SECONDS, TRACKER_SECONDS = 5.0, 20.0  # how long they are away
 ASLEEP_SECONDS = studies.GRACE_SECONDS + 3 * studies.HEARTBEAT_SECONDS
 LEADER_ASLEEP_SECONDS = 30.0  # another leads by then
@@ -81,6 +84,7 @@ class Round:
         }
         self.hosts, self.events = hosts, list[str]()
         self.began = time.monotonic()
+        self.done, self.next_look, self.kills = 0, 0.0, 0
 
     def note(self, what: str) -> None:
         self.events.append(f"{time.monotonic() - self.began:.0f} s: {what}")
@@ -128,8 +132,11 @@ class Round:
         """Lets things happen until every machine's command has ended by itself."""
         happenings = self.happenings(database, tracker)
         next_kill, later = time.monotonic() + 5, list[tuple[float, Callable[[], None]]]()
+        killed_at = (0, time.monotonic())  # how many trials were done then, and when
         while any(machine.command.process.poll() is None or machine.killed for machine in self.machines):
             now = time.monotonic()
+            if now > self.next_look:
+                self.done, self.next_look = len(self.lab.done()), now + LOOK_SECONDS
             if now - self.began > ROUND_SECONDS:
                 self.note("time is over")
                 return
@@ -144,10 +151,11 @@ class Round:
                     happenings.remove((condition, what))
                     if (follows := what()) is not None:
                         later.append((time.monotonic() + follows[0], follows[1]))
-            if now > next_kill and len(self.lab.done()) < self.trials:
-                next_kill = now + self.random.uniform(*KILL_SECONDS)
+            progress = self.done > killed_at[0] or now > killed_at[1] + NO_TRIAL_SECONDS
+            if now > next_kill and progress and self.done < self.trials:
+                next_kill, killed_at = now + self.random.uniform(*KILL_SECONDS), (self.done, now)
                 self.kill_a_worker()
-            time.sleep(0.1)
+            time.sleep(0.05)
 
     @property
     def lab(self) -> Lab:
@@ -168,7 +176,7 @@ class Round:
             return TRACKER_SECONDS, tracker.start
 
         def done(share: float) -> Callable[[], bool]:
-            return lambda: len(self.lab.done()) >= share * self.trials
+            return lambda: self.done >= share * self.trials
 
         return [
             (done(0.15), self.kill_the_leader),
@@ -202,6 +210,7 @@ class Round:
         if (pid := self.a_worker()) is not None:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+                self.kills += 1
 
     def leaders_pid(self) -> int | None:
         study = self.lab.study
@@ -233,6 +242,8 @@ class Round:
         return seconds, wake
 
     def finals(self) -> list[Any]:
+        if self.done < self.trials:
+            return []
         return [
             record
             for machine in self.machines
@@ -332,7 +343,15 @@ def main() -> None:
             print(f"round {number}: {settings}", file=sys.stderr, flush=True)
             one = Round(folder, trials=args.trials, seed=number, **settings)
             found = one.run(films)
-            rows.append({"round": number, **settings, "wrong": found, "seconds": round(time.monotonic() - one.began)})
+            rows.append(
+                {
+                    "round": number,
+                    **settings,
+                    "wrong": found,
+                    "seconds": round(time.monotonic() - one.began),
+                    "kills": one.kills,
+                }
+            )
             print(json.dumps(rows[-1]), flush=True)
             if args.log is not None:
                 with args.log.open("a") as log:

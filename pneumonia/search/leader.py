@@ -10,6 +10,7 @@ that they hold at every moment of a takeover:
 """
 
 import json
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -87,6 +88,7 @@ class Lead:
 
     def __init__(self, study: optuna.Study, me: dict[str, Any]) -> None:
         self.study, self._me, self._lost = study, me, False
+        self._writing = threading.RLock()  # counting on has a thread of its own
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -100,7 +102,7 @@ class Lead:
 
     def beat(self) -> None:
         """Counts on; whether another leads is then said by `check`."""
-        with suppress(LeadLost):
+        with suppress(LeadLost), self._writing:
             self._write({attributes.LEADER: {**self._me, "beat": self._me["beat"] + 1}}, seconds=0)
 
     def check(self) -> None:
@@ -119,8 +121,9 @@ class Lead:
         have = _read(self.study)
         earlier = [*have.get(attributes.PARENTS, []), *filter(None, [have.get(attributes.PARENT)])]
         earlier = [one for one in dict.fromkeys(earlier) if one != run_id]
-        leader = {**self._me, "run_id": run_id}
-        self._write({attributes.LEADER: leader, attributes.PARENT: run_id, attributes.PARENTS: earlier})
+        with self._writing:
+            leader = {**self._me, "run_id": run_id}
+            self._write({attributes.LEADER: leader, attributes.PARENT: run_id, attributes.PARENTS: earlier})
         return earlier
 
     def finish(self, run_id: str) -> None:
@@ -142,9 +145,10 @@ class Lead:
             self._lost = True
             return {}
 
-        _change(self.study, decide, seconds=seconds)
-        self.check()
-        self._me = news.get(attributes.LEADER) or self._me
+        with self._writing:
+            _change(self.study, decide, seconds=seconds)
+            self.check()
+            self._me = news.get(attributes.LEADER) or self._me
 
     def _leads(self, have: Mapping[str, Any]) -> bool:
         leader = have.get(attributes.LEADER) or {}

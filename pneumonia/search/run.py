@@ -140,7 +140,7 @@ def _take_part(study: optuna.Study, task: Task, config: SearchConfig, model_name
         if standing.finished is not None:
             return _done(study, standing.finished, task, listener, joined=joined is not None)
         if standing.leader is not None:
-            if joined is not None and len(studies.trials(study, *studies.DONE)) >= task.goal:
+            if joined is not None and joined.run_id == standing.leader["run_id"]:
                 _end_adopted(task.context)
                 return joined
             joined = _join(study, task, workers, standing.leader["run_id"], listener)

@@ -1,0 +1,196 @@
+"""How many workers does one study bear, and what does it cost beside Optuna alone?
+
+    python -m experiments.fleet [--workers 1 4 16] [--trials 200] [--pairs 1] [--json FILE]
+
+An objective of 5 ms, no film, no record and no tracking: what is left is the study's database, a PostgreSQL of its own
+without care for its disk. By turns: this program's way to a trial and back (lost trials, claim, heartbeat, attributes,
+report, end), and Optuna's `ask`, `report` and `tell` with the same sampler and the same parameters. Each worker is a
+process; the clock runs from when all are connected to the last trial's end.
+
+Figures of a trial: statements and commits as SQLAlchemy and PostgreSQL count them, the seconds in which PostgreSQL was
+at a statement, and the bytes by which the database grew.
+
+Needs PostgreSQL's programs. Cost: a minute for each number of workers and pair. Results: LOG.md
+and the guide on many machines.
+"""
+
+import multiprocessing
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import optuna
+import sqlalchemy
+
+from experiments import bench
+from pneumonia.config import TrainConfig
+from pneumonia.runs.context import RunContext
+from pneumonia.runtime.signals import identity
+from pneumonia.search import attributes, pruning, study_space, worker
+from pneumonia.search import study as studies
+from pneumonia.search.lost_trials import requeue_lost_trials
+from pneumonia.search_space import search_space
+from pneumonia.tracking.store import Tracker
+from tests.servers import PROGRAMS, PostgresServer
+
+OBJECTIVE_SECONDS = 0.005
+METRICS = {f"val/metric-{number}": 0.5 for number in range(12)}  # as many as a trial tells the study
+POLL_SECONDS = 0.05
+KINDS = ("ours", "optuna")
+
+
+def ours(study: optuna.Study, goal: int) -> None:
+    """As `search.worker.work`, with an objective that computes nothing."""
+    storage, home = studies.database(study), Path(tempfile.gettempdir())
+    context = RunContext(home=home, tracker=Tracker(f"sqlite:///{home / 'nowhere.db'}"))
+
+    def wait() -> None:
+        requeue_lost_trials(study, context)
+        time.sleep(POLL_SECONDS)
+
+    while True:
+        requeue_lost_trials(study, context)
+        if (trial := studies.claim(study, goal, wait=wait)) is None:
+            return
+        with worker.heartbeat(storage, trial, studies.HEARTBEAT_SECONDS):
+            worker.set_attributes(trial, {attributes.WORKER: identity(), attributes.FOLDER: str(home)})
+            value = objective(trial)
+            worker.set_attributes(trial, METRICS)
+            studies.finish(study, trial.number, value, optuna.trial.TrialState.COMPLETE)
+
+
+def optuna_alone(study: optuna.Study, goal: int) -> None:
+    """Optuna's own way: each worker looks how many trials are done, and asks for one."""
+    space = study_space.read(study)
+    while len(study.get_trials(deepcopy=False, states=studies.DONE)) < goal:
+        trial = study.ask(space)
+        value = objective(trial)
+        for name, metric in METRICS.items():
+            trial.set_user_attr(name, metric)
+        study.tell(trial, value)
+
+
+def objective(trial: optuna.Trial) -> float:
+    time.sleep(OBJECTIVE_SECONDS)
+    value = sum(number for number in trial.params.values() if isinstance(number, float)) % 1
+    trial.report(value, 1)
+    return value
+
+
+WAYS: dict[str, Callable[[optuna.Study, int], None]] = {"ours": ours, "optuna": optuna_alone}
+
+
+def work(kind: str, url: str, goal: int, seed: int, together: Barrier, counts: "Queue[int]") -> None:
+    """A worker's process."""
+    storage = studies.connect(url, seconds=studies.PATIENCE_SECONDS)
+    statements = [0]
+
+    def count(*rest: Any) -> None:
+        statements[0] += 1
+
+    sqlalchemy.event.listen(storage.engine, "before_cursor_execute", count)
+    study = studies.load(storage, kind, seed=seed, pruner=pruning.pruner("none", 1, long=False))
+    together.wait()
+    WAYS[kind](study, goal)
+    counts.put(statements[0])
+
+
+def measure(server: PostgresServer, kind: str, workers: int, goal: int, number: int) -> dict[str, Any]:
+    """One search of `goal` trials in a database of its own."""
+    url = server.create(f"{kind}_{workers}_{number}")
+    studies.create_or_resume(studies.connect(url), kind, TrainConfig(), search_space(long=False), changed=True)
+    context = multiprocessing.get_context("spawn")
+    together, counts = context.Barrier(workers + 1), context.Queue()
+    processes = [context.Process(target=work, args=(kind, url, goal, number, together, counts)) for _ in range(workers)]
+    for process in processes:
+        process.start()
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
+    before = statistics(engine)
+    together.wait()
+    began, connections = time.perf_counter(), 0
+    while any(process.is_alive() for process in processes):
+        connections = max(connections, statistics(engine)["connections"])
+        time.sleep(0.5)
+    seconds = time.perf_counter() - began
+    if any(process.exitcode for process in processes):
+        raise RuntimeError(f"a worker of {kind} died")
+    after, sent = statistics(engine), sum(counts.get() for _ in processes)
+    done = len(
+        studies.trials(
+            studies.load(studies.connect(url), kind, seed=0, pruner=pruning.pruner("none", 1, long=False)),
+            *studies.DONE,
+        )
+    )
+    return {
+        "trials_per_second": done / seconds,
+        "trials": done,
+        "statements": sent / done,
+        "commits": (after["commits"] - before["commits"]) / done,
+        "database_seconds": (after["seconds"] - before["seconds"]) / done,
+        "bytes": (after["bytes"] - before["bytes"]) / done,
+        "connections": connections,
+    }
+
+
+def statistics(engine: sqlalchemy.Engine) -> dict[str, Any]:
+    """What PostgreSQL has counted of a database."""
+    words = """
+        SELECT xact_commit AS commits, active_time / 1000 AS seconds, pg_database_size(datname) AS bytes,
+               (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()) AS connections
+        FROM pg_stat_database WHERE datname = current_database()
+    """
+    with engine.connect() as connection:
+        return dict(connection.execute(sqlalchemy.text(words)).mappings().one())
+
+
+@contextmanager
+def database() -> Iterator[PostgresServer]:
+    folder = Path(tempfile.mkdtemp(prefix="pneumonia-postgres-"))  # of the user postgres
+    server = PostgresServer(folder)
+    try:
+        with (folder / "data" / "postgresql.conf").open("a") as file:
+            file.write("max_connections = 300\n")
+        server.start()
+        yield server
+        server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def main() -> None:
+    parser = bench.parser(__doc__)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--pairs", type=int, default=1)
+    args = parser.parse_args()
+    if PROGRAMS is None:
+        sys.exit("PostgreSQL's programs are not in /usr/lib/postgresql: install the package postgresql")
+    rows = []
+    with database() as server:
+        for workers in args.workers:
+            for pair in range(args.pairs):
+                for kind in KINDS if pair % 2 == 0 else KINDS[::-1]:
+                    found = measure(server, kind, workers, args.trials, pair)
+                    rows.append({"kind": kind, "workers": workers, "pair": pair, **found})
+                    print(
+                        "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items())
+                    )
+    for workers in args.workers:
+        mine, other = (
+            [row["trials_per_second"] for row in rows if (row["kind"], row["workers"]) == (kind, workers)]
+            for kind in KINDS
+        )
+        ratio = bench.mean_std([a / b for a, b in zip(mine, other, strict=True)])
+        print(f"{workers} workers: {bench.spread(ratio)} of Optuna alone")
+    bench.write(bench.report({"rows": rows}), args.json)
+
+
+if __name__ == "__main__":
+    main()
