@@ -4,10 +4,9 @@
 
 Two searches with homes of their own, and host names of their own in every second round, share a PostgreSQL and a real
 MLflow server that takes the artifacts. Meanwhile workers are killed every few seconds, as long as trials end between
-that, one sleeps past its grace period
-and wakes, the leader is killed among the trials, in the final training and in the gate, and sleeps until another leads,
-the database crashes twice and the tracking server once. A command that was killed is typed again. Pruning is off and on
-by turns.
+that, one sleeps past its grace period and wakes, the leader is killed among the trials, in the final training and in
+the gate, and sleeps until another leads, the database crashes twice and the tracking server once. A command that was
+killed is typed again. Pruning is off and on by turns.
 
 Afterwards there must be: exactly as many trials as asked for, each with one run and all that belongs to it, models as
 `keep_models` says, no run that is RUNNING, one parent over all, one final model, one version, the champion; nothing
@@ -53,6 +52,7 @@ ASLEEP_SECONDS = studies.GRACE_SECONDS + 3 * studies.HEARTBEAT_SECONDS
 LEADER_ASLEEP_SECONDS = 30.0  # another leads by then
 AGAIN_SECONDS = 1.0  # until a killed command is typed again
 PARENT = "mlflow.parentRunId"
+NOT_YET = object()  # of something that cannot happen at this moment
 
 
 @dataclass
@@ -148,8 +148,11 @@ class Round:
                     what()
             for condition, what in list(happenings):
                 if condition():
+                    follows = what()
+                    if follows is NOT_YET:
+                        continue
                     happenings.remove((condition, what))
-                    if (follows := what()) is not None:
+                    if follows is not None:
                         later.append((time.monotonic() + follows[0], follows[1]))
             progress = self.done > killed_at[0] or now > killed_at[1] + NO_TRIAL_SECONDS
             if now > next_kill and progress and self.done < self.trials:
@@ -229,7 +232,7 @@ class Round:
 
     def put_to_sleep(self, what: str, pid: int | None, seconds: float) -> Any:
         if pid is None:
-            return None
+            return NOT_YET
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
             self.note(f"{what} sleeps for {seconds:.0f} s")

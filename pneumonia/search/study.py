@@ -108,10 +108,15 @@ def check(url: str, name: str | None) -> None:
     Raises:
         StudyError: the study cannot be kept there.
     """
-    try:
-        holds = holds_a_study(url)
-    except sqlalchemy.exc.SQLAlchemyError as error:
-        raise unusable(url, first_line(error.__cause__ or error)) from error
+    end = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            holds = holds_a_study(url)
+            break
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            if time.monotonic() > end:
+                raise unusable(url, first_line(error.__cause__ or error)) from error
+            time.sleep(1)
     if holds and name is not None:
         storage = connect(url)
         there = set(optuna.get_all_study_names(storage))

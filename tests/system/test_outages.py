@@ -1,5 +1,9 @@
 """A real tracking server that is killed or hangs while a training runs."""
 
+import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,7 +20,7 @@ from pneumonia.tracking.connection import TrackingError
 from pneumonia.tracking.store import Tracker, finished
 from pneumonia.tracking.sync import sent, unsent
 from pneumonia.training.loop import Epoch
-from tests.conftest import TINY, Told, TrackingServer
+from tests.conftest import ROOT, TINY, Told, TrackingServer
 from tests.tracking.conftest import NewRecord, files
 
 
@@ -77,3 +81,13 @@ def test_a_server_that_hangs_holds_training_up_for_seconds(server: TrackingServe
     started = time.monotonic()
     assert not tracker.try_send(record)
     assert time.monotonic() - started < 0.1
+
+
+@pytest.mark.slow
+def test_json_is_alone_on_standard_output(server: TrackingServer, films: Path, home: Path) -> None:
+    """MLflow prints a line for each run that ends on a server."""
+    words = ["train", "--data", str(films), "--epochs", "1", "--size", "32", "--json"]
+    environment = {**os.environ, "PNEUMONIA_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pneumonia", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["val/auc"] >= 0
