@@ -4,7 +4,7 @@ import gc
 
 import click
 
-from pneumonia.cli import adapting, films, models, monitoring, page, runs, serving, ui
+from pneumonia.cli import adapting, clean, doctor, films, models, monitoring, page, runs, serving, ui
 from pneumonia.runtime.environment import mlflow_defaults, quiet
 from pneumonia.runtime.signals import leave_quickly
 
@@ -37,6 +37,8 @@ for command in (
     runs.sync,
     ui.ui,
     page.page,
+    doctor.doctor,
+    clean.clean,
 ):
     cli.add_command(command)
 

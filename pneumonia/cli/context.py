@@ -21,6 +21,19 @@ def home() -> Path:
     return Path(located(given)).absolute() if given else homes.of(default_uri())
 
 
+def known_home() -> tuple[Path | None, Path]:
+    """The home if there is one, which is not made, and where it is or would be."""
+    from pneumonia.runtime.working_folder import located
+    from pneumonia.tracking import homes
+    from pneumonia.tracking.store import default_uri
+
+    if given := os.environ.get("PNEUMONIA_HOME"):
+        folder = Path(located(given)).absolute()
+        return (folder if folder.is_dir() else None), folder
+    there = homes.find(default_uri())
+    return there, there or homes.data_folder()
+
+
 def store() -> "Tracker":
     """The tracking store that MLFLOW_TRACKING_URI names, or MLflow's default in this folder."""
     from pneumonia.tracking.store import Tracker, default_uri, has_old_runs

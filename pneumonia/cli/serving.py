@@ -43,16 +43,19 @@ def serve(model: str, host: str, port: int, workers: int, every: float, env_mana
     does not is not switched to.
     """
     with exit_codes():
+        from pneumonia.runtime.signals import identity
         from pneumonia.serving.follow import Follower
         from pneumonia.serving.model_uri import ModelUri
         from pneumonia.serving.nginx_process import Nginx
         from pneumonia.serving.scoring_server import Options, ScoringServer, free_ports
+        from pneumonia.tracking.record import write_json
         from pneumonia.tracking.ui import address
 
         uri, tracker = ModelUri.of(model), store()
         port, first, second = free_ports(host, port)
         with ExitStack() as stack:
             folder = Path(tempfile.mkdtemp(prefix="pneumonia-serve-"))
+            write_json(folder / "owner.json", identity())  # for `clean`, if nobody is left who removes it
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             folder.chmod(0o755)  # for nginx's workers, who are nobody where root starts nginx
             options = Options(host if no_nginx else "127.0.0.1", workers, env_manager)

@@ -5,9 +5,11 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +24,7 @@ from pneumonia.data.index import DataError, Index
 MIN_GOOD_SHARE = 0.9
 EXAMPLES = 5  # of unread films
 STALE_SECONDS = 3600.0  # a half-written cache older than this was left by a dead process
+MARK = "done.json"  # of a whole cache; its time says when the cache was last opened
 
 
 class DiskFullError(OSError):
@@ -82,12 +85,72 @@ def decode(index: Index, *, size: int, home: Path, workers: int | None = None, p
             opened = _open(place, key, n, size)
     if opened is None:
         raise RuntimeError(f"the cache {place} was damaged each time it was written: check the disk")
+    with suppress(OSError):  # a home that can only be read
+        os.utime(place / MARK)
     films, reasons = opened
     paths = index.table["path"]
     failures = [(str(paths.iloc[row]), reason) for row, reason in sorted(reasons.items())]
     good = index.without(failures)
     _check_enough(index, good, place)
     return Decoded(films=films, index=good, failures=failures, seconds=time.perf_counter() - start)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A cache on the disk. `opened` is when it was last opened, in seconds since 1970; `current` is False where this
+    version of the program would decode its films anew.
+    """
+
+    place: Path
+    opened: float
+    current: bool
+
+
+def stored(home: Path) -> list[Stored]:
+    """The caches of a home."""
+    found = []
+    for place in sorted((home / "cache").glob("*")):
+        if re.fullmatch("[0-9a-f]{64}", place.name):
+            with suppress(OSError):  # it is removed meanwhile
+                found.append(Stored(place, _opened(place), _is_current(place)))
+    return found
+
+
+def _opened(place: Path) -> float:
+    mark = place / MARK
+    return (mark if mark.exists() else place).stat().st_mtime
+
+
+def _is_current(place: Path) -> bool:
+    try:
+        mark = json.loads((place / MARK).read_text(encoding="utf-8"))
+        return bool(mark.get("decoder", _decoder()) == _decoder())  # 0.1 did not say
+    except (OSError, ValueError, AttributeError):
+        return False  # torn: nobody opens it
+
+
+def half_written(home: Path) -> list[Path]:
+    """What killed processes left half-written among the caches of a home."""
+    found = []
+    for left in (home / "cache").glob(".building-*"):
+        with suppress(OSError):
+            touched = max(entry.stat().st_mtime for entry in (left, *left.iterdir()))
+            if time.time() - touched > STALE_SECONDS:
+                found.append(left)
+    return found
+
+
+def remove(place: Path) -> None:
+    """Removes a cache: away in one step, since deleting in place could take files from what another process has just
+    put there. Who has it open keeps its films.
+    """
+    away = place.with_name(f".building-{uuid.uuid4().hex}")  # no new folder, for which a full disk may have no room
+    with suppress(FileNotFoundError):
+        place.rename(away)
+    if away.is_dir():
+        shutil.rmtree(away, ignore_errors=True)
+    else:
+        away.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -108,12 +171,16 @@ def room(path: Path, needed: int) -> Iterator[None]:
         raise DiskFullError(path, needed) from error
 
 
-def _key(index: Index, size: int) -> str:
+def _decoder() -> str:
     import cv2
 
     from pneumonia.served import DECODE_VERSION  # takes seconds to import
 
-    how = f"decode {DECODE_VERSION}, OpenCV {cv2.__version__}, {size} px{', any DICOM' if index.any_dicom else ''}"
+    return f"decode {DECODE_VERSION}, OpenCV {cv2.__version__}"
+
+
+def _key(index: Index, size: int) -> str:
+    how = f"{_decoder()}, {size} px{', any DICOM' if index.any_dicom else ''}"
     parts = [how, *index.table["sha256"]]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -121,7 +188,7 @@ def _key(index: Index, size: int) -> str:
 def _open(place: Path, key: str, n: int, size: int) -> tuple[np.ndarray, dict[int, str]] | None:
     """The films and the reasons by row of those that failed, or None if there is no whole cache of this key."""
     try:
-        mark = json.loads((place / "done.json").read_text(encoding="utf-8"))
+        mark = json.loads((place / MARK).read_text(encoding="utf-8"))
         with (place / "films.npy").open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()  # 27 ms for 5,216 films of 96 px
         if not isinstance(mark, dict) or (mark.get("key"), mark.get("sha256")) != (key, digest):
@@ -175,8 +242,8 @@ def _build(place: Path, index: Index, key: str, size: int, workers: int | None, 
         with films.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         # Not synced to the disk, which takes seconds for a large set: what a power cut tears has another checksum.
-        mark = {"key": key, "size": size, "sha256": digest, "failures": sorted(reasons.items())}
-        (building / "done.json").write_text(json.dumps(mark), encoding="utf-8")
+        mark = {"key": key, "size": size, "sha256": digest, "failures": sorted(reasons.items()), "decoder": _decoder()}
+        (building / MARK).write_text(json.dumps(mark), encoding="utf-8")
         while _open(place, key, n, size) is None:
             try:
                 building.rename(place)
@@ -185,22 +252,16 @@ def _build(place: Path, index: Index, key: str, size: int, workers: int | None, 
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                     raise
             if _open(place, key, n, size) is None:
-                # Away in one step: deleting in place could take files from what another process has just put there.
-                torn = Path(tempfile.mkdtemp(prefix=".building-", dir=place.parent))
-                with suppress(FileNotFoundError):
-                    place.rename(torn / "torn")
-                shutil.rmtree(torn)
+                remove(place)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
 
 def _sweep(folder: Path) -> None:
     """Removes what killed processes left half-written."""
-    for left in folder.glob(".building-*"):
+    for left in half_written(folder.parent):
         with suppress(OSError):
-            touched = max(entry.stat().st_mtime for entry in (left, *left.iterdir()))
-            if time.time() - touched > STALE_SECONDS:
-                shutil.rmtree(left)
+            shutil.rmtree(left)
 
 
 def _close_gaps(path: Path, n: int, size: int, failed: set[int]) -> None:

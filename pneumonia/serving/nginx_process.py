@@ -175,6 +175,19 @@ class Nginx:
         processes.kill(self._process)
 
 
+def look() -> str:
+    """nginx's program, where it and its JavaScript module are installed.
+
+    Raises:
+        NginxError: one of them is not.
+    """
+    program = _program()
+    told = subprocess.run([program, "-V"], capture_output=True, text=True, errors="replace").stderr
+    if _module(program) is None and "njs" not in told:
+        raise NginxError(f"nginx has no JavaScript module here: `{INSTALL}`")
+    return program
+
+
 def _program() -> str:
     found = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if found is None:

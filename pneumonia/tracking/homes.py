@@ -33,7 +33,7 @@ def of(uri: str) -> Path:
     if (old := _old(uri)) is not None:
         return old
     mine = {"store": places.address(uri), "born": _created(uri)}
-    folder = platformdirs.user_data_path("pneumonia", appauthor=False)
+    folder = data_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "homes.lock"):
@@ -45,13 +45,29 @@ def of(uri: str) -> Path:
         ) from error
 
 
+def find(uri: str) -> Path | None:
+    """The home for a tracking store, if there is one; makes and changes nothing."""
+    if (old := _old(uri)) is not None:
+        return old
+    note = _note(data_folder(), {"store": places.address(uri), "born": _created(uri)})
+    return None if note is None else note.parent
+
+
+def data_folder() -> Path:
+    """Where the homes are made."""
+    return platformdirs.user_data_path("pneumonia", appauthor=False)
+
+
 def _existing(folder: Path, mine: dict[str, Any]) -> Path | None:
-    for note in sorted(folder.glob(f"*/{NOTE}")):
-        if _belongs_to(theirs := read_json(note), mine):
-            if theirs != mine:
-                write_json(note, mine)
-            return note.parent
-    return None
+    if (note := _note(folder, mine)) is None:
+        return None
+    if read_json(note) != mine:
+        write_json(note, mine)
+    return note.parent
+
+
+def _note(folder: Path, mine: dict[str, Any]) -> Path | None:
+    return next((note for note in sorted(folder.glob(f"*/{NOTE}")) if _belongs_to(read_json(note), mine)), None)
 
 
 def _belongs_to(theirs: dict[str, Any], mine: dict[str, Any]) -> bool:
