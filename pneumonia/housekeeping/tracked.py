@@ -5,6 +5,7 @@ models of trials beyond the best.
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -78,8 +79,9 @@ def storages(home: Path) -> list[str]:
     """The databases of studies that a home knows: its own, and those that its searches were given."""
     known = {f"sqlite:///{home / 'study.db'}"} if (home / "study.db").exists() else set()
     for record in readable_records(home)[0]:
-        if record.run.role == "search" and (url := record.params.get("storage")):
-            known.add(str(url))
+        with suppress(OSError, ValueError, AttributeError):  # torn
+            if record.run.role == "search" and (url := record.params.get("storage")):
+                known.add(str(url))
     return sorted(known)
 
 
@@ -111,18 +113,24 @@ def sent_records(home: Path, tracker: Tracker, of: Searches, *, days: float) -> 
 
 
 def _can_go(record: Record, of: Searches, days: float) -> bool:
-    """Whether all of an ended record was taken by the store, and nothing reads it again, as far as itself tells."""
+    """Whether all of an ended record was taken by the store, and nothing reads it again, as far as itself tells; False
+    for one that cannot be read.
+    """
+    try:
+        return _is_spare(record, of, days) and _is_whole(record)
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+def _is_spare(record: Record, of: Searches, days: float) -> bool:
     run, status, have = record.run, record.status, sent(record)
     if status is None or unsent(record) or have.get("deleted", False) or is_waiting(record):
         return False
     if not of.is_finished(run.tags.get(tags.STUDY)):
         return False
     if run.owner.get("host") == identity()["host"]:
-        if not is_gone(run.owner):
-            return False
-    elif time.time() - status.get("time", time.time() * 1000) / 1000 < days * DAY_SECONDS:
-        return False
-    return _is_whole(record)
+        return is_gone(run.owner)
+    return time.time() - status.get("time", time.time() * 1000) / 1000 > days * DAY_SECONDS
 
 
 def _is_whole(record: Record) -> bool:
@@ -159,7 +167,7 @@ def _is_in_store(record: Record, tracker: Tracker) -> bool:
         run = none_if_missing(lambda: tracker.client.get_run(sent(record)["run_id"]))
     if run is None or run.info.lifecycle_stage != LifecycleStage.ACTIVE or run.info.status not in ENDED:
         return False
-    return run.info.artifact_uri is None or places.missing(run.info.artifact_uri, tracker.uri) is None
+    return not sent(record).get("artifacts") or places.missing(run.info.artifact_uri, tracker.uri) is None
 
 
 def spare_models(tracker: Tracker, of: Searches, keep: int, home: Path | None) -> Iterator[Removable]:

@@ -184,7 +184,7 @@ def trials(tracker: Tracker, new_record: NewRecord) -> Callable[..., list[Record
         for number, value in enumerate(values):
             of_study = {tags.STUDY: "films", tags.TRIAL_NUMBER: str(number)}
             record = new_record(f"trial-{number}", role="trial", tags=of_study, owner=dead())
-            record.add_metrics({"val/objective": value + 1}, step=1)
+            record.add_metrics({"val/objective": 1 - value}, step=1, time=1)
             record.summarise({"val/objective": value}, step=1)
             stub_model(record)
             (record.model / "weights.bin").write_bytes(bytes(5000))
