@@ -27,7 +27,7 @@ KIND_LETTERS, SIZE_LETTERS = 11, 9
     default=30.0,
     show_default=True,
     metavar="DAYS",
-    help="caches go that were not opened for so many days",
+    help="caches and checkpoints go that nobody used for so many days",
 )
 @click.option(
     "--keep-models",
@@ -40,8 +40,8 @@ KIND_LETTERS, SIZE_LETTERS = 11, 9
 def clean(yes: bool, older: float, keep_models: int | None, as_json: bool) -> None:
     """List what can go, with its size; with --yes it goes.
 
-    Caches that nobody opens, what killed processes left half-written, checkpoints of trainings that have ended, and
-    records that the tracking store has in full. What was not sent stays, as do the records of an unfinished study.
+    Caches that nobody opens, what killed processes left half-written, checkpoints that nobody goes on with, and records
+    that the tracking store has in full. What was not sent stays, as do the records of an unfinished study.
     """
     with exit_codes():
         from pneumonia.housekeeping.sizes import readable
@@ -91,7 +91,7 @@ def removable(older: float, keep_models: int | None) -> "Iterator[Removable]":
 
     yield from each(files.temporary_files())
     if home is not None:
-        for of_home in (partial(files.caches, days=older), files.half_written, files.checkpoints):
+        for of_home in (partial(files.caches, days=older), files.half_written, partial(files.checkpoints, days=older)):
             yield from each(of_home(home))
     try:
         reach(tracker.uri)

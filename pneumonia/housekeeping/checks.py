@@ -11,6 +11,8 @@ from pathlib import Path
 
 from pneumonia.housekeeping import installation, machine
 from pneumonia.housekeeping.checkup import Check, Look, bounded, examine
+from pneumonia.housekeeping.secrets import hidden
+from pneumonia.runtime.messages import first_line
 
 PLACE_SECONDS = 8.0  # for finding the home, which asks the tracking store's database when it was made
 
@@ -44,19 +46,18 @@ def every_check(
         return
     try:
         where = bounded(place, PLACE_SECONDS)
-    except TimeoutError as error:
-        yield Check("tracking store", "error", f"its home cannot be found: {error}")
+    except Exception as error:  # whatever MLflow raises of a setting; the checks so far are told in any case
+        yield Check("tracking store", "error", f"it cannot be told which it is: {hidden(first_line(error))}")
         return
     yield from _of_stores(where, storage, experiment)
 
 
 def _of_machine(variables: Mapping[str, str]) -> Iterator[Check]:
-    needs = installation.supported()
     version = ".".join(map(str, sys.version_info[:3]))
     yield from examine(
         [
-            Look("python", partial(installation.python, needs, version)),
-            Look("packages", partial(installation.packages, needs)),
+            Look("python", lambda: installation.python(installation.supported(), version)),
+            Look("packages", lambda: installation.packages(installation.supported())),
             Look("environment", partial(machine.environment, variables)),
             Look("cores", machine.cores),
             Look("memory", machine.memory),
@@ -65,9 +66,13 @@ def _of_machine(variables: Mapping[str, str]) -> Iterator[Check]:
 
 
 def _of_stores(place: Place, storage: str | None, experiment: str) -> Iterator[Check]:
-    from pneumonia.housekeeping import leftovers, stores
-    from pneumonia.tracking import places
-    from pneumonia.tracking.ui import is_served
+    try:
+        from pneumonia.housekeeping import leftovers, stores
+        from pneumonia.tracking import places
+        from pneumonia.tracking.ui import is_served
+    except ImportError as error:  # a smaller package
+        yield Check("tracking store", "error", f"is not looked at, since a package cannot be loaded: {error}")
+        return
 
     uri, home = place.uri, place.home
     written = {"state and caches": home or place.otherwise}
@@ -79,11 +84,10 @@ def _of_stores(place: Place, storage: str | None, experiment: str) -> Iterator[C
             Look("home", partial(leftovers.home, home, place.otherwise)),
         ]
     )
-    ours = {one.name: one for one in installation.supported().packages}
     found = list(
         examine(
             [
-                Look("tracking store", partial(stores.tracking_store, uri, ours.get("mlflow"))),
+                Look("tracking store", lambda: stores.tracking_store(uri, installation.range_of("mlflow"))),
                 Look("tracking schema", partial(stores.tracking_schema, uri)),
             ]
         )

@@ -40,6 +40,14 @@ def supported() -> Supported:
     return Supported(str(version), SpecifierSet(python), tuple(needed))
 
 
+def range_of(package: str) -> Requirement | None:
+    """The supported versions of a package; None where that is not known."""
+    try:
+        return next((one for one in supported().packages if one.name == package), None)
+    except (metadata.PackageNotFoundError, OSError):
+        return None
+
+
 def python(needs: Supported, version: str) -> Check:
     """Args:
     version: of the Python that runs.

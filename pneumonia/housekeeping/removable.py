@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -31,6 +32,7 @@ SCRATCH = "tmp*"  # of `tempfile`, in a record: a model that was being written
 TEMPORARY = ("pneumonia-gate-*", "pneumonia-trial-*", "pneumonia-artifact-*", "pneumonia-model-*", "pneumonia-parent-*")
 SERVED, OWNER = "pneumonia-serve-*", "owner.json"  # as long as the server lives, which notes itself there
 REMOVING = ".removing-"
+CHECKPOINTS, CHECKPOINT_LOCK = "checkpoints", "lock"  # of a home: a folder for each training, whose process holds it
 
 
 @dataclass(frozen=True)
@@ -84,14 +86,26 @@ def half_written(home: Path) -> Iterator[Removable]:
                 yield _file(path, "a model that was never finished, whose process is dead", path.is_dir)
 
 
-def checkpoints(home: Path) -> Iterator[Removable]:
-    """Checkpoints of trainings that have ended."""
-    for record in readable_records(home)[0]:
-        if record.status is None or not is_gone(record.run.owner):
-            continue
-        for path in sorted(record.folder.glob("checkpoint*")):
-            why = f"the training has ended ({record.status['state']})"
-            yield _file(path, why, path.exists, kind="checkpoint")
+def checkpoints(home: Path, *, days: float) -> Iterator[Removable]:
+    """Checkpoints of trainings that were stopped, and that nobody has gone on with for `days`. The end of a training
+    removes its own.
+    """
+
+    def is_left(folder: Path) -> bool:
+        written = [last_touched(path) for path in folder.glob("*") if path.name != CHECKPOINT_LOCK]
+        return bool(written) and time.time() - max(written) > days * DAY_SECONDS
+
+    def remove(folder: Path) -> bool:
+        with suppress(Timeout), FileLock(folder / CHECKPOINT_LOCK, timeout=0):
+            if is_left(folder):
+                discard(folder)
+                return True
+        return False
+
+    for folder in sorted((home / CHECKPOINTS).glob("*")):
+        if folder.is_dir() and is_left(folder):
+            why = f"its training was stopped, and nobody went on with it for {days:g} days"
+            yield Removable("checkpoint", str(folder), size_of(folder), why, partial(remove, folder))
 
 
 def temporary_files(folder: Path | None = None) -> Iterator[Removable]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import mlflow
 import requests
@@ -39,8 +39,6 @@ from pneumonia.tracking.connection import TrackingError, reach
 from pneumonia.tracking.store import Tracker, tracker_errors
 
 SECONDS = 5
-VERSION_TABLE = "alembic_version"
-NEWER_SCHEMA = "its schema ({there}) is not known to {program} {version}, which is older than what made it"
 FIX = re.compile(r"`([^`]+)`")
 
 
@@ -140,9 +138,9 @@ def _revisions(url: str, file: Path | None) -> list[str]:
     if file is not None and not file.exists():
         return []
     with _engine(url, file).connect() as connection:
-        if VERSION_TABLE not in sqlalchemy.inspect(connection).get_table_names():
+        if "alembic_version" not in sqlalchemy.inspect(connection).get_table_names():
             return []
-        found = connection.execute(sqlalchemy.text(f"SELECT version_num FROM {VERSION_TABLE}"))
+        found = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version"))
         return [str(name) for name in found.scalars()]
 
 
@@ -154,7 +152,7 @@ def _compared(name: str, there: Sequence[str], script: ScriptDirectory, program:
     if set(there) <= known:
         said = f"its schema ({shown}) is older than that of {' '.join(program)} ({', '.join(heads)}): make a copy first"
         return Check(name, "error", said, fix)
-    said = NEWER_SCHEMA.format(there=shown, program=program[0], version=program[1])
+    said = f"its schema ({shown}) is not known to {' '.join(program)}, which is older than what made it"
     return Check(name, "error", said, f"pip install --upgrade {program[0].lower()}")
 
 
@@ -229,7 +227,7 @@ def champions(uri: str) -> list[Check]:
     return found or [Check("champion", "note", "no model is registered yet")]
 
 
-def _with_fix(name: str, said: str, otherwise: str = "", state: Literal["warning", "error"] = "error") -> Check:
-    """A check whose sentence names its command."""
+def _with_fix(name: str, said: str, otherwise: str = "") -> Check:
+    """An error whose sentence names its command."""
     command = FIX.search(said)
-    return Check(name, state, said, command[1] if command else otherwise)
+    return Check(name, "error", said, command[1] if command else otherwise)

@@ -21,6 +21,7 @@ from pneumonia.housekeeping.stores import unfinished_studies
 from pneumonia.registry.versions import is_waiting
 from pneumonia.runs.train import OBJECTIVE
 from pneumonia.runtime.signals import identity, is_gone
+from pneumonia.search.resume import is_unanswered
 from pneumonia.search.storage import StudyError
 from pneumonia.tracking import places, tags
 from pneumonia.tracking.homes import OLD
@@ -126,7 +127,7 @@ def _is_spare(record: Record, of: Searches, days: float) -> bool:
     run, status, have = record.run, record.status, sent(record)
     if status is None or unsent(record) or have.get("deleted", False) or is_waiting(record):
         return False
-    if not of.is_finished(run.tags.get(tags.STUDY)):
+    if not of.is_finished(run.tags.get(tags.STUDY)) or is_unanswered(record):
         return False
     if run.owner.get("host") == identity()["host"]:
         return is_gone(run.owner)

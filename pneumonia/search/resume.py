@@ -57,13 +57,14 @@ def answer_dead_searches(home: Path, study: str) -> bool:
     """Whether a search of this home that led a study died, and its command was not typed again since; notes that it is
     now.
     """
-    dead = [record for record in records(home / "records" / study) if _is_unanswered(record)]
+    dead = [record for record in records(home / "records" / study) if is_unanswered(record)]
     for record in dead:
         record.update(tags={**record.run.tags, ANSWERED: "true"})
     return bool(dead)
 
 
-def _is_unanswered(record: Record) -> bool:
+def is_unanswered(record: Record) -> bool:
+    """Whether a record is of a search that led and died, and whose command was not typed again since."""
     run, status = record.run, record.status
     died = status is not None and status["state"] == "INTERRUPTED"
     return run.role == "search" and STUDY in run.tags and died and ANSWERED not in run.tags

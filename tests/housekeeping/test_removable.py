@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from pneumonia.data import cache
 from pneumonia.data.index import Index
@@ -82,8 +83,6 @@ def test_what_dead_processes_left_in_records(home: Path, new_record: NewRecord) 
     )
     for record in (ended, lives, running):
         (record.folder / "tmpabc" / "model").mkdir(parents=True)
-        (record.folder / "checkpoints").mkdir()
-        (record.folder / "checkpoints" / "weights").write_bytes(bytes(1000))
     ended.finish("FAIL", "the process was killed")
     lives.finish("COMPLETE")
     parts = [ended.folder / f"status.json.{pid}-1.part" for pid in (dead()["pid"], os.getpid())]
@@ -96,14 +95,26 @@ def test_what_dead_processes_left_in_records(home: Path, new_record: NewRecord) 
     found = list(removable.half_written(home))
     assert named(found) == {parts[0].name, "tmpabc"}
     assert {Path(one.what).parent.name for one in found} == {"ended"}
-    (point,) = removable.checkpoints(home)
-    assert (point.kind, point.what) == ("checkpoint", str(ended.folder / "checkpoints"))
-    assert point.size > 1000
-    assert point.remove()
     assert all(one.remove() for one in found)
-    assert not (ended.folder / "checkpoints").exists()
-    assert (running.folder / "checkpoints").exists()  # `sync` or the next search ends it, or goes on with it
+    assert not (ended.folder / "tmpabc").exists()
+    assert (running.folder / "tmpabc").exists()
     assert (lives.folder / "tmpabc").exists()
+
+
+def test_a_checkpoint_goes_when_nobody_went_on_with_it_for_long(home: Path) -> None:
+    for name, days in (("old", 40), ("held", 40), ("new", 20)):
+        folder = home / "checkpoints" / name
+        folder.mkdir(parents=True)
+        (folder / "state.safetensors").write_bytes(bytes(1000))
+        (folder / "lock").touch()
+        age(folder, days)
+    found = list(removable.checkpoints(home, days=30))
+    assert named(found) == {"old", "held"}
+    assert all(one.kind == "checkpoint" and one.size > 1000 for one in found)
+    with FileLock(home / "checkpoints" / "held" / "lock"):  # a training goes on with it
+        assert {Path(one.what).name: one.remove() for one in found} == {"old": True, "held": False}
+    assert {folder.name for folder in (home / "checkpoints").iterdir()} == {"held", "new"}
+    assert (home / "checkpoints" / "held" / "state.safetensors").exists()
 
 
 def test_temporary_folders_go_after_a_day_and_a_server_s_when_it_is_dead(tmp_path: Path) -> None:
@@ -126,8 +137,6 @@ def test_temporary_folders_go_after_a_day_and_a_server_s_when_it_is_dead(tmp_pat
 
 
 def test_a_record_goes_in_one_step_and_not_while_it_is_sent(home: Path, new_record: NewRecord) -> None:
-    from filelock import FileLock
-
     record = new_record("one")
     with FileLock(record.folder / "send.lock"):
         assert not take_away(record, home, lambda: True)

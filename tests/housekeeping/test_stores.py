@@ -1,6 +1,7 @@
 """Stores that are not there, locked, torn, behind their schema or before it, moved, or without their champion."""
 
 import os
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -172,7 +173,7 @@ def test_a_project_that_was_moved(tmp_path: Path, empty_database: Path, monkeypa
     uri = f"sqlite:///{moved / 'mlflow.db'}"
     (check,) = stores.files(uri, "pneumonia")
     assert (check.state, check.command) == ("error", f"ln -s {moved} {project}")
-    subprocess.run(check.command, shell=True, check=True)
+    subprocess.run(shlex.split(check.command), check=True)
     assert [check.state for check in stores.files(uri, "pneumonia")] == ["ok"]
     assert stores.files(NO_SERVER, "pneumonia") == []
 
@@ -237,8 +238,8 @@ def test_the_command_that_is_named_mends_a_study_behind_its_schema(study_url: st
     _, behind = stores.study(study_url)
     assert before.revision in behind.sentence
     assert newest.revision in behind.sentence
-    program = Path(sys.executable).with_name("optuna")
-    subprocess.run(f"{program.parent}/{behind.command}", shell=True, check=True, capture_output=True)
+    program, *words = shlex.split(behind.command)
+    subprocess.run([Path(sys.executable).with_name(program), *words], check=True, capture_output=True)
     assert [check.state for check in stores.study(study_url)] == ["ok", "ok"]
 
 

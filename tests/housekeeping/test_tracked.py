@@ -104,6 +104,9 @@ def test_records_of_an_unfinished_study_stay(
     assert can_go(home, tracker) == set()
     time.sleep(0.01)  # the newest search counts
     sent_record("done", role="search", **of_study)
+    assert can_go(home, tracker) == {"trial", "done"}
+    # who types its command again is to be told that it is done
+    killed.update(tags={**killed.run.tags, tags.ANSWERED: "true"})
     assert can_go(home, tracker) == {"trial", "killed", "done"}
     time.sleep(0.01)
     again = new_record("again", role="search", owner=dead(), **of_study)
