@@ -14,7 +14,7 @@ from pneumonia.housekeeping.checkup import Check, Look, bounded, examine
 from pneumonia.housekeeping.secrets import hidden
 from pneumonia.runtime.messages import first_line
 
-PLACE_SECONDS = 8.0  # for finding the home, which asks the tracking store's database when it was made
+PLACE_SECONDS = 20.0  # for finding the home, which asks the tracking store's database when it was made
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ def every_check(
     yield from _of_machine(variables)
     loaded = list(examine([Look("libraries", installation.libraries, installation.LOAD_SECONDS)]))
     yield from loaded
-    yield from examine([Look("gpu", machine.gpu), Look("nginx", installation.nginx)])
     if any(check.state == "error" for check in loaded):
-        yield Check("tracking store", "error", "is not looked at, nor what depends on it, before the libraries load")
+        yield Check("tracking store", "error", "is not looked at, nor GPU, nginx, home and study, before these load")
         return
+    yield from examine([Look("gpu", machine.gpu), Look("nginx", installation.nginx)])
     try:
         where = bounded(place, PLACE_SECONDS)
     except Exception as error:  # whatever MLflow raises of a setting; the checks so far are told in any case

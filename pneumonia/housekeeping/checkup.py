@@ -14,7 +14,7 @@ from pneumonia.housekeeping.secrets import hidden
 from pneumonia.runtime.messages import first_line, shortened
 
 State = Literal["ok", "note", "warning", "error"]
-SECONDS = 8.0  # for a check, whose own questions to servers and databases wait for 5
+SECONDS = 20.0  # for a check on a busy machine; its own questions to servers and databases wait for 5
 SAID_LETTERS = 400
 
 T = TypeVar("T")

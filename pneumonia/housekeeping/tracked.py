@@ -131,7 +131,7 @@ def _is_spare(record: Record, of: Searches, days: float) -> bool:
         return False
     if run.owner.get("host") == identity()["host"]:
         return is_gone(run.owner)
-    return time.time() - status.get("time", time.time() * 1000) / 1000 > days * DAY_SECONDS
+    return time.time() - float(status.get("time", time.time() * 1000)) / 1000 > days * DAY_SECONDS
 
 
 def _is_whole(record: Record) -> bool:
