@@ -16,7 +16,7 @@ from pneumonia.tracking.store import Tracker, tracker_errors
 from pneumonia.tracking.sync import sent, sent_to, unsent
 
 DAYS = 30.0  # after which what nobody used counts as left over
-DAY_SECONDS = 86_400.0
+HOUR_SECONDS, DAY_SECONDS = 3600.0, 86_400.0
 SHOWN = 3
 RUNNING = "attributes.status = 'RUNNING'"
 
@@ -120,5 +120,7 @@ def caches(home: Path, *, days: float = DAYS) -> Check:
 
 
 def is_stale(one: cache.Stored, *, days: float, now: float) -> bool:
-    """Whether a cache was not opened for `days`; for a day where this version of the program would not open it."""
-    return now - one.opened > DAY_SECONDS * (days if one.current else min(days, 1.0))
+    """Whether a cache was not opened for `days`, and an hour at the least; for a day where this version of the program
+    would not open it.
+    """
+    return now - one.opened > max(HOUR_SECONDS, DAY_SECONDS * (days if one.current else min(days, 1.0)))

@@ -20,12 +20,11 @@ import psutil
 from filelock import FileLock, Timeout
 
 from pneumonia.data import cache
-from pneumonia.housekeeping.leftovers import DAY_SECONDS, is_stale, readable_records
+from pneumonia.housekeeping.leftovers import DAY_SECONDS, HOUR_SECONDS, is_stale, readable_records
 from pneumonia.housekeeping.sizes import last_touched, size_of
 from pneumonia.runtime.signals import is_gone
 from pneumonia.tracking.record import RUN, Record, read_json
 
-HOUR_SECONDS = 3600.0
 PART = re.compile(r"\.(\d+)-\d+\.part$")  # see `record.write_json`
 SCRATCH = "tmp*"  # of `tempfile`, in a record: a model that was being written
 # In the folder for temporary files, by the names that this program gives them; they live for minutes.

@@ -127,6 +127,8 @@ def test_a_cache_of_another_version_is_left_after_a_day(home: Path, index) -> No
     assert leftovers.is_stale(old, days=30, now=now + 2 * DAY)
     assert not leftovers.is_stale(one, days=30, now=now + 2 * DAY)
     assert leftovers.is_stale(one, days=30, now=now + 31 * DAY)
+    assert not leftovers.is_stale(one, days=0, now=now + DAY / 48)  # a search may be about to open it
+    assert leftovers.is_stale(one, days=0, now=now + DAY / 12)
 
 
 def test_a_record_that_cannot_be_read_is_named_and_the_others_are_read(new_record: NewRecord, home: Path) -> None:
