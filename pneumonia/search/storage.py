@@ -144,7 +144,7 @@ def _is_optunas(connection: sqlalchemy.Connection, url: str) -> bool:
     if tables >= MLFLOW:
         raise unusable(url, "it is MLflow's own, whose tables and Optuna's do not agree; give the study another one")
     if ALEMBIC in tables:
-        found = connection.execute(sqlalchemy.text(f"SELECT version_num FROM {ALEMBIC}")).scalars().all()
+        found = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalars().all()
         if not all(re.match(r"v\d", name) for name in found):  # Optuna's own are v3.2.0.a and the like
             raise unusable(url, f"another program keeps its version in the table {ALEMBIC}; give the study another one")
     if OPTUNA in tables:

@@ -20,7 +20,7 @@ WAITS = (0.5, 1, 2, 4, 8, 16, 30)  # seconds before each further attempt, half o
 FIRST_WAITS = WAITS[:3]  # of the first request, which shows whether there is a server
 LONGEST_WAIT = 60.0  # seconds that a server may ask for by Retry-After
 TIMEOUT = (10, 300)  # seconds to connect, and to wait for an answer
-TOKEN = "PNEUMONIA_TOKEN"
+TOKEN = "PNEUMONIA_TOKEN"  # noqa: S105  # the name of a variable
 BUSY = (429, 502, 503, 504)
 
 
@@ -102,7 +102,7 @@ class ScoringClient:
                     return self._serving(reply)
                 asked, said = _asked_to_wait(reply), f"is overloaded or broken (HTTP {reply.status_code})"
             if wait is not None:
-                time.sleep(max(asked, wait * random.uniform(0.5, 1)))
+                time.sleep(max(asked, wait * random.uniform(0.5, 1)))  # noqa: S311  # no secret
         if reply is not None and reply.status_code != 429 and waits == WAITS and self._lives():
             return reply  # it dies of these films alone
         raise ServerError(f"the server at {self.url} {said}: is it running, and is that its address?")
