@@ -6,6 +6,7 @@ import click
 
 from pneumonia.cli import adapting, clean, doctor, films, models, monitoring, page, runs, serving, ui
 from pneumonia.runtime.environment import mlflow_defaults, quiet
+from pneumonia.runtime.secrets import hide_in_tracebacks
 from pneumonia.runtime.signals import leave_quickly
 
 
@@ -48,5 +49,6 @@ def main() -> None:
     gc.set_threshold(50_000)  # from 700: imported modules are no garbage, and collecting costs a third of the time
     leave_quickly()
     quiet()
+    hide_in_tracebacks()
     mlflow_defaults()
     cli()

@@ -20,6 +20,7 @@ def exit_codes(*, resumes: bool = False) -> Iterator[None]:
     Args:
         resumes: whether the same command, typed again, continues where it was stopped.
     """
+    from pneumonia.runtime.secrets import without_secrets
     from pneumonia.runtime.signals import Interrupted, Stop, follow_mlflow_run
     from pneumonia.runtime.working_folder import go_there
 
@@ -37,10 +38,10 @@ def exit_codes(*, resumes: bool = False) -> Iterator[None]:
         if adopted is not None:
             close_adopted(adopted, str(event))
     except (ValueError, FileNotFoundError) as error:  # DataError and FilmError are ValueErrors
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {without_secrets(str(error))}", err=True)
         code = BAD_INPUT
     except (RuntimeError, ArithmeticError, OSError) as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {without_secrets(str(error))}", err=True)
         code = FAILED
     else:
         return

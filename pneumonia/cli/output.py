@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pneumonia.cli.errors import FAILED
+from pneumonia.runtime.secrets import without_secrets
 
 if TYPE_CHECKING:
     from pneumonia.tracking.record import Record
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def say(line: str) -> None:
-    click.echo(line, err=True)
+    """Prints a sentence on stderr, without the secrets that an error or another program's output in it may tell."""
+    click.echo(without_secrets(line), err=True)
 
 
 def by_uv() -> str:

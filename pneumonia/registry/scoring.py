@@ -20,9 +20,9 @@ import pandas as pd
 from pneumonia.augmentation import stress_tests
 from pneumonia.data.classes import is_opacity_task
 from pneumonia.runtime.messages import first_line, shortened
+from pneumonia.runtime.secrets import without_secrets
 from pneumonia.served import CANONICAL, FilmError, decode, read_film
 from pneumonia.tracking.record import VAL_PREDICTIONS, Record
-from pneumonia.tracking.sync import masked
 
 BATCH = 64
 
@@ -176,7 +176,7 @@ def losses(uri: str, films: Validation) -> np.ndarray:
         except Exception as error:  # a foreign flavour may raise anything
             if is_local_fault(error):
                 raise
-            raise Unreadable(shortened(masked(first_line(error).replace(scratch, uri)), 200)) from error
+            raise Unreadable(shortened(without_secrets(first_line(error).replace(scratch, uri)), 200)) from error
         images, asked, answers = films.images(), [], []
         params = {"any_dicom": True} if films.any_dicom else None
         while batch := list(islice(images, BATCH)):

@@ -2,6 +2,7 @@
 
 import math
 import time
+import traceback
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ from pneumonia.data.index import Index
 from pneumonia.runs.context import RunContext
 from pneumonia.runs.listener import Listener
 from pneumonia.runs.train import OBJECTIVE, run_training, warm_up
+from pneumonia.runtime.secrets import without_secrets
 from pneumonia.runtime.signals import Interrupted, Stop, identity, leave_quickly
 from pneumonia.search import attributes, pruning
 from pneumonia.search import study as studies
@@ -63,6 +65,8 @@ def main(task: Task) -> None:
         work(task, stop)
     except Interrupted:
         raise SystemExit(128 + int(stop.signum or 15)) from None
+    except Exception:  # multiprocessing would print it with the secrets in it
+        raise SystemExit(without_secrets(traceback.format_exc())) from None
 
 
 def work(task: Task, stop: Stop) -> None:

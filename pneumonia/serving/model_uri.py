@@ -9,11 +9,11 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from pneumonia.runtime.messages import first_line, shortened
+from pneumonia.runtime.secrets import without_secrets
 from pneumonia.serving.scoring_server import NotServed
 from pneumonia.tracking import places
 from pneumonia.tracking.connection import TrackingError, reach
 from pneumonia.tracking.store import Tracker, tracker_errors
-from pneumonia.tracking.sync import masked
 
 
 @dataclass(frozen=True)
@@ -71,5 +71,5 @@ class ModelUri:
             gone = None if place is None else places.missing(place, tracker.uri)
             return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder / "model")))
         except Exception as error:  # each kind of store has errors of its own
-            said = gone or shortened(masked(first_line(error)), 300)
+            said = gone or shortened(without_secrets(first_line(error)), 300)
             raise NotServed(f"cannot be had from the registry: {said}") from error

@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from pneumonia.metrics.calibration import Calibration
 from pneumonia.runtime.messages import first_line, shortened
+from pneumonia.runtime.secrets import without_secrets
 from pneumonia.serving import example_film
 from pneumonia.serving.film_batches import COLUMNS, TYPES, Row, score, size_of
 from pneumonia.tracking import places
-from pneumonia.tracking.sync import masked
 
 
 class ModelError(ValueError):
@@ -71,7 +71,7 @@ def load(model_uri: str, *, package_to: Path | None = None) -> Model:
             folder = Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=scratch) if remote else model_uri)
             pyfunc = mlflow.pyfunc.load_model(str(folder))
         except Exception as error:  # a foreign flavour may raise anything
-            said = gone or shortened(masked(first_line(error).replace(scratch, place or model_uri)), 300)
+            said = gone or shortened(without_secrets(first_line(error).replace(scratch, place or model_uri)), 300)
             raise ModelError(f"the model {model_uri} cannot be loaded: {said}") from error
         settings = folder / "artifacts" / "package" / "package.json"
         if not settings.is_file():

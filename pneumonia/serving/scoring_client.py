@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import requests
 
 from pneumonia.runtime.messages import shortened
+from pneumonia.runtime.secrets import masked
 from pneumonia.serving import example_film
 from pneumonia.serving.film_batches import Row
-from pneumonia.tracking.sync import masked
 
 WAITS = (0.5, 1, 2, 4, 8, 16, 30)  # seconds before each further attempt, half of it by chance
 FIRST_WAITS = WAITS[:3]  # of the first request, which shows whether there is a server

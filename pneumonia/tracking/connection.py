@@ -12,7 +12,7 @@ from mlflow.utils.rest_utils import MlflowHostCreds, http_request
 from sqlalchemy.exc import SQLAlchemyError
 
 from pneumonia.runtime.messages import first_line, shortened
-from pneumonia.tracking.sync import masked
+from pneumonia.runtime.secrets import masked, without_secrets
 
 PROBE = "/api/2.0/mlflow/experiments/search"  # a request that any user of a server may make
 SAID_LETTERS = 200
@@ -45,7 +45,7 @@ def _reach_database(uri: str, seconds: float) -> None:
         engine = sqlalchemy.create_engine(uri, connect_args={"connect_timeout": int(seconds)})
         engine.connect().close()
     except SQLAlchemyError as error:
-        said = masked(first_line(error.__cause__ or error))
+        said = without_secrets(first_line(error.__cause__ or error))
         raise TrackingError(f"the tracking database {masked(uri)} does not answer: {said}") from error
 
 
@@ -55,7 +55,7 @@ def _reach_server(uri: str, seconds: float) -> None:
         creds = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
         answer = _ask(creds, seconds)
     except configparser.Error as error:
-        raise TrackingError(f"~/.mlflow/credentials cannot be read: {first_line(error)}") from error
+        raise TrackingError(f"~/.mlflow/credentials cannot be read: {without_secrets(first_line(error))}") from error
     except ImportError as error:
         raise TrackingError(f"the package {error.name} is missing, for requests as {where} wants them") from error
     except MlflowException as error:
@@ -85,14 +85,15 @@ def _ask(creds: MlflowHostCreds, seconds: float, *, again: bool = True) -> reque
 
 def _no_answer(where: str, cause: BaseException, seconds: float) -> str:
     """Why there was no answer."""
-    said, kind = masked(str(cause)), type(cause).__name__
+    said, kind = without_secrets(str(cause)), type(cause).__name__
     if isinstance(cause, requests.exceptions.SSLError) or "[SSL" in said:
         return _tls_failure(where, said)
     if isinstance(cause, requests.ConnectionError | requests.Timeout):
         slow = f" within {seconds:g} s" if "timed out" in said else ""
         return f"no MLflow server answers at {where}{slow} ({kind}): start it, or set MLFLOW_TRACKING_URI"
     # a missing certificate file, an invalid address, a plug-in's error
-    return f"the MLflow server at {where} cannot be asked: {shortened(first_line(cause), SAID_LETTERS)}"
+    told = shortened(without_secrets(first_line(cause)), SAID_LETTERS)
+    return f"the MLflow server at {where} cannot be asked: {told}"
 
 
 def _tls_failure(where: str, said: str) -> str:
@@ -163,7 +164,7 @@ def _server_message(answer: requests.Response, creds: MlflowHostCreds) -> str:
         text = answer.text if "text/plain" in answer.headers.get("Content-Type", "") else ""
     for secret in (creds.password, creds.token):
         text = text.replace(secret, "***") if secret else text
-    line = " ".join(masked(text).split())
+    line = " ".join(without_secrets(text).split())
     return f": {shortened(line, SAID_LETTERS)}" if line else ""
 
 

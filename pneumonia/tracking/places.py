@@ -16,7 +16,7 @@ from mlflow.store.artifact.models_artifact_repo import ModelsArtifactRepository
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
-from pneumonia.tracking.sync import masked
+from pneumonia.runtime.secrets import masked
 
 
 def local(location: str) -> Path | None:

@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+from pneumonia.runtime.secrets import masked_within, without_secrets
 from pneumonia.runtime.signals import identity, is_gone
 
 State = Literal["COMPLETE", "PRUNED", "FAIL", "INTERRUPTED"]
@@ -117,7 +118,7 @@ class Record:
         if (folder / RUN).exists():
             raise FileExistsError(f"{folder} holds a record already")
         (folder / "artifacts").mkdir(parents=True, exist_ok=True)
-        write_json(folder / RUN, asdict(run))
+        write_json(folder / RUN, masked_within(asdict(run)))
         return cls(folder)
 
     @property
@@ -126,7 +127,7 @@ class Record:
 
     def update(self, **changes: Any) -> None:
         """Replaces fields of `run`."""
-        write_json(self.folder / RUN, {**read_json(self.folder / RUN), **changes})
+        write_json(self.folder / RUN, {**read_json(self.folder / RUN), **masked_within(changes)})
 
     @property
     def artifacts(self) -> Path:
@@ -141,7 +142,7 @@ class Record:
         return read_json(self.folder / PARAMS) if (self.folder / PARAMS).exists() else {}
 
     def add_params(self, params: Mapping[str, Any]) -> None:
-        write_json(self.folder / PARAMS, {**self.params, **params})
+        write_json(self.folder / PARAMS, {**self.params, **masked_within(dict(params))})
 
     def add_metrics(self, metrics: Mapping[str, float], *, step: int, time: int | None = None) -> None:
         """Appends the finite ones of `metrics`; an undefined one (NaN) is no point on a curve.
@@ -187,13 +188,14 @@ class Record:
         return self.folder / "images"
 
     def add_traceback(self) -> None:
-        """Writes the traceback of the exception that is being handled, unless the disk is what failed."""
+        """Writes the traceback of the exception that is being handled, without secrets, unless it is the disk's."""
         with suppress(OSError):
-            (self.artifacts / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            said = without_secrets(traceback.format_exc())
+            (self.artifacts / "traceback.txt").write_text(said, encoding="utf-8")
 
     def finish(self, state: State, reason: str = "") -> None:
         """Ends the run with a state and a reason; a run that has ended stays as it is."""
-        status = {"state": state, "reason": reason, "time": milliseconds()}
+        status = {"state": state, "reason": without_secrets(reason), "time": milliseconds()}
         if self.status is None:
             write_json(self.folder / STATUS, status, replace=False)
 

@@ -23,6 +23,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
 
 from pneumonia.runtime.messages import first_line, shortened
+from pneumonia.runtime.secrets import masked, without_secrets
 from pneumonia.runtime.signals import delay_signals
 from pneumonia.tracking import sync
 from pneumonia.tracking.connection import (
@@ -32,7 +33,7 @@ from pneumonia.tracking.connection import (
 from pneumonia.tracking.logged_models import delete_model
 from pneumonia.tracking.places import address
 from pneumonia.tracking.record import Record, records
-from pneumonia.tracking.sync import get_or_create_experiment, masked, none_if_missing, remember, sent, sent_to, unsent
+from pneumonia.tracking.sync import get_or_create_experiment, none_if_missing, remember, sent, sent_to, unsent
 from pneumonia.tracking.system_metrics import Meters
 from pneumonia.tracking.tags import DROPPED, RESUMED_BY
 
@@ -52,7 +53,7 @@ def tracker_errors(uri: str) -> Iterator[None]:
     except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # this machine's disk, not the store's
-        said = shortened(masked(first_line(error)), SAID_LETTERS)
+        said = shortened(without_secrets(first_line(error)), SAID_LETTERS)
         raise TrackingError(f"MLflow's tracking store {masked(uri)} failed: {said}") from error
 
 
@@ -294,8 +295,8 @@ def finished(record: Record, tracker: Tracker) -> Iterator[None]:
 
 
 def reason_of(error: Exception) -> str:
-    """An error in one line: its kind and what it says."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    """An error in one line: its kind and what it says, without secrets."""
+    return without_secrets(f"{type(error).__name__}: {error}") if str(error) else type(error).__name__
 
 
 def default_uri() -> str:

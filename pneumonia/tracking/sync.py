@@ -3,7 +3,6 @@
 import getpass
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -32,6 +31,7 @@ from mlflow.utils.mlflow_tags import (
 from PIL import Image
 
 from pneumonia.runtime.messages import shortened
+from pneumonia.runtime.secrets import masked
 from pneumonia.tracking import tags, views
 from pneumonia.tracking.logged_models import send_model
 from pneumonia.tracking.record import SENT, SUMMARY, Record, Run, Sent, read_json, write_json
@@ -81,11 +81,6 @@ def get_or_create_experiment(client: MlflowClient, name: str) -> Experiment:
             if key not in found.tags:
                 _retry_on_race(partial(client.set_experiment_tag, found.experiment_id, key, value))
     return found
-
-
-def masked(text: str) -> str:
-    """A text without the passwords of the URLs in it."""
-    return re.sub(r"(://[^/\s:@]*:)[^@\s]+@", r"\1***@", text)
 
 
 def sent(record: Record) -> Sent:

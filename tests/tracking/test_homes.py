@@ -9,9 +9,9 @@ from mlflow import MlflowClient
 
 from pneumonia.cli import context
 from pneumonia.runtime import working_folder
+from pneumonia.runtime.secrets import masked
 from pneumonia.tracking import homes
 from pneumonia.tracking.record import Record, write_json
-from pneumonia.tracking.sync import masked
 
 
 @pytest.fixture(autouse=True)
