@@ -22,6 +22,7 @@ from pneumonia.data.classes import is_opacity_task
 from pneumonia.runtime.messages import first_line, shortened
 from pneumonia.runtime.secrets import without_secrets
 from pneumonia.served import CANONICAL, FilmError, decode, read_film
+from pneumonia.serving.model_integrity import check_model
 from pneumonia.tracking.record import VAL_PREDICTIONS, Record
 
 BATCH = 64
@@ -172,6 +173,7 @@ def losses(uri: str, films: Validation) -> np.ndarray:
     with tempfile.TemporaryDirectory(prefix="pneumonia-gate-") as scratch:
         try:
             folder = mlflow.artifacts.download_artifacts(uri, dst_path=scratch)
+            check_model(Path(folder))
             model = mlflow.pyfunc.load_model(folder)
         except Exception as error:  # a foreign flavour may raise anything
             if is_local_fault(error):

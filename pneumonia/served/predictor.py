@@ -1,6 +1,5 @@
 """A film to its probability and its heat map, by ONNX Runtime."""
 
-import json
 from pathlib import Path
 
 import cv2
@@ -9,6 +8,7 @@ import onnxruntime
 
 from pneumonia.served.film import DECODE_VERSION, standardise
 from pneumonia.served.heatmap import evidence, overlay
+from pneumonia.served.package_files import check_files, read_manifest
 
 FORMAT = 2  # of package.json
 OUTPUTS = ("logit", "cam", "standing")  # of the graph
@@ -24,16 +24,18 @@ class Predictor:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Loads `folder`.
+        """Loads `folder`, when its files are those that were written.
 
         Raises:
-            ValueError: the package is of another format, or was made with another reading of films.
+            ValueError: the package is of another format, or was made with another reading of films; or a file of it was
+                changed, added or, where it has its sums, taken away.
             OSError: a file of the package is missing.
         """
-        settings = json.loads((folder / "package.json").read_text(encoding="utf-8"))
+        settings = read_manifest(folder)
         for key, ours in (("format", FORMAT), ("decode_version", DECODE_VERSION)):
             if settings[key] != ours:
                 raise ValueError(f"the package has {key} {settings[key]}, but this code reads {ours}: use its own code")
+        check_files(folder, settings)
         self.size: int = settings["size"]
         self.classes: tuple[str, str] = tuple(settings["classes"])  # negative, positive
         self.threshold: float = settings["threshold"]

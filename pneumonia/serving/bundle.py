@@ -9,10 +9,11 @@ from importlib.resources import files
 
 from pneumonia import served
 
+FILE = "served.py"  # of a package, and where MLflow copies it to
 # Each after those that it imports.
 MODULES = (
     *("limits", "formats", "greys", "jpeg", "png", "lossless", "dicom_header", "dicom_window", "dicom_frame"),
-    *("dicom", "film", "heatmap", "predictor", "refusals", "answer_log", "counters", "model"),
+    *("dicom", "film", "heatmap", "package_files", "predictor", "refusals", "answer_log", "counters", "model"),
 )
 END = "\n\nimport mlflow.models\n\nmlflow.models.set_model(ServedModel())\n"
 

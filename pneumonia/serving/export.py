@@ -22,12 +22,13 @@ from torch import nn
 
 from pneumonia import served
 from pneumonia.metrics.calibration import Calibration
+from pneumonia.served.package_files import MANIFEST, check_files, read_manifest, with_sums
 from pneumonia.serving import bundle, example_film
 from pneumonia.training import backbones
 from pneumonia.training.familiarity import Familiarity, features
 from pneumonia.training.network import Ensemble, Network, build
 
-CODE = "served.py"  # the code of a package
+GRAPH, WEIGHTS = "model.onnx", "model.safetensors"  # of a package
 TOLERANCE = 1e-4  # largest difference in probability between ONNX Runtime and torch
 ROUNDING = 1e-5  # difference in logit, as a share of the logit where that is above 1, that is but float32's
 FAR_TOLERANCE = 1e-3  # the same of a film's distance from the training films, as a share of it
@@ -69,7 +70,7 @@ def write(
     calibration: Calibration,
     familiarity: Familiarity,
 ) -> None:
-    """Writes `model.onnx`, `model.safetensors`, `package.json` and `served.py`; the same arguments give the same bytes.
+    """Writes `model.onnx`, `model.safetensors`, `served.py` and `package.json`; the same arguments give the same bytes.
 
     Films are scored by the mean logit of themselves and their mirror images.
 
@@ -105,11 +106,15 @@ def write(
         "calibration": {"slope": float(calibration.slope), "intercept": float(calibration.intercept)},
         "familiarity": {"distances": [float(distance) for distance in familiarity.distances]},
     }
+    files = {
+        GRAPH: model,
+        WEIGHTS: safetensors.torch.save(network.state_dict()),
+        bundle.FILE: bundle.code().encode("utf-8"),
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.onnx").write_bytes(model)
-    (folder / "model.safetensors").write_bytes(safetensors.torch.save(network.state_dict()))
-    (folder / "package.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    (folder / CODE).write_text(bundle.code(), encoding="utf-8")
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    (folder / MANIFEST).write_text(json.dumps(with_sums(settings, files), indent=2) + "\n", encoding="utf-8")
 
 
 def read_network(folder: Path, dropout: float = 0.0) -> Network:
@@ -127,12 +132,17 @@ def read_networks(folder: Path, dropout: float) -> list[Network]:
     """The networks of a package: several where it is an ensemble's.
 
     Raises:
-        PackageError: its weights are not there, or of another kind of network.
+        PackageError: its weights are not there, or of another kind of network; or a file of it is not the one that was
+            written.
         BackboneError: it is of a library that is not installed.
     """
-    settings = json.loads((folder / "package.json").read_text(encoding="utf-8"))
     try:
-        weights = safetensors.torch.load_file(folder / "model.safetensors")
+        settings = read_manifest(folder)
+        check_files(folder, settings)
+    except ValueError as error:
+        raise PackageError(str(error)) from error
+    try:
+        weights = safetensors.torch.load_file(folder / WEIGHTS)
     except OSError as error:
         raise PackageError("its weights, model.safetensors, are not beside its graph") from error
     states: dict[int, dict[str, torch.Tensor]] = {}
@@ -265,7 +275,7 @@ def save(folder: Path, path: Path) -> None:
     """Writes the package in `folder` as the MLflow model `path`, of two flavours: pyfunc, which is served, and onnx, by
     which `mlflow.onnx.load_model` and programs in other languages find the graph. It stands there once.
     """
-    graph = f"artifacts/{folder.name}/model.onnx"
+    graph = f"artifacts/{folder.name}/{GRAPH}"
     model = Model()
     model.add_flavor("onnx", onnx_version=version("onnx"), data=graph, providers=["CPUExecutionProvider"], code=None)
     mlflow.pyfunc.save_model(str(path), mlflow_model=model, **pyfunc_arguments(folder))
@@ -274,7 +284,7 @@ def save(folder: Path, path: Path) -> None:
 def pyfunc_arguments(folder: Path) -> dict[str, Any]:
     """Arguments for `mlflow.pyfunc.log_model` and `save_model` that make the package in `folder` a served model."""
     return {
-        "python_model": str(folder / CODE),
+        "python_model": str(folder / bundle.FILE),
         "artifacts": {"package": str(folder)},
         "signature": signature(),
         "input_example": input_example(),

@@ -10,6 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from pneumonia.runtime.messages import first_line, shortened
 from pneumonia.runtime.secrets import without_secrets
+from pneumonia.serving.model_integrity import check_model
 from pneumonia.serving.scoring_server import NotServed
 from pneumonia.tracking import places
 from pneumonia.tracking.connection import TrackingError, reach
@@ -60,7 +61,7 @@ class ModelUri:
         while the registry is away.
 
         Raises:
-            NotServed: they are not there, or cannot be had.
+            NotServed: they are not there, cannot be had, or are not those that were logged.
         """
         uri = f"models:/{self.name}/{version}"
         shutil.rmtree(folder, ignore_errors=True)
@@ -69,7 +70,12 @@ class ModelUri:
         try:
             place = places.model_files(uri, tracker.client)
             gone = None if place is None else places.missing(place, tracker.uri)
-            return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder / "model")))
+            files = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder / "model")))
         except Exception as error:  # each kind of store has errors of its own
             said = gone or shortened(without_secrets(first_line(error)), 300)
             raise NotServed(f"cannot be had from the registry: {said}") from error
+        try:
+            check_model(files)
+        except (ValueError, OSError) as error:
+            raise NotServed(f"cannot be served: {error}") from error
+        return files

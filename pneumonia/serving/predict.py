@@ -24,6 +24,7 @@ from pneumonia.runtime.messages import first_line, shortened
 from pneumonia.runtime.secrets import without_secrets
 from pneumonia.serving import example_film
 from pneumonia.serving.film_batches import COLUMNS, TYPES, Row, score, size_of
+from pneumonia.serving.model_integrity import check_model
 from pneumonia.tracking import places
 
 
@@ -69,6 +70,7 @@ def load(model_uri: str, *, package_to: Path | None = None) -> Model:
                 place = places.model_files(model_uri, mlflow.MlflowClient())
                 gone = None if place is None else places.missing(place, mlflow.get_tracking_uri())
             folder = Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=scratch) if remote else model_uri)
+            check_model(folder)
             pyfunc = mlflow.pyfunc.load_model(str(folder))
         except Exception as error:  # a foreign flavour may raise anything
             said = gone or shortened(without_secrets(first_line(error).replace(scratch, place or model_uri)), 300)
