@@ -6,6 +6,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from pneumonia.data.file_kinds import DataError
 from pneumonia.data.inventory import some
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
+# Of a table that comes from outside: none may fill the memory, whatever its bytes unpack to.
+MAX_BYTES = 256 << 20  # of the file, and of a Parquet's known columns when they are unpacked
+MAX_CELLS = 20_000_000  # rows times columns, those at a short row's end included
 
 _COLUMNS = ("path", "label", "patient", "split", "subtype")
 _DELIMITERS = ",;\t|"
@@ -59,11 +63,12 @@ def read(path: Path, *, labels: bool = True) -> Manifest:
         labels: whether the column label must be there.
 
     Raises:
-        DataError: it cannot be read, lacks a column, or a cell; the sentence names row and column.
+        DataError: it cannot be read, is too large, lacks a column, or a cell; the sentence names row and column.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise DataError(f"looked for a folder or a CSV or Parquet manifest, and {path} is neither")
+    check_bytes(path)
     header, rows, wheres = _parquet(path) if suffix == ".parquet" else _csv(path)
     columns = _columns(header, rows, wheres, path)
     if not labels:
@@ -90,6 +95,19 @@ def read(path: Path, *, labels: bool = True) -> Manifest:
         if blank:
             raise DataError(f"{film.where} has no {blank}")
     return Manifest(films, unknown, notes)
+
+
+def check_bytes(path: Path) -> None:
+    """Raises:
+    DataError: a table's file is larger than is read.
+    """
+    with suppress(OSError):  # which is said where it is read
+        if os.stat(path).st_size > MAX_BYTES:
+            raise _too_large(path, f"its file has more than {MAX_BYTES >> 20} MiB")
+
+
+def _too_large(path: Path, why: str) -> DataError:
+    return DataError(f"the table {path} is too large to be read, {why}: split it")
 
 
 def _all_unknown(values: Sequence[str]) -> bool:
@@ -132,7 +150,9 @@ def _columns(header: list[str], rows: list[list[str]], wheres: list[str], path: 
 
 def _parquet(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
     try:
-        table = pd.read_parquet(path)
+        table = _read_parquet(path)
+    except DataError:
+        raise
     except (OSError, ValueError) as error:  # PyArrow's errors for damaged files are ValueErrors
         raise _unreadable(path, str(error).splitlines()[0]) from error
     wheres = [f"film {number} of {path.name}" for number in range(1, len(table) + 1)]
@@ -147,6 +167,43 @@ def _parquet(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
         columns.append([_text(value) for value in values])
     rows = [list(cells) for cells in zip(*columns, strict=True)] if columns else [[] for _ in wheres]
     return ([header[number] for number in known] if columns else header), rows, wheres
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    """The columns that are known, or the names of all where none is."""
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        schema, about = file.schema_arrow, file.metadata
+    known = [name for name in schema.names if name.strip().lower() in _COLUMNS]
+    if not known:
+        return pd.DataFrame(columns=schema.names)
+    if about.num_rows * len(known) > MAX_CELLS:
+        raise _too_large(path, f"it has {about.num_rows:,} rows")
+    groups = [about.row_group(number) for number in range(about.num_row_groups)]
+    parts = [group.column(number) for group in groups for number in range(group.num_columns)]
+    unpacked = sum(part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] in known)
+    if unpacked > MAX_BYTES:
+        raise _too_large(path, f"it unpacks to more than {MAX_BYTES >> 20} MiB")
+    # A text that stands in all rows is in the file once, and stays so: in rows of their own its copies fill any memory.
+    flat = sorted({part.path_in_schema for part in parts}.intersection(known))
+    with pyarrow.parquet.ParquetFile(path, read_dictionary=flat) as file:
+        table = file.read(columns=known)
+    if sum(_letters(chunk) for column in table.columns for chunk in column.chunks) > MAX_BYTES:
+        raise _too_large(path, f"it unpacks to more than {MAX_BYTES >> 20} MiB")
+    found: pd.DataFrame = table.to_pandas()
+    return found
+
+
+def _letters(chunk: Any) -> int:
+    """The bytes that a part of a column takes when each row has its own text."""
+    import pyarrow.compute
+
+    types = pyarrow.types
+    if not types.is_dictionary(chunk.type) or types.is_primitive(chunk.type.value_type):
+        return int(chunk.nbytes)
+    lengths = pyarrow.compute.binary_length(chunk.dictionary)
+    return int(pyarrow.compute.sum(lengths.take(chunk.indices)).as_py() or 0)
 
 
 def _text(value: Any) -> str:
@@ -181,6 +238,8 @@ def _csv(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
             if header is None:
                 header = cells
                 continue
+            if (len(rows) + 1) * len(header) > MAX_CELLS:
+                raise _too_large(path, f"it has more than {MAX_CELLS:,} cells in {len(header):,} columns")
             where = f"film {len(rows) + 1} of {path.name} (line {reader.line_num + skipped})"
             if any(cells[len(header) :]):
                 named = [title for title in header if title]

@@ -44,7 +44,7 @@ def read(log: Path) -> Answers:
                 try:
                     row = json.loads(line)
                     rows.append({name: row.get(name) for name in FIELDS})
-                except (AttributeError, ValueError):
+                except (AttributeError, ValueError, RecursionError):
                     unread += 1
     table = pd.DataFrame(rows, columns=list(FIELDS))
     table["time"] = pd.to_datetime(table["time"], utc=True, errors="coerce", format="ISO8601")
@@ -72,6 +72,7 @@ def labels(path: Path, classes: tuple[str, str]) -> pd.DataFrame:
         DataError: as `manifest.read`.
         OSError: a film cannot be read.
     """
+    manifest.check_bytes(path)
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, sep=None, engine="python", encoding="utf-8-sig")
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError):

@@ -1,10 +1,13 @@
 """Tables of films, as people write them."""
 
 import re
+import resource
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pneumonia.data.index import DataError, scan
@@ -194,3 +197,38 @@ def test_a_manifest_by_a_link_or_a_relative_path(tmp_path: Path, monkeypatch: py
         assert index.root == tmp_path / "set"
     monkeypatch.chdir(tmp_path)
     assert (index.root / index.table["path"].iloc[0]).is_file(), "the index outlives a change of folder"
+
+
+def test_a_table_of_more_bytes_than_are_read_is_refused_unopened(tmp_path: Path) -> None:
+    for name in ("films.csv", "films.parquet"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(1 << 42)  # a hole, which takes no room on the disk
+        with pytest.raises(DataError, match=r"too large to be read, its file has more than 256 MiB: split it"):
+            scan(tmp_path / name)
+
+
+def test_short_rows_below_a_header_of_very_many_columns_are_refused(tmp_path: Path) -> None:
+    """Each of 40 kB of rows would be filled up with 50,000 cells."""
+    header = ",".join(["path", "label", *(f"c{number}" for number in range(50_000))])
+    (tmp_path / "films.csv").write_text(header + "\n" + "a,b\n" * 10_000)
+    with pytest.raises(DataError, match=r"more than 20,000,000 cells in 50,002 columns"):
+        scan(tmp_path / "films.csv")
+
+
+def test_a_small_parquet_that_would_unpack_to_gigabytes_is_refused(tmp_path: Path) -> None:
+    """One path of 100 kB in twenty thousand rows, which the file holds once."""
+    long = pa.DictionaryArray.from_arrays(pa.array([0] * 20_000), pa.array(["a " * 50_000]))
+    table = pa.table({"path": long, "label": ["NORMAL"] * 20_000})
+    pq.write_table(table, tmp_path / "films.parquet")
+    assert (tmp_path / "films.parquet").stat().st_size < 1 << 20
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match="too large to be read, it unpacks to more than 256 MiB"):
+        scan(tmp_path / "films.parquet")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
+
+
+def test_a_parquet_of_more_rows_than_are_read_is_refused(tmp_path: Path) -> None:
+    zeros = pa.nulls(11_000_000, pa.int8())
+    pq.write_table(pa.table({"path": zeros, "label": zeros}), tmp_path / "films.parquet")
+    with pytest.raises(DataError, match="it has 11,000,000 rows"):
+        scan(tmp_path / "films.parquet")
