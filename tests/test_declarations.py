@@ -109,7 +109,8 @@ def test_what_a_search_hands_to_its_trainings_is_what_was_given() -> None:
 def test_mlproject_takes_what_is_declared() -> None:
     of_training = {name for name, one in TRAINING.items() if one.metadata["project"]}
     assert set(MLPROJECT["main"]["parameters"]) == set(OF_SEARCH)
-    assert set(MLPROJECT["train"]["parameters"]) == {"data", "positive", *of_training, "seeds", "gallery", "any_dicom"}
+    others = {"data", "positive", "seeds", "new", "gallery", "any_dicom"}
+    assert set(MLPROJECT["train"]["parameters"]) == {*others, *of_training}
 
 
 @pytest.mark.parametrize(("entry", "made"), [("main", SearchConfig), ("train", TrainConfig)])

@@ -83,9 +83,8 @@ def test_tags() -> None:
         "adapt.method", "adapt.parent", "adapt.parent_run", "adapt.place",
         "best.trial", "best.trials", "champion.since.", "data.any_dicom", "data.classes", "data.fingerprint",
         "data.negative", "data.positive", "gate.by_hand", "gate.log_loss.", "gate.unusable", "joined", "model",
-        "model.dropped", "model.version", "reason", "record", "resumed_by", "role", "search.answered", "study",
-        "study.key", "test.openings",
-        "trial.epochs", "trial.number", "trial.state",
+        "model.dropped", "model.version", "reason", "record", "resumed_by", "resumed_from", "role", "search.answered",
+        "study", "study.key", "test.openings", "trial.epochs", "trial.number", "trial.state",
     ]  # fmt: skip
     assert set(views.experiment_tags()) == {
         "mlflow.experimentKind",

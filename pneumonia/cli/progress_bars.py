@@ -61,7 +61,14 @@ class TrainBar:
     def on_step(self, step: "Step") -> None:
         if self._bar is None:
             layout = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps [{elapsed}<{remaining}{postfix}]"
-            self._bar = tqdm(total=step.steps, desc=self._name, dynamic_ncols=True, bar_format=layout, mininterval=0.5)
+            self._bar = tqdm(
+                total=step.steps,
+                initial=step.step - 1,  # of a training that goes on, more than 0
+                desc=self._name,
+                dynamic_ncols=True,
+                bar_format=layout,
+                mininterval=0.5,
+            )
         self._bar.set_postfix(
             {"loss": f"{step.loss:.3f}", "val_auc": self._auc, "films/s": f"{step.images_per_second:.0f}"},
             refresh=False,

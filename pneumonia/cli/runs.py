@@ -147,6 +147,11 @@ def outcome_as_dict(outcome: "Outcome", link: str) -> dict[str, Any]:
     type=Open(click.INT),
     help="how many seeds to train with, counting up from --seed; logs means and spreads [1]",
 )
+@click.option(
+    "--new",
+    type=Open(click.BOOL),
+    help="begin anew, where the same training was stopped before its end; else it goes on there [false]",
+)
 @gallery_option
 @any_dicom_option
 @as_json
@@ -155,15 +160,16 @@ def train(
     data: str | None,
     positive: str | None,
     seeds: int | None,
+    new: bool | None,
     gallery: bool | None,
     any_dicom: bool | None,
     **values: Any,
 ) -> None:
-    """Train once and log the run; searches nothing and registers nothing.
+    """Train once and log the run; searches nothing and registers nothing. The same command resumes.
 
     With --seeds N it trains once for each of N seeds, under a run with the mean and spread of their scores.
     """
-    with exit_codes():
+    with exit_codes(resumes=True):
         from pneumonia.cli.progress_bars import Bars
         from pneumonia.runs.seeds import seeds_from
         from pneumonia.runs.seeds import train_and_record as train_seeds
@@ -176,7 +182,7 @@ def train(
         config = with_weights(TrainConfig(**given(**values)))
         check_network(config)
         several = seeds_from(config.seed, 1 if seeds is None else seeds)
-        run = replace(context(), pictures=SearchConfig.gallery if gallery is None else gallery)
+        run = replace(context(), pictures=SearchConfig.gallery if gallery is None else gallery, resume=not new)
         close_dead(run.home)
         index = films(data, positive=positive, any_dicom=any_dicom)
         with Bars(say, several) as bars:

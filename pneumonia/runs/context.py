@@ -18,7 +18,8 @@ class RunContext:
 
     `home` holds records and caches. `run_id` is an MLflow run to adopt for the first of them, as `mlflow run` makes
     one, and `parent` the run that all are under. `tags` are given to each. `pictures` says whether their records hold
-    pictures of films: where they do not, no film leaves the machine. `progress` is for bars on long work.
+    pictures of films: where they do not, no film leaves the machine. `resume` says whether a training goes on where a
+    killed one of the same configuration and films was. `progress` is for bars on long work.
     """
 
     home: Path
@@ -28,6 +29,7 @@ class RunContext:
     parent: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
     pictures: bool = True
+    resume: bool = True
     progress: bool = False
 
     def under(self, parent: str) -> "RunContext":

@@ -4,6 +4,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from pneumonia.reports import gallery, plots
 from pneumonia.reports.model_card import Made, card
 from pneumonia.results.evaluation import assess
 from pneumonia.runs.artifacts import write_predictions, write_scores
+from pneumonia.runs.checkpointing import held
 from pneumonia.runs.context import RunContext
 from pneumonia.runs.listener import SILENT, Listener
 from pneumonia.served import Predictor
@@ -44,7 +46,10 @@ def run_training(
     keep_model: Callable[[float], bool] = lambda value: True,
     changed: bool | None = None,
 ) -> float:
-    """Trains, and writes all that a COMPLETE or PRUNED record holds but its status.
+    """Trains, and writes all that a COMPLETE or PRUNED record holds, but for a trial's status, which the search knows.
+
+    Any other training goes on where one of the same configuration and films was killed, with the same result, by a
+    checkpoint that each epoch leaves (see `checkpointing`).
 
     Args:
         context: its tracker sees the curves while they grow.
@@ -61,6 +66,7 @@ def run_training(
         PackageError: the ONNX model does not predict what the trained network does.
     """
     record.add_params(asdict(config))
+    films = fit_data(data, changed=changed)
     looks: dict[int, gallery.Look] = {}
 
     def log_epoch(epoch: Epoch) -> bool | None:
@@ -70,9 +76,20 @@ def run_training(
         context.tracker.try_send(record)
         return listener.on_epoch(epoch)
 
-    fitted = fit(config, fit_data(data, changed=changed), on_epoch=log_epoch, on_step=listener.on_step)
-    kept = keep_model(fitted.objective)
-    write_results(record, fitted, data, keep_model=kept, looks=looks if context.pictures else None)
+    with held(config, films, record, context, listener) as checkpoint:
+        fitted = fit(
+            config,
+            films,
+            on_epoch=log_epoch,
+            on_step=listener.on_step,
+            on_state=partial(checkpoint.write, looks=looks) if checkpoint else None,
+            resume=checkpoint.read(looks) if checkpoint else None,
+        )
+        kept = keep_model(fitted.objective)
+        write_results(record, fitted, data, keep_model=kept, looks=looks if context.pictures else None)
+        if checkpoint:
+            record.finish("COMPLETE")  # before the checkpoint goes: killed here, nothing is trained again
+            checkpoint.remove()
     return fitted.objective
 
 

@@ -6,6 +6,7 @@ RECORD = "record"  # the record's key, by which a run that a broken-off sending 
 REASON = "reason"
 JOINED = "joined"  # of a worker's run: the search that it joined
 RESUMED_BY = "resumed_by"  # of a search's run: the one that went on with it
+RESUMED_FROM = "resumed_from"  # of a training's run: the one that left the checkpoint which it went on from
 STUDY = "study"
 STUDY_KEY = "study.key"  # of a search's final training: tells studies of one name apart
 ANSWERED = "search.answered"  # of a search that died: the same command was typed again since

@@ -52,8 +52,13 @@ class Replicas:
         for statistics in rest[: count - 1]:
             torch._foreach_add_(mean, statistics)
         torch._foreach_div_(mean, count)
+        self.share_statistics()
+
+    def share_statistics(self) -> None:
+        """Gives all networks the batch-norm statistics of the first."""
+        first, *rest = self._statistics
         for statistics in rest:
-            torch._foreach_copy_(statistics, mean)
+            torch._foreach_copy_(statistics, first)
 
 
 def _replica(network: nn.Module) -> nn.Module:

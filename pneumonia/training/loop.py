@@ -20,6 +20,7 @@ from pneumonia.data.cache import Decoded
 from pneumonia.data.classes import is_opacity_task
 from pneumonia.metrics import objective
 from pneumonia.training import allocator, backbones, sampling
+from pneumonia.training.checkpoint import State
 from pneumonia.training.data_parallel import PART, Replicas, team
 from pneumonia.training.device import half_precision, pick_device
 from pneumonia.training.network import Network
@@ -129,6 +130,8 @@ def fit(
     *,
     on_epoch: Callable[[Epoch], bool | None] = lambda epoch: None,
     on_step: Callable[[Step], None] = lambda step: None,
+    on_state: Callable[[State], None] | None = None,
+    resume: State | None = None,
 ) -> Fitted:
     """Trains by the recipe: AdamW, one-cycle learning rate, label smoothing, averaged weights, and, if asked for, small
     films first (progressive resizing: Howard 2018, Tan and Le 2021).
@@ -144,6 +147,9 @@ def fit(
     Args:
         on_epoch: told after each epoch; where it returns True the training ends there, with the best epoch so far.
         on_step: told after each step, on CUDA after every tenth. What either raises ends the training without a result.
+        on_state: given, after `on_epoch`, all that the training needs to go on from there.
+        resume: such a state of a training with this configuration and these films. The result is that of the training
+            which was not interrupted; its callbacks hear nothing of the epochs before.
 
     Raises:
         Diverged: the loss or the gradient is not a finite number; names the step and the learning rate.
@@ -155,10 +161,15 @@ def fit(
     parts = max(1, round(config.batch_size / PART)) if device.type == "cpu" else 1
     with allocator.keep_freed_memory(), clahe.one_thread(), team(parts) as each:
         training = _Training(config, data, device, parts, each)
-        for number in range(1, config.epochs + 1):
+        if resume is not None:
+            training.restore(resume)
+        while not training.ended:
+            number = len(training.history) + 1
             epoch = training.validate(number, training.epoch(number, on_step))
-            if on_epoch(epoch) or number - training.best_epoch >= config.patience:
-                break
+            enough = number == config.epochs or number - training.best_epoch >= config.patience
+            training.ended = bool(on_epoch(epoch)) or enough
+            if on_state is not None:
+                on_state(training.state())
         return training.fitted()
 
 
@@ -219,10 +230,53 @@ class _Training:
         self.cuda, self.half = device.type == "cuda", half_precision(device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.cuda)
 
-        self.step = 0
+        self.step, self.ended, self.seconds_before = 0, False, 0.0
         self.history: list[dict[str, float]] = []
         self.best_epoch, self.best_value = 0, math.inf
         self.best_state = self.average.state_dict()
+
+    @property
+    def seconds(self) -> float:
+        """How long the training has taken, also before it was interrupted."""
+        return self.seconds_before + time.monotonic() - self.began
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that training changes in place; the replicas' statistics are the network's between steps."""
+        of = {"network": self.network, "average": self.average}
+        weights = {f"{name}.{key}": value for name, one in of.items() for key, value in one.state_dict().items()}
+        return weights | {f"optimizer.{key}": value for key, value in self.optimizer.tensors().items()}
+
+    def state(self) -> State:
+        """The training after an epoch, for `restore`."""
+        earlier = self.best_epoch < len(self.history)  # else the best weights are the average as it is
+        best = {f"best.{key}": value for key, value in self.best_state.items()} if earlier else {}
+        return State(
+            tensors={**self.tensors(), **best, "generator": self.generator.get_state()},
+            facts={
+                "step": self.step,
+                "ended": self.ended,
+                "seconds": self.seconds,
+                "history": self.history,
+                "best": [self.best_epoch, self.best_value],
+                "scaler": self.scaler.state_dict(),
+            },
+        )
+
+    def restore(self, state: State) -> None:
+        """Becomes the training whose `state` it is."""
+        for name, tensor in self.tensors().items():
+            tensor.copy_(state.tensors[name])
+        self.replicas.share_statistics()
+        self.generator.set_state(state.tensors["generator"])
+        facts = state.facts
+        self.step, self.ended, self.seconds_before = facts["step"], facts["ended"], facts["seconds"]
+        self.history, (self.best_epoch, self.best_value) = list(facts["history"]), facts["best"]
+        self.optimizer.at(self.step)
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(facts["scaler"])
+        self.best_state = copy.deepcopy(self.average.state_dict())
+        for key, value in self.best_state.items():
+            value.copy_(state.tensors.get(f"best.{key}", value))
 
     def epoch(self, number: int, on_step: Callable[[Step], None]) -> dict[str, float]:
         """Trains on one epoch of batches; its metrics."""
@@ -319,7 +373,7 @@ class _Training:
             training={name: last[name] for name in ("train/loss", "train/images_per_second")},
             val_logits=logits[:films],
             changed_logits=logits[films:],
-            seconds=time.monotonic() - self.began,
+            seconds=self.seconds,
             device=self.device.type,
         )
 

@@ -58,6 +58,15 @@ class AdamW:
         }
         self.at(0)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What it remembers of each parameter, by the parameter's place in `param_groups`: its moments, its steps."""
+        names = ("mean", "square", "count")
+        return {
+            f"{place}.{name}": tensor
+            for place, state in enumerate(self._state.values())
+            for name, tensor in zip(names, state, strict=True)
+        }
+
     def at(self, step: int) -> None:
         """Sets learning rate and momentum for `step` (from 0)."""
         share, self.beta1 = one_cycle(step, self._steps)
