@@ -48,8 +48,8 @@ class State:
     facts: Mapping[str, Any]
 
 
-def write(path: Path, state: State) -> int:
-    """Writes the file whole or not at all, also where the power fails; an earlier one is replaced. How many bytes.
+def write(path: Path, state: State) -> None:
+    """Writes the file whole or not at all, also where the power fails; an earlier one is replaced.
 
     Raises:
         DiskFullError: there is no room for it; an earlier file stays.
@@ -78,7 +78,6 @@ def write(path: Path, state: State) -> int:
             os.fsync(folder)
         finally:
             os.close(folder)
-    return len(content)
 
 
 def read(path: Path) -> State | None:
@@ -116,7 +115,7 @@ def key(config: TrainConfig, data: "FitData") -> str:
     for name, value in sorted(vars(data).items()):
         if isinstance(value, np.ndarray):
             digest.update(f"{name} {value.dtype} {value.shape}".encode())
-            digest.update(memoryview(np.ascontiguousarray(value)).cast("B"))
+            digest.update(np.ascontiguousarray(value).data.cast("B"))
         else:
             digest.update(f"{name} {value}".encode())
     if config.weights not in ("none", "default"):

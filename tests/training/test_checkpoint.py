@@ -72,10 +72,12 @@ def assert_same(one: Fitted, other: Fitted) -> None:
     assert curves[0] == curves[1]
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(name, marks=pytest.mark.slow if "torchvision" in name else ()) for name in RECIPES]
+)
 def test_a_training_that_goes_on_gives_the_network_of_one_that_was_not_killed(recipe: str, path: Path) -> None:
     config = RECIPES[recipe]
-    data, heard = films(config), []
+    data, heard = films(config), list[int]()
     whole = fit(config, data)
     for epoch in range(1, config.epochs):
         killed_after(epoch, config, data, path)
@@ -153,7 +155,7 @@ STATE = State(
 
 def test_what_is_read_is_what_was_written(path: Path) -> None:
     assert checkpoint.read(path) is None
-    assert checkpoint.write(path, STATE) == path.stat().st_size
+    checkpoint.write(path, STATE)
     state = checkpoint.read(path)
     assert state.tensors.keys() == STATE.tensors.keys()
     assert all(torch.equal(state.tensors[name], tensor) for name, tensor in STATE.tensors.items())
@@ -189,8 +191,8 @@ def test_a_damaged_file_is_refused(damage: str, path: Path) -> None:
     place = {"bit of a tensor": len(content) - 1, "bit of the facts": content.index(b"history")}
     if damage in place:
         content[place[damage]] ^= 1
-    cut = {"cut": content[:-7], "empty": b"", "another file": b'{"facts": {}}'}
-    path.write_bytes(cut.get(damage, content))
+    others = {"cut": bytes(content[:-7]), "empty": b"", "another file": b'{"facts": {}}'}
+    path.write_bytes(others.get(damage, bytes(content)))
     with pytest.raises(CheckpointError, match="damaged"):
         checkpoint.read(path)
 
