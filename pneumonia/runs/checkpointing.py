@@ -32,12 +32,13 @@ FOLDER, STATE, LOCK = "checkpoints", "state.safetensors", "lock"
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """The checkpoint that this process holds for the training of `record`. `made_by` is what must not have changed for
-    a training to go on.
+    a training to go on, `processor` what should not.
     """
 
     path: Path
     record: Record
     made_by: dict[str, str]
+    processor: str
     listener: Listener
 
     def write(self, state: State, *, looks: Mapping[int, Look]) -> None:
@@ -55,7 +56,7 @@ class Checkpoint:
             "record": str(self.record.folder),
             "run": sent(self.record).get("run_id", self.record.run.key),
             "made_by": self.made_by,
-            "processor": checkpoint.processor(),
+            "processor": self.processor,
             "curves": self.record.metrics,
             "looks": [*looks],
         }
@@ -84,7 +85,7 @@ class Checkpoint:
         for epoch in note["looks"]:
             logits, evidence = (state.tensors[f"look.{epoch}.{name}"].numpy() for name in ("logits", "evidence"))
             looks[epoch] = Look(logits, evidence)
-        here, there = checkpoint.processor(), note["processor"]
+        here, there = self.processor, note["processor"]
         elsewhere = "" if here == there else f"; that was on {there}, this is {here}: the last digits may differ"
         self.listener.say(f"goes on after epoch {len(state.facts['history'])} of run {note['run']}{elsewhere}")
         return state
@@ -122,8 +123,13 @@ def held(
         yield None
         return
     try:
-        made_by = checkpoint.made_by(config)
-        mine = Checkpoint(path=folder / STATE, record=record, made_by=made_by, listener=listener)
+        mine = Checkpoint(
+            path=folder / STATE,
+            record=record,
+            made_by=checkpoint.made_by(config),
+            processor=checkpoint.processor(config),
+            listener=listener,
+        )
         if not context.resume:
             mine.remove()
         yield mine

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pneumonia.config import TrainConfig
 from pneumonia.data.cache import room
+from pneumonia.training import data_parallel
 from pneumonia.training.device import pick_device
 
 if TYPE_CHECKING:
@@ -138,9 +139,11 @@ def made_by(config: TrainConfig) -> dict[str, str]:
     return {"program": code.hexdigest()[:12], **libraries, "device": pick_device(config.device).type}
 
 
-def processor() -> str:
-    """What may change the last bits of a network: the instructions and threads that each operation uses."""
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+def processor(config: TrainConfig) -> str:
+    """What may change the last bits of a network: the instructions and threads of each operation."""
+    threads = data_parallel.threads_of_each(data_parallel.parts(config.batch_size, pick_device(config.device)))
+    cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return f"{cpu}, {threads} thread{'s' * (threads > 1)} an operation"
 
 
 def _version(package: str) -> str:

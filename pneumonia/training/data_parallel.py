@@ -18,6 +18,17 @@ from torch import Tensor, nn
 PART = 32  # films; batch norm's statistics of fewer are noise
 
 
+def parts(batch_size: int, device: torch.device) -> int:
+    """Into how many parts a batch is cut."""
+    return max(1, round(batch_size / PART)) if device.type == "cpu" else 1
+
+
+def threads_of_each(size: int) -> int:
+    """How many of torch's threads each member of a `team` of `size` has."""
+    threads = torch.get_num_threads()
+    return threads // min(size, threads)
+
+
 class Replicas:
     """`count` networks with the weights of `network`, which is the first of them."""
 
@@ -79,7 +90,7 @@ def team(size: int) -> Iterator[Callable[..., list[Any]]]:
     if size <= 1:
         yield lambda function, *items: list(map(function, *items))
         return
-    share = threads // size
+    share = threads_of_each(size)
     torch.set_num_threads(share)
     try:
         with ThreadPoolExecutor(size, "replica", initializer=torch.set_num_threads, initargs=(share,)) as pool:

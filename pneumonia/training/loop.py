@@ -19,9 +19,9 @@ from pneumonia.config import TrainConfig
 from pneumonia.data.cache import Decoded
 from pneumonia.data.classes import is_opacity_task
 from pneumonia.metrics import objective
-from pneumonia.training import allocator, backbones, sampling
+from pneumonia.training import allocator, backbones, data_parallel, sampling
 from pneumonia.training.checkpoint import State
-from pneumonia.training.data_parallel import PART, Replicas, team
+from pneumonia.training.data_parallel import Replicas, team
 from pneumonia.training.device import half_precision, pick_device
 from pneumonia.training.network import Network
 from pneumonia.training.optimizer import AdamW
@@ -158,7 +158,7 @@ def fit(
     if len(data.val_films) == 0:
         raise ValueError("there are no validation films: the training films need at least two patients a class")
     device = pick_device(config.device)
-    parts = max(1, round(config.batch_size / PART)) if device.type == "cpu" else 1
+    parts = data_parallel.parts(config.batch_size, device)
     with allocator.keep_freed_memory(), clahe.one_thread(), team(parts) as each:
         training = _Training(config, data, device, parts, each)
         if resume is not None:
@@ -186,7 +186,7 @@ def fine_tune(
         ValueError: a class has no training film, or the device is not there.
     """
     device = pick_device(config.device)
-    parts = max(1, round(config.batch_size / PART)) if device.type == "cpu" else 1
+    parts = data_parallel.parts(config.batch_size, device)
     with allocator.keep_freed_memory(), clahe.one_thread(), team(parts) as each:
         training = _Training(config, data, device, parts, each, start=start)
         for number in range(1, config.epochs + 1):

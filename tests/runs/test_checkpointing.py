@@ -151,10 +151,10 @@ def test_a_damaged_one_is_not_used_which_is_said(train: Callable[..., Any], home
 
 def test_another_processor_is_said(train: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as there:
-        there.setattr(checkpoint, "processor", lambda: "z80, 1 threads")
+        there.setattr(checkpoint, "processor", lambda config: "z80, 1 thread an operation")
         train("there", killed=2)
     _, (line,) = train("here")
-    assert "that was on z80, 1 threads, this is" in line
+    assert "that was on z80, 1 thread an operation, this is" in line
 
 
 def test_a_new_one_can_be_asked_for(train: Callable[..., Any], home: Path) -> None:

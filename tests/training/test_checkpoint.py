@@ -253,6 +253,17 @@ def test_the_program_the_libraries_and_the_device_must_be_the_same(monkeypatch: 
     assert checkpoint.made_by(TINY)["program"] != made_by["program"]
 
 
+def test_one_thread_and_two_are_the_same_processor_for_two_parts_of_a_batch() -> None:
+    before, told = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            told.append(checkpoint.processor(replace(TINY, batch_size=64)))
+    finally:
+        torch.set_num_threads(before)
+    assert told[0] == told[1] != told[2]
+
+
 PROCESS = """
 import os, signal, sys
 from pathlib import Path
