@@ -116,10 +116,10 @@ def key(config: TrainConfig, data: "FitData") -> str:
     for name, value in sorted(vars(data).items()):
         if isinstance(value, np.ndarray):
             digest.update(f"{name} {value.dtype} {value.shape}".encode())
-            digest.update(np.ascontiguousarray(value).data.cast("B"))
+            digest.update(np.ascontiguousarray(value).data.cast("B") if value.size else b"")
         else:
             digest.update(f"{name} {value}".encode())
-    if config.weights not in ("none", "default"):
+    if config.weights not in ("none", "default") and Path(config.weights).is_file():
         digest.update(Path(config.weights).read_bytes())
     return digest.hexdigest()[:32]
 

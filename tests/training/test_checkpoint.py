@@ -237,6 +237,7 @@ def test_trainings_are_told_apart_by_all_that_decides_them(data: FitData, tmp_pa
         {"opacities": False},
         {"changed": True},
         {"strata": data.train_labels},
+        {"val_films": data.val_films[:0], "val_labels": data.val_labels[:0]},
     ]
     keys += [checkpoint.key(TINY, replace(data, **changes)) for changes in others]
     assert len(set(keys)) == len(keys)
