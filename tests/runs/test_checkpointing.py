@@ -49,7 +49,8 @@ def train(
         name: str, config: TrainConfig = TINY, *, killed: int = 0, role: str = "train", whole: bool = False, **more: Any
     ) -> Any:
         record, listener = new_record(name, role=role), kill_in(killed)
-        where = replace(context, **more, **({} if whole else {"tracker": Tracker(NO_SERVER), "pictures": False}))
+        quickly: dict[str, Any] = {"tracker": Tracker(NO_SERVER), "pictures": False}
+        where = replace(context, **more, **({} if whole else quickly))
         with monkeypatch.context() as quick, suppress(Killed):
             if not whole:
                 quick.setattr("pneumonia.runs.train.write_results", lambda *_, **__: None)
