@@ -129,3 +129,21 @@ def test_imports_run_downward_and_training_knows_neither_optuna_nor_mlflow():
     """By the contracts in pyproject.toml; a folder that none of them names fails too."""
     done = subprocess.run([Path(sys.executable).with_name("lint-imports")], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(("status", "found", "code"), [("000", 1, 0), ("503", 1, 0), ("200", 1, 1), ("200", 0, 0)])
+def test_the_audit_fails_for_a_known_fault_and_says_where_it_was_skipped(tmp_path, status, found, code):
+    programs = {"curl": f"echo {status}", "uv": f'case "$*" in run*) echo "$*"; exit {found};; *) echo a==1;; esac'}
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:/usr/bin:/bin"
+    done = subprocess.run([ROOT / ".ci" / "audit"], env={"PATH": path}, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert ("the audit was skipped" in done.stdout) == (status != "200")
+    if status == "200":  # the real one takes these words; no package is asked about
+        words = done.stdout.split()[1:]
+        (tmp_path / "none.txt").write_text("")
+        words[words.index("--requirement") + 1] = str(tmp_path / "none.txt")
+        program = Path(sys.executable).with_name(words[0])
+        assert subprocess.run([program, *words[1:]], capture_output=True).returncode == 0
