@@ -38,6 +38,7 @@ def films(
             like=like,
             any_dicom=bool(any_dicom),
             one_split=need == "any",
+            fetch_to=home() / "films",
             progress=True,
         )
     except DataError as error:
@@ -55,7 +56,7 @@ def films(
 
 def unlabelled(data: str, classes: tuple[str, str], *, any_dicom: bool = False) -> "Index":
     """The index of the films of a folder, with all below it, or of a manifest, whose labels are not looked at."""
-    from pneumonia.data import manifest
+    from pneumonia.data import manifest, remote
     from pneumonia.data.index import scan_unlabelled
     from pneumonia.data.inventory import tally
     from pneumonia.runtime.working_folder import located, looked_in
@@ -70,8 +71,14 @@ def unlabelled(data: str, classes: tuple[str, str], *, any_dicom: bool = False) 
             say(f"skipped: {tally(passed)}")
         root = place
     else:
-        root = place.parent
-        paths = [film.located(root)[0] for film in manifest.read(place, labels=False).films]
+        root, named = place.parent, manifest.read(place, labels=False).films
+        addresses = [film.cells["path"] for film in named if remote.is_address(film.cells["path"])]
+        fetched = remote.fetch(addresses, home() / "films", progress=True)
+        for address, why in fetched.items():
+            if isinstance(why, str):
+                say(f"{address}: {why}")
+        places = [fetched.get(film.cells["path"]) or film.located(root)[0] for film in named]
+        paths = [path for path in places if isinstance(path, Path)]
     index = scan_unlabelled(paths, root, classes, any_dicom=any_dicom)
     for line in index.report.lines():
         say(line)

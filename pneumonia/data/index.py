@@ -68,6 +68,7 @@ def scan(
     like: tuple[str, str] | None = None,
     any_dicom: bool = False,
     one_split: bool = False,
+    fetch_to: Path | None = None,
     progress: bool = False,
 ) -> Index:
     """Finds the films of a folder or a manifest, reads each once for its SHA-256, and chooses the validation films.
@@ -75,7 +76,7 @@ def scan(
     A folder holds `train`, `val` and `test`, or some of them, each with two class folders; other words for these are
     known, in any case (`layouts.split_of`). It may also be one or two levels further down, as in the parent of
     `chest_xray`. A manifest is a CSV or Parquet table with the columns path (relative to it) and label, and optionally
-    patient, split and subtype. `~` is the user's home.
+    patient, split and subtype. `~` is the user's home. A path may be an address: then the film is fetched.
 
     A film in two splits stays in test before val before train; of identical films within train one stays, or none if
     their labels differ. Test films are never left out for being alike.
@@ -88,13 +89,14 @@ def scan(
         like: (negative, positive) of a model; decides where the films have the same classes.
         any_dicom: whether to read films, later, whose DICOM says that it is not a chest radiograph.
         one_split: whether a folder may also hold two class folders alone, all of one split, train.
+        fetch_to: a folder for films that a manifest names by addresses; they are fetched once (`remote.fetch`).
 
     Raises:
         DataError: nothing there, no films, not two classes, nothing to tell which is positive, or a manifest that
             cannot be read.
     """
     data = Path(os.path.expanduser(data))
-    found, root = find(data, one_split=one_split)
+    found, root = find(data, one_split=one_split, fetch_to=fetch_to, progress=progress)
     try:
         choice = choose([row["class"] for row in found.rows], data, positive=positive, like=like)
     except DataError as error:

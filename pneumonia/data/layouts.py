@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pneumonia.data import file_kinds, manifest
+from pneumonia.data import file_kinds, manifest, remote
 from pneumonia.data.file_kinds import REFUSED, DataError, aside, entries
 from pneumonia.data.inventory import LONG, some, tally
 from pneumonia.runtime.messages import shortened
+from pneumonia.runtime.secrets import masked
 
 Split = Literal["train", "val", "test"]
 
@@ -47,17 +48,21 @@ class Found:
         return [*ignored, *(f"note: {note}" for note in self.notes)]
 
 
-def find(data: Path, *, one_split: bool = False) -> tuple[Found, Path]:
+def find(
+    data: Path, *, one_split: bool = False, fetch_to: Path | None = None, progress: bool = False
+) -> tuple[Found, Path]:
     """The films of a folder or a manifest, and the folder that their paths are relative to.
 
     Args:
         one_split: whether a folder may also hold two class folders alone, all of one split, train.
+        fetch_to: a folder for films that a manifest names by addresses (`remote.fetch`).
 
     Raises:
         DataError: nothing there, no films, or a manifest that cannot be read.
+        DiskFullError: as `remote.fetch`.
     """
     if data.is_file():
-        found, root = _manifest(data), data.parent
+        found, root = _manifest(data, fetch_to, progress)
     elif data.is_dir() and one_split and _holds_classes(data):
         root, found = data, Found()
         _classes(data, data, "train", found)
@@ -76,7 +81,8 @@ def find(data: Path, *, one_split: bool = False) -> tuple[Found, Path]:
         missing = ""
         if found.corrupt:
             tried = " and ".join(
-                f"{shortened(str(root.absolute() / path), LONG)} ({why})" for path, why in found.corrupt[:2]
+                f"{shortened(path if remote.is_address(path) else str(root.absolute() / path), LONG)} ({why})"
+                for path, why in found.corrupt[:2]
             )
             missing = f"; of {len(found.corrupt):,} files named, none exists: tried {tried}"
         raise DataError(f"looked for JPEG, PNG or DICOM films in {data} and found none{missing}{tail}", found.report())
@@ -209,8 +215,15 @@ def _where(passed: Counter[str]) -> str:
     return some([name if name.startswith("in ") else f"({name})" for name in passed if name != "__MACOSX"])
 
 
-def _manifest(path: Path) -> Found:
+def _manifest(path: Path, fetch_to: Path | None, progress: bool) -> tuple[Found, Path]:
+    """The films of a manifest, and its folder or, where all are named by addresses, that of the fetched ones: their
+    paths are then the same on all machines.
+    """
     table = manifest.read(path)
+    fetched = _fetched([film.cells["path"] for film in table.films], path, fetch_to, progress)
+    root = path.parent
+    if fetch_to is not None and len(fetched) == len({film.cells["path"] for film in table.films}):
+        root = fetch_to
     found = Found(notes=list(table.notes), regrouped=table.unknown > 1)
     if found.regrouped:
         found.version_changes.append(f"the {table.unknown:,} films whose patient is not known were all of one")
@@ -219,7 +232,13 @@ def _manifest(path: Path) -> Found:
         split = split_of(word)
         if split is None:
             raise DataError(f"{film.where} has the split {word!r}: it must be train, val or test")
-        at, named = film.located(path.parent)
+        if (got := fetched.get(film.cells["path"])) is None:
+            at, named = film.located(path.parent)
+        elif isinstance(got, Path):
+            at, named = got, (got.relative_to(root) if root == fetch_to else got.absolute()).as_posix()
+        else:
+            found.corrupt.append((masked(film.cells["path"]), f"{got}; {film.where}, column path"))
+            continue
         row = {"path": named, "split": split, "class": film.cells["label"]}
         row |= {name: film.cells[name] for name in ("patient", "subtype") if name in film.cells}
         if "__MACOSX" in Path(named).parts:
@@ -229,7 +248,19 @@ def _manifest(path: Path) -> Found:
             _add_film(at, row, found, where=film.where)
             if "\\" in film.cells["path"] and "\\" not in named:
                 found.new_kinds["films with backslashes in their paths"] += len(found.rows) - before
-    return found
+    return found, root
+
+
+def _fetched(named: list[str], path: Path, fetch_to: Path | None, progress: bool) -> dict[str, Path | str]:
+    """The films among those of the manifest `path` that are named by addresses: their files, or why they have none."""
+    addresses = [name for name in named if remote.is_address(name)]
+    if not addresses:
+        return {}
+    if fetch_to is None:
+        raise DataError(
+            f"{path} names films by addresses, such as {masked(addresses[0])}: say where they are fetched to"
+        )
+    return remote.fetch(addresses, fetch_to, progress=progress)
 
 
 def _add_film(path: Path, row: dict[str, str], found: Found, *, where: str = "") -> None:
