@@ -6,10 +6,11 @@ from pathlib import Path
 from mlflow.entities import LoggedModelStatus
 from mlflow.entities import Run as MlflowRun
 
+from pneumonia.runtime.secrets import masked
 from pneumonia.tracking import tags
 from pneumonia.tracking.record import CARD, VAL_PREDICTIONS, Record, Run
 from pneumonia.tracking.store import Tracker, tracker_errors
-from pneumonia.tracking.sync import masked, remember
+from pneumonia.tracking.sync import remember
 
 STORES_OWN = (tags.ROLE, tags.RECORD, tags.REASON, tags.TRIAL_STATE)  # beside MLflow's; a record has them elsewhere
 

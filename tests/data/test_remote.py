@@ -202,7 +202,7 @@ def test_secrets_of_addresses_are_shown_and_kept_nowhere(web: Web, tmp_path: Pat
         assert path.is_dir() or MARK.encode() not in path.read_bytes()
 
 
-class Bucket(MemoryFileSystem):
+class Bucket(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
     """Stands for a store in a cloud, whose own file system is not installed for the tests."""
 
     protocol = "s3"

@@ -14,7 +14,8 @@ from optuna.trial import TrialState
 
 from tests.command import Lab, until
 from tests.conftest import ROOT, TrackingServer
-from tests.system.test_postgres import Server, postgres  # noqa: F401  # a fixture
+from tests.servers import PostgresServer
+from tests.system.test_postgres import postgres  # noqa: F401  # a fixture
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 
@@ -25,7 +26,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def lab(
-    postgres: Server,  # noqa: F811
+    postgres: PostgresServer,  # noqa: F811
     server: TrackingServer,
     films: Path,
     tmp_path: Path,
