@@ -65,7 +65,8 @@ def _of_the_environment() -> list[str]:
         if _VARIABLE.search(name.upper()) and value.lower() not in WORDS:
             found.add(value)
         for _, password in _LOGIN.findall(value):
-            # SQLAlchemy takes what follows the first @ for the name of a machine, which errors tell
-            found |= {password, unquote(password), *password.split("@")}
+            # A part of it may be taken for the name of a machine, which errors tell: SQLAlchemy takes what follows the
+            # first @ so, and requests what stands before a slash.
+            found |= {password, unquote(password), *re.split("[@/?#:]", password)}
     found |= {quote(secret, safe="") for secret in found}
     return sorted((secret for secret in found if len(secret) >= LEAST_LETTERS), key=len, reverse=True)

@@ -55,13 +55,16 @@ def test_a_message_does_not_tell_what_the_environment_holds(monkeypatch):
     monkeypatch.setenv("PGPASSWORD", "of the database")
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "abc/def")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:to%20ken@tail@host/base")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://me:first/second@host:1/a")
     monkeypatch.setenv("SHORT_TOKEN", "a")
     monkeypatch.setenv("MLFLOW_ALLOW_TOKEN", "true")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "quick")
     said = 'FATAL: "of the database" is wrong; abc/def, abc%2Fdef, to ken@tail; no such host name "tail@host"; '
+    said += "'me:first' is not a valid host or port; "
     kept = "a quick and true word in " + __file__
     assert without_secrets(said + kept) == (
-        'FATAL: "***" is wrong; ***, ***, ***; no such host name "***@host"; ' + kept
+        'FATAL: "***" is wrong; ***, ***, ***; no such host name "***@host"; '
+        + f"'me:***' is not a valid host or port; {kept}"
     )
 
 

@@ -102,7 +102,7 @@ def test_an_array_of_slurm(lab: Lab, start: Start, tmp_path: Path) -> None:
         )
         for number in (0, 1)
     ]
-    said = [task.communicate(timeout=300)[0] for task in tasks]
+    said = [task.communicate(timeout=600)[0] for task in tasks]
     assert [task.returncode for task in tasks] == [0, 0], "\n".join(said)
     assert [text.splitlines()[0] for text in said] == [f"task {n} of job 7 on node{n}" for n in (0, 1)]
     assert sum("joins study" in text for text in said) == 1
@@ -123,7 +123,7 @@ def test_a_task_whose_time_is_up_is_gone_on_with(lab: Lab, start: Start) -> None
     assert time.monotonic() - before < 15
     assert "the same command resumes from here" in said
     again = start("slurm/search.sbatch", *OPTIONS, SLURM_ARRAY_TASK_ID="0", SLURM_CPUS_PER_TASK="1")
-    said = again.communicate(timeout=300)[0]
+    said = again.communicate(timeout=600)[0]
     assert again.returncode == 0, said
     assert len(lab.done()) == 4
     assert Counter(run.info.status for run in lab.runs())["RUNNING"] == 0
@@ -140,7 +140,7 @@ def test_machines_that_are_reached_by_ssh(lab: Lab, start: Start) -> None:
     assert said.count("the same command resumes from here") == 2
     assert {line.split(" | ")[0] for line in said.splitlines() if " | " in line} == {"one", "me@two"}
     again = start(*words)
-    said = again.communicate(timeout=300)[0]
+    said = again.communicate(timeout=600)[0]
     assert again.returncode == 0, said
     assert len(lab.done()) == 4
     assert Counter(run.info.status for run in lab.runs())["RUNNING"] == 0

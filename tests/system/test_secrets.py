@@ -92,7 +92,7 @@ def test_what_is_said_of_a_tracking_store_that_cannot_be_reached(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("PNEUMONIA_HOME", str(tmp_path / "home"))
-    for words in (["train", "--data", str(films), "--json"], ["sync"], ["promote", "1"], ["ui", "--port", "0"]):
+    for words in (["train", "--data", str(films), "--json"], ["promote", "1"], ["ui", "--port", "0"]):
         done = CliRunner().invoke(cli, words)
         assert done.exit_code != 0
         said = done.output + repr(done.exception)
