@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from pneumonia.runtime.environment import mlflow_defaults
 from pneumonia.runtime.secrets import masked, masked_within, without_secrets
 
 MARK = "hunter2"
@@ -83,3 +84,13 @@ def fail():
     assert "KeyError: 'http://me:***@host'" in done.stderr
     assert "Traceback" in done.stderr
     assert MARK not in done.stderr
+
+
+def test_mlflow_does_not_print_the_address_of_a_tracking_server(monkeypatch, capsys):
+    from mlflow import MlflowClient
+
+    monkeypatch.delenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", raising=False)
+    mlflow_defaults()
+    # It would ask the server for the run's name, and fail.
+    MlflowClient(f"http://ada:{MARK}@127.0.0.1:1")._tracking_client._log_url("0" * 32)
+    assert capsys.readouterr().out == ""
