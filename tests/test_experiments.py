@@ -3,6 +3,7 @@
 import importlib
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,6 +99,7 @@ def test_the_quality_recipe_is_what_the_search_trains_in_full(
         trained.append(config)
         raise InterruptedError
 
+    monkeypatch.setattr(run.pool, "prepared", nullcontext)  # no worker will start
     monkeypatch.setattr(run, "_run_trials", one_trial)
     monkeypatch.setattr(run, "_record_trials", lambda *rest: None)  # draws figures
     monkeypatch.setattr(final, "run_training", train)

@@ -58,7 +58,7 @@ def connect(
     *,
     heartbeat: int = HEARTBEAT_SECONDS,
     grace: int = GRACE_SECONDS,
-    seconds: float = START_SECONDS,
+    seconds: float | None = None,
 ) -> RDBStorage:
     """Opens the study's database and makes its tables when they are not there.
 
@@ -66,7 +66,7 @@ def connect(
         url: SQLAlchemy's, the driver named: `sqlite:///file`, `postgresql+psycopg2://user@host/base`.
         heartbeat: seconds between two signs of life of a worker.
         grace: seconds of silence after which its trial is given to another.
-        seconds: how long a database that does not answer is asked again.
+        seconds: how long a database that does not answer is asked again; `START_SECONDS` if None.
 
     Raises:
         StudyError: the URL holds a password, the database cannot be reached, or it is another program's.
@@ -78,7 +78,7 @@ def connect(
     if url.startswith("sqlite"):
         arguments["connect_args"] = {"timeout": 60}  # seconds that a writer waits for another
 
-    end = time.monotonic() + seconds
+    end = time.monotonic() + (START_SECONDS if seconds is None else seconds)
     while True:  # two processes that make the tables of an empty database at once collide
         try:
             holds_a_study(url)

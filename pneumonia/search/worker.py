@@ -100,8 +100,8 @@ def work(task: Task, stop: Stop) -> None:
             continue
 
 
-def open_storage(task: Task, *, seconds: float = studies.START_SECONDS) -> RDBStorage:
-    """The study's database; `seconds` is how long it may be away."""
+def open_storage(task: Task, *, seconds: float | None = None) -> RDBStorage:
+    """The study's database; `seconds` is how long it may be away (see `study.connect`)."""
     return studies.connect(task.storage, heartbeat=task.heartbeat, grace=task.grace, seconds=seconds)
 
 

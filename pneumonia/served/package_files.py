@@ -8,6 +8,7 @@ from typing import Any
 MANIFEST = "package.json"
 SUMS = "sha256"  # its key for {file: hexadecimal}; packages of before have none
 MANIFEST_BYTES = 16 << 20
+COMPILED = "__pycache__"  # Python puts it there when it loads the package's code
 
 
 def with_sums(settings: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def check_files(folder: Path, manifest: dict[str, Any]) -> None:
         return
     if not isinstance(sums, dict) or sums.get(MANIFEST) != _sum_of(manifest):
         raise ValueError(_damaged(MANIFEST))
-    there = {path.name: path for path in folder.iterdir()}
+    there = {path.name: path for path in folder.iterdir() if path.name != COMPILED}
     for name in sorted(sums.keys() - there.keys()):
         raise ValueError(f"the package's {name} is missing: fetch the model anew")
     for name, path in sorted(there.items()):

@@ -56,6 +56,7 @@ def test_many_workers_may_die_at_once(ends: Callable[[list[int]], None], task: T
     pool.run(task, 16, on_poll=lambda: None, on_death=lambda: 0)
 
 
+@pytest.mark.slow
 def test_the_server_of_forks_ends_with_its_block() -> None:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         pytest.skip("this system has no fork server")

@@ -1,6 +1,7 @@
 """Searches of one study at a time: one leads, the others join."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def one_trial(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         record.finish("COMPLETE")
         return record, Verdict(name="pneumonia", version="1", alias="champion", reason="it is alone")
 
+    monkeypatch.setattr(run.pool, "prepared", nullcontext)  # no worker will start
     monkeypatch.setattr(run, "_run_trials", run_trials)
     monkeypatch.setattr(run, "_record_trials", lambda *rest: None)  # draws figures
     monkeypatch.setattr(run, "decode_for", lambda *rest, **more: None)

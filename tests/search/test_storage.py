@@ -13,6 +13,11 @@ from pneumonia.search import study as studies
 from tests.search.conftest import BASE, SPACE
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studies, "START_SECONDS", 0.0)
+
+
 @pytest.mark.parametrize(
     "url",
     [

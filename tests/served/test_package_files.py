@@ -66,6 +66,12 @@ def test_a_file_too_many_is_named(package: Path) -> None:
     assert refusals(package) == {"the package holds more.py, which was not written with it: take it out, after a look"}
 
 
+def test_what_python_compiles_beside_the_code_is_no_file_too_many(package: Path) -> None:
+    (package / "__pycache__").mkdir()
+    (package / "__pycache__" / "served.cpython-311.pyc").write_bytes(b"")
+    assert refusals(package) == set()
+
+
 def test_a_manifest_that_is_none_is_refused_in_bounded_memory(package: Path) -> None:
     for text in ("", "[1]", "[" * 100_000, '{"sha256": 3, "format": 2}'):
         (package / "package.json").write_text(text)
