@@ -170,6 +170,7 @@ def copy_trained(trained: Record, home: Path) -> Callable[..., Record]:
         folder = home / "records" / "study" / name
         shutil.copytree(trained.folder, folder, ignore=None if pictures else shutil.ignore_patterns("images"))
         record = Record(folder)
+        (folder / "status.json").unlink()  # as a training leaves it to who began it
         record.update(**{"register": None, "name": name, "key": uuid.uuid4().hex, "owner": identity(), **changes})
         settings = folder / "model" / "artifacts" / "package" / "package.json"
         package = json.loads(settings.read_text())
