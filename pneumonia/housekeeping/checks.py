@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pneumonia.housekeeping import installation, machine
 from pneumonia.housekeeping.checkup import Check, Look, bounded, examine
-from pneumonia.housekeeping.secrets import hidden
 from pneumonia.runtime.messages import first_line
+from pneumonia.runtime.secrets import masked
 
 PLACE_SECONDS = 20.0  # for finding the home, which asks the tracking store's database when it was made
 
@@ -47,7 +47,7 @@ def every_check(
     try:
         where = bounded(place, PLACE_SECONDS)
     except Exception as error:  # whatever MLflow raises of a setting; the checks so far are told in any case
-        yield Check("tracking store", "error", f"it cannot be told which it is: {hidden(first_line(error))}")
+        yield Check("tracking store", "error", f"it cannot be told which it is: {masked(first_line(error))}")
         return
     yield from _of_stores(where, storage, experiment)
 

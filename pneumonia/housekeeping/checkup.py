@@ -10,8 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from pneumonia.housekeeping.secrets import hidden
 from pneumonia.runtime.messages import first_line, shortened
+from pneumonia.runtime.secrets import masked
 
 State = Literal["ok", "note", "warning", "error"]
 SECONDS = 20.0  # for a check on a busy machine; its own questions to servers and databases wait for 5
@@ -47,7 +47,7 @@ def examine(looks: Sequence[Look]) -> Iterator[Check]:
         except TimeoutError:
             yield Check(look.name, "error", f"no answer within {look.seconds:g} s")
         except Exception as error:  # whatever a broken package or a foreign database raises
-            said = shortened(hidden(first_line(error)), SAID_LETTERS)
+            said = shortened(masked(first_line(error)), SAID_LETTERS)
             yield Check(look.name, "error", f"cannot be looked at ({type(error).__name__}): {said}")
         else:
             yield from [found] if isinstance(found, Check) else found

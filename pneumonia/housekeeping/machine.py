@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 
 from pneumonia.housekeeping.checkup import Check
-from pneumonia.housekeeping.secrets import hidden, is_secret
 from pneumonia.housekeeping.sizes import readable
 from pneumonia.runtime.environment import cores as cores_seen
+from pneumonia.runtime.secrets import is_secret, masked
 
 CGROUP = Path("/sys/fs/cgroup")
 WORKER_BYTES = 1 << 30  # about what a worker of a search takes
@@ -144,7 +144,7 @@ def environment(variables: Mapping[str, str]) -> list[Check]:
     """The variables that the program reads, without secrets, and those that look as if they were meant for it."""
     there = {name: variables[name] for name in READ if variables.get(name)}
     there |= {name: variables[name] for name in map(str.lower, READ[-3:]) if variables.get(name)}
-    told = [f"{name} is set" if is_secret(name) else f"{name}={hidden(value)}" for name, value in there.items()]
+    told = [f"{name} is set" if is_secret(name) else f"{name}={masked(value)}" for name, value in there.items()]
     found = [Check("environment", "ok", ", ".join(told) or "no variable is set that the program reads")]
     found += [
         Check("environment", "warning", f"{name} is set, which nothing reads", f"unset {name}")
@@ -152,7 +152,7 @@ def environment(variables: Mapping[str, str]) -> list[Check]:
         if name.startswith("PNEUMONIA_")
     ]
     uri = variables.get("MLFLOW_TRACKING_URI", "")
-    if hidden(uri) != uri and uri.startswith("http"):
+    if masked(uri) != uri and uri.startswith("http"):
         said = "MLFLOW_TRACKING_URI holds a password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
         found.append(Check("environment", "warning", said, f"export MLFLOW_TRACKING_URI={_without_user(uri)}"))
     return found

@@ -27,11 +27,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from pneumonia.housekeeping.checkup import Check
-from pneumonia.housekeeping.secrets import hidden
 from pneumonia.registry import gate
 from pneumonia.registry.gate import by_hand
 from pneumonia.registry.versions import champion_gone
 from pneumonia.runtime.messages import first_line
+from pneumonia.runtime.secrets import masked
 from pneumonia.search import schema
 from pneumonia.search.storage import StudyError, check_url, holds_a_study, sqlite_file
 from pneumonia.tracking import places
@@ -48,7 +48,7 @@ def tracking_store(uri: str, mlflow_range: Requirement | None = None) -> Check:
     Args:
         mlflow_range: which versions of MLflow are supported, also as a server.
     """
-    name, shown = "tracking store", hidden(uri)
+    name, shown = "tracking store", masked(uri)
     if (database := places.database(uri)) is not None:
         return _sqlite_store(name, database)
     if places.local(uri) is not None and not MLFLOW_ALLOW_FILE_STORE.get():  # type: ignore[no-untyped-call]
@@ -58,7 +58,7 @@ def tracking_store(uri: str, mlflow_range: Requirement | None = None) -> Check:
     try:
         reach(uri, seconds=SECONDS)
     except TrackingError as error:
-        return Check(name, "error", hidden(str(error)))
+        return Check(name, "error", masked(str(error)))
     if not uri.startswith(("http://", "https://")):
         return Check(name, "ok", f"{shown} answers" if "://" in uri else shown)
     version = _server_version(uri)
@@ -129,7 +129,7 @@ def tracking_schema(uri: str) -> list[Check]:
     if not there:
         return []
     script = ScriptDirectory.from_config(_get_alembic_config(""))  # type: ignore[no-untyped-call]
-    url = "$MLFLOW_TRACKING_URI" if hidden(uri) != uri else uri
+    url = "$MLFLOW_TRACKING_URI" if masked(uri) != uri else uri
     return [_compared("tracking schema", there, script, ("MLflow", mlflow.__version__), f'mlflow db upgrade "{url}"')]
 
 
@@ -158,14 +158,14 @@ def _compared(name: str, there: Sequence[str], script: ScriptDirectory, program:
 
 def study(url: str) -> list[Check]:
     """Whether the study's database answers, can hold one, and has the schema of the Optuna that is installed."""
-    name, shown = "study database", hidden(url)
+    name, shown = "study database", masked(url)
     try:
         parts, dialect = check_url(url)
         holds = holds_a_study(url)
     except StudyError as error:
-        return [Check(name, "error", hidden(str(error)))]
+        return [Check(name, "error", masked(str(error)))]
     except SQLAlchemyError as error:
-        return [Check(name, "error", f"{shown} does not answer: {hidden(first_line(error.__cause__ or error))}")]
+        return [Check(name, "error", f"{shown} does not answer: {masked(first_line(error.__cause__ or error))}")]
     if not holds:
         return [Check(name, "note", f"there is no study in {shown} yet: the first search makes it")]
     file = sqlite_file(parts) if dialect.name == "sqlite" else None

@@ -13,7 +13,7 @@ HIDDEN = "***"
 LEAST_LETTERS = 4  # of a secret in the environment: shorter ones stand in ordinary words
 WORDS = {"true", "false", "none", "null"}  # of switches that are called like secrets
 
-_NAMED = r"(?:password|passwd|pwd|token|secret|credential|signature|api_?key|access_?key)"
+_NAMED = r"(?:password|passwd|pwd|token|secret|credential|signature|sig|auth|api_?key|access_?key)"
 _VARIABLE = re.compile(r"(PASSWORD|PASSWD|_PWD|TOKEN|SECRET|_KEY)$")
 # To the last @, whatever stands before it, as SQLAlchemy reads it. In http a number and a slash are a port.
 _LOGIN = re.compile(r"((?<!http)(?<!https)://[^/\s:@]*:|https?://[^/\s:@]*:(?!\d{1,5}[/?#]))(\S*)@")
@@ -44,6 +44,11 @@ def without_secrets(text: str) -> str:
     for secret in _of_the_environment():
         text = text.replace(secret, HIDDEN)
     return masked(text)
+
+
+def is_secret(variable: str) -> bool:
+    """Whether the value of an environment variable is never to be shown."""
+    return _VARIABLE.search(variable) is not None or variable.endswith("_AUTH")
 
 
 def hide_in_tracebacks() -> None:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from pneumonia.runtime.environment import mlflow_defaults
-from pneumonia.runtime.secrets import masked, masked_within, without_secrets
+from pneumonia.runtime.secrets import is_secret, masked, masked_within, without_secrets
 
 MARK = "hunter2"
 
@@ -22,6 +22,7 @@ MARK = "hunter2"
         (f"postgresql://host/base?user=me&password={MARK}&sslmode=require", "postgresql://host/base?user=me&password=***&sslmode=require"),
         (f"https://host/film.png?X-Amz-Signature={MARK}&X-Amz-Date=1", "https://host/film.png?X-Amz-Signature=***&X-Amz-Date=1"),
         (f"https://host/film.png?access_token={MARK}", "https://host/film.png?access_token=***"),
+        (f"https://host/film.png?sig={MARK}&x=1", "https://host/film.png?sig=***&x=1"),
         (f"invalid dsn: host=db user=me password={MARK} port=1", "invalid dsn: host=db user=me password=*** port=1"),
         (f"host=db password='{MARK} {MARK}'", "host=db password=***"),
     ],
@@ -94,3 +95,15 @@ def test_mlflow_does_not_print_the_address_of_a_tracking_server(monkeypatch, cap
     # It would ask the server for the run's name, and fail.
     MlflowClient(f"http://ada:{MARK}@127.0.0.1:1")._tracking_client._log_url("0" * 32)
     assert capsys.readouterr().out == ""
+
+
+def test_variables_whose_value_is_never_shown() -> None:
+    secret = [
+        "MLFLOW_TRACKING_PASSWORD",
+        "MLFLOW_TRACKING_TOKEN",
+        "PNEUMONIA_TOKEN",
+        "PGPASSWORD",
+        "MLFLOW_TRACKING_AUTH",
+    ]
+    assert all(map(is_secret, secret))
+    assert not any(map(is_secret, ["PNEUMONIA_HOME", "MLFLOW_TRACKING_USERNAME", "PGPASSFILE", "MLFLOW_TRACKING_URI"]))
