@@ -2,9 +2,10 @@
 
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -95,8 +96,11 @@ def prepared() -> Iterator[None]:
         forkserver.ensure_running()
     try:
         yield
-    finally:
-        server._stop()  # it would keep this environment for later searches of this process
+    finally:  # it would keep this environment for later searches of this process
+        if server._forkserver_pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(server._forkserver_pid, signal.SIGKILL)  # by itself it takes a second to go, and has nothing
+        server._stop()
 
 
 @contextmanager
