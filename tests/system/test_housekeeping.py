@@ -13,7 +13,7 @@ from pneumonia.tracking.record import records
 from pneumonia.tracking.store import Tracker
 from tests.command import Lab
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def run(*words: str) -> Result:

@@ -17,7 +17,7 @@ from tests.conftest import ROOT, TrackingServer
 from tests.servers import PostgresServer
 from tests.system.test_postgres import postgres  # noqa: F401  # a fixture
 
-pytestmark = [pytest.mark.postgres, pytest.mark.slow]
+pytestmark = [pytest.mark.postgres, pytest.mark.slow, pytest.mark.long]
 
 DEPLOY = ROOT / "docs" / "deploy"
 OPTIONS = ["--size", "32", "--trials", "4", "--epochs", "2", "--final-epochs", "3", "--pruner", "none"]
