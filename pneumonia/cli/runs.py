@@ -183,7 +183,8 @@ def train(
         check_network(config)
         several = seeds_from(config.seed, 1 if seeds is None else seeds)
         run = replace(context(), pictures=SearchConfig.gallery if gallery is None else gallery, resume=not new)
-        close_dead(run.home)
+        for dead in close_dead(run.home):
+            run.tracker.try_send(dead)  # else its run would stand there as RUNNING
         index = films(data, positive=positive, any_dicom=any_dicom)
         with Bars(say, several) as bars:
             config = suited(config, index, listener=bars)
