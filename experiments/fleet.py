@@ -55,8 +55,11 @@ def ours(study: optuna.Study, goal: int) -> None:
         requeue_lost_trials(study, context)
         time.sleep(POLL_SECONDS)
 
+    looked = time.monotonic()
     while True:
-        requeue_lost_trials(study, context)
+        if time.monotonic() > looked + studies.HEARTBEAT_SECONDS:
+            requeue_lost_trials(study, context)
+            looked = time.monotonic()
         if (trial := studies.claim(study, goal, wait=wait)) is None:
             return
         with worker.heartbeat(storage, trial, studies.HEARTBEAT_SECONDS):

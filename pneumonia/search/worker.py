@@ -87,9 +87,12 @@ def work(task: Task, stop: Stop) -> None:
             stop.check()
             time.sleep(0.1)
 
+    looked = -math.inf  # for lost trials: looking costs two questions to the database, and `wait` looks anyway
     while task.deadline is None or time.time() < task.deadline:
         stop.check()
-        requeue_lost_trials(study, task.context)
+        if time.monotonic() > looked + task.heartbeat:
+            requeue_lost_trials(study, task.context)
+            looked = time.monotonic()
         trial = studies.claim(study, task.goal, wait=wait)
         if trial is None:
             return
