@@ -218,13 +218,14 @@ def sync() -> None:
     """Send MLflow the runs that it missed while it was away, and register their models."""
     with exit_codes(resumes=True):
         from pneumonia.registry import versions
+        from pneumonia.tracking import kept_models
         from pneumonia.tracking.record import close_dead
 
         tracker = store()
         close_dead(home())
         for experiment in sorted({record.run.experiment for record in tracker.waiting(home())}):
             check_files(tracker, experiment)
-        sent, left = tracker.sync(home())
+        sent, left = kept_models.sync(tracker, home())
         say(f"{len(sent)} runs sent, {len(left)} still to be sent")
         for record in sent[-1:]:
             say_link("the last", link(record, tracker), tracker)

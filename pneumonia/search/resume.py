@@ -105,7 +105,7 @@ def settle(study: optuna.Study, lead: Lead, parent_id: str, task: Task, experime
     while True:
         lead.check()
         close_ended_records(study, task.context.home)
-        tracker.sync(task.context.home)
+        kept_models.sync(tracker, task.context.home)
         _gather(earlier, parent_id, task, experiment_id)
         if not _close_open_runs(study, parent_id, task, experiment_id) or time.monotonic() > end:
             break

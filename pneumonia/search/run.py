@@ -100,7 +100,7 @@ def search(
         task = replace(task, study=study.study_name)
         resume.close_ended_records(study, context.home)
         close_dead(context.home)
-        context.tracker.sync(context.home)
+        kept_models.sync(context.tracker, context.home)
         return _take_part(study, task, config, model_name, listener)
 
 
@@ -155,16 +155,21 @@ def _take_part(study: optuna.Study, task: Task, config: SearchConfig, model_name
 
 
 def _done(study: optuna.Study, run_id: str, task: Task, listener: Listener, *, joined: bool) -> Outcome:
-    """The outcome of a study that another search has finished, once what this home has of it is sent."""
+    """Says that another search has finished the study."""
     listener.say(f"study {study.study_name} is done: {len(studies.trials(study, *studies.DONE))} trials")
     _end_adopted(task.context)
+    return _outcome_of_another(study, run_id, task, joined=joined, done=True)
+
+
+def _outcome_of_another(study: optuna.Study, run_id: str, task: Task, *, joined: bool, done: bool) -> Outcome:
+    """The outcome of a search that the run `run_id` leads or led, once what this home has of it is sent."""
     return Outcome(
         study=study.study_name,
         run_id=run_id,
         table=report.table(study),
         best_params=final.ranked(study)[0].params,
         joined=joined,
-        done=True,
+        done=done,
         unsent=_send_all(task.context),
     )
 
@@ -182,12 +187,11 @@ def _send_all(context: RunContext) -> int:
     tracker = context.tracker
 
     def send() -> None:
-        if left := tracker.sync(context.home)[1]:
+        if left := kept_models.sync(tracker, context.home)[1]:
             raise TrackingError(f"{len(left)} runs could not be sent")
 
     with suppress(TrackingError):
         tracker.patiently(send)
-    kept_models.keep_best_of_all(tracker, context.home)
     return len(tracker.waiting(context.home))
 
 
@@ -257,14 +261,7 @@ def _join(study: optuna.Study, task: Task, workers: int, leader: str, listener: 
     task = replace(task, context=task.context.under(leader))
     cache.decode(task.index.keep("train", "val"), size=task.base.size, home=task.context.home)
     _run_trials(study, task, workers, listener)
-    return Outcome(
-        study=study.study_name,
-        run_id=leader,
-        table=report.table(study),
-        best_params=final.ranked(study)[0].params,
-        joined=True,
-        unsent=_send_all(task.context),
-    )
+    return _outcome_of_another(study, leader, task, joined=True, done=False)
 
 
 def _run_trials(

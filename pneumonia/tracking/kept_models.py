@@ -3,6 +3,7 @@ rule on whatever machine a trial ran, and whenever it was sent.
 """
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from mlflow.entities import Run
 
 from pneumonia.tracking.connection import TrackingError
 from pneumonia.tracking.logged_models import delete_model
-from pneumonia.tracking.record import records
+from pneumonia.tracking.record import Record
 from pneumonia.tracking.store import Tracker, tracker_errors
 from pneumonia.tracking.sync import none_if_missing, sent
 from pneumonia.tracking.tags import DROPPED, ROLE, TRIAL_NUMBER, TRIAL_STATE
@@ -31,11 +32,20 @@ def keep_best(tracker: Tracker, experiment_id: str, parent: str, keep: int) -> i
     return sum(_drop(tracker, experiment_id, run.info.run_id) for run in surplus)
 
 
-def keep_best_of_all(tracker: Tracker, home: Path) -> int:
-    """As `keep_best`, of every search that a trial of this home was sent under, with the number that it was started
+def sync(tracker: Tracker, home: Path) -> tuple[list[Record], list[Record]]:
+    """As `Tracker.sync`; where it sent trials, the searches that they are under keep no more models than they were
+    started with.
+    """
+    done, left = tracker.sync(home)
+    keep_best_of_sent(tracker, done)
+    return done, left
+
+
+def keep_best_of_sent(tracker: Tracker, done: Sequence[Record]) -> int:
+    """As `keep_best`, of every search that one of these trials was sent under, with the number that it was started
     with; returns how many models were deleted. A store that is away is left alone.
     """
-    trials = [sent(record) for record in records(home / "records") if record.run.role == "trial"]
+    trials = [sent(record) for record in done if record.run.role == "trial"]
     under = {(have["experiment_id"], have["parent"]) for have in trials if {"experiment_id", "parent"} <= have.keys()}
     deleted = 0
     with suppress(TrackingError), tracker_errors(tracker.uri):

@@ -52,12 +52,13 @@ def test_a_home_that_sends_after_the_search_gives_up_what_is_too_much(
 ) -> None:
     """It knows the number from the search's run, and asks for no other run's."""
     for number, objective in enumerate((0.5, 0.2, 0.4)):
-        tracker.send(trial(new_record, number, objective, parent))
+        trial(new_record, number, objective, parent)
     lonely = trial(new_record, 7, 0.9, tracker.send(new_record("seeds", role="seeds")))
-    tracker.send(lonely)
-    assert kept_models.keep_best_of_all(tracker, home) == 1
+    done, left = kept_models.sync(tracker, home)
+    assert (len(done), left) == (4, [])
     assert with_models(tracker, parent) == {"1", "2"}
     assert tracker.has_model(sent(lonely)["run_id"])
+    assert kept_models.keep_best_of_sent(tracker, done) == 0
 
 
 def test_a_run_that_was_closed_for_a_dead_machine_may_still_get_its_model(
