@@ -78,20 +78,15 @@ def connect(
     if url.startswith("sqlite"):
         arguments["connect_args"] = {"timeout": 60}  # seconds that a writer waits for another
 
-    end = time.monotonic() + (START_SECONDS if seconds is None else seconds)
-    while True:  # two processes that make the tables of an empty database at once collide
+    def open_it() -> RDBStorage:
+        holds_a_study(url)
         try:
-            holds_a_study(url)
-            storage = RDBStorage(url, engine_kwargs=arguments, heartbeat_interval=heartbeat, grace_period=grace)
-            break
-        except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
-            if time.monotonic() > end:
-                raise unusable(url, first_line(error.__cause__ or error)) from error
-            time.sleep(1)
-        except StudyError:
-            raise
+            return RDBStorage(url, engine_kwargs=arguments, heartbeat_interval=heartbeat, grace_period=grace)
         except RuntimeError as error:  # Optuna's, of tables that another version of it made
             raise unusable(url, str(error)) from error
+
+    # two processes that make the tables of an empty database at once collide
+    storage = _once_it_answers(open_it, url, START_SECONDS if seconds is None else seconds)
     if url.startswith("sqlite"):
         # Optuna reads a trial's state and then writes it, relying on SELECT FOR UPDATE, which sqlite does not have: two
         # workers would take the same queued trial. A lock from the start of each transaction does the same.
@@ -108,15 +103,7 @@ def check(url: str, name: str | None) -> None:
     Raises:
         StudyError: the study cannot be kept there.
     """
-    end = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            holds = holds_a_study(url)
-            break
-        except sqlalchemy.exc.SQLAlchemyError as error:
-            if time.monotonic() > end:
-                raise unusable(url, first_line(error.__cause__ or error)) from error
-            time.sleep(1)
+    holds = _once_it_answers(lambda: holds_a_study(url), url, START_SECONDS)
     if holds and name is not None:
         storage = connect(url)
         there = set(optuna.get_all_study_names(storage))
@@ -127,6 +114,22 @@ def check(url: str, name: str | None) -> None:
             if attributes.FINISHED not in study.user_attrs:
                 require_search_study(study)
                 return
+
+
+def _once_it_answers(call: Callable[[], T], url: str, seconds: float) -> T:
+    """Repeats a call while the database at `url` does not answer.
+
+    Raises:
+        StudyError: it has not for so many seconds.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return call()
+        except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
+            if time.monotonic() > end:
+                raise unusable(url, first_line(error.__cause__ or error)) from error
+            time.sleep(1)
 
 
 def with_retries(call: Callable[[], T], *, seconds: float = PATIENCE_SECONDS) -> T:
