@@ -14,6 +14,7 @@ from pneumonia.data import cache
 from pneumonia.data.index import Index
 from pneumonia.housekeeping import removable
 from pneumonia.housekeeping.removable import Removable, take_away
+from pneumonia.runs import checkpointing
 from pneumonia.runtime.signals import identity
 from pneumonia.tracking.record import records, write_json
 from tests.housekeeping.conftest import NewRecord, dead
@@ -157,3 +158,8 @@ def test_a_record_goes_in_one_step_and_not_while_it_is_sent(home: Path, new_reco
     assert records(home / "records") == []
     age(next(home.glob(".removing-*")), 0.1)
     assert [one.remove() for one in removable.half_written(home)] == [True]
+
+
+def test_checkpoints_are_where_trainings_put_them() -> None:
+    """The names stand twice, since importing the training's takes seconds that no cleaning needs."""
+    assert (removable.CHECKPOINTS, removable.CHECKPOINT_LOCK) == (checkpointing.FOLDER, checkpointing.LOCK)

@@ -20,6 +20,8 @@ from pneumonia.tracking.record import Record, Run, records
 from pneumonia.tracking.store import Tracker
 from tests.search.conftest import gone
 
+Search = Callable[..., run.Outcome]
+
 
 @pytest.fixture
 def config() -> SearchConfig:
@@ -50,13 +52,14 @@ def one_trial(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return parents
 
 
+@pytest.fixture
+def search(index: data.Index, home: Path, tracker: Tracker, config: SearchConfig, one_trial: list[str]) -> Search:
+    """A search of this home, typed again with each call: `search(study="mine")`."""
+    return lambda **more: run.search(replace(config, **more), index, RunContext(home=home, tracker=tracker))
+
+
 def test_of_those_who_joined_only_who_claims_the_lead_has_it(
-    index: data.Index,
-    home: Path,
-    tracker: Tracker,
-    config: SearchConfig,
-    one_trial: list[str],
-    monkeypatch: pytest.MonkeyPatch,
+    search: Search, one_trial: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first leader dies; another of those who joined is quicker, and this one joins that, until it has finished."""
     free = leader.Standing()
@@ -64,32 +67,22 @@ def test_of_those_who_joined_only_who_claims_the_lead_has_it(
     standings = iter([led[0], free, led[1], leader.Standing(finished="second")])
     monkeypatch.setattr(leader, "ask", lambda study: next(standings))
     monkeypatch.setattr(leader, "claim", lambda study, seen: None)
-    ended = run.search(replace(config, trials=2), index, RunContext(home=home, tracker=tracker))
+    ended = search(trials=2)
     assert one_trial == ["first", "second"]
     assert (ended.run_id, ended.joined, ended.done) == ("second", True, True)
 
 
 def test_a_joined_search_ends_when_the_trials_are_done(
-    index: data.Index,
-    home: Path,
-    tracker: Tracker,
-    config: SearchConfig,
-    one_trial: list[str],
-    monkeypatch: pytest.MonkeyPatch,
+    search: Search, one_trial: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leader, "ask", lambda study: leader.Standing(leader={"run_id": "other"}))
-    ended = run.search(config, index, RunContext(home=home, tracker=tracker))
+    ended = search()
     assert one_trial == ["other"]
     assert (ended.run_id, ended.joined, ended.done) == ("other", True, False)
 
 
 def test_a_leader_that_slept_hands_over_and_answers_with_what_the_other_found(
-    index: data.Index,
-    home: Path,
-    tracker: Tracker,
-    config: SearchConfig,
-    one_trial: list[str],
-    monkeypatch: pytest.MonkeyPatch,
+    search: Search, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another takes the study over during its final training, and finishes it."""
 
@@ -105,7 +98,7 @@ def test_a_leader_that_slept_hands_over_and_answers_with_what_the_other_found(
 
     monkeypatch.setattr(leader, "BEAT_SECONDS", 0.05)
     monkeypatch.setattr(final, "finish", slow)
-    ended = run.search(config, index, RunContext(home=home, tracker=tracker))
+    ended = search()
     assert (ended.run_id, ended.done) == ("other", True)
     (parent,) = tracker.client.search_runs(["1"], "tags.role = 'search'")
     assert parent.info.status == "KILLED"
@@ -114,35 +107,29 @@ def test_a_leader_that_slept_hands_over_and_answers_with_what_the_other_found(
 class TestAStudyThatIsDone:
     """What the same command does: the default study of a home is followed by the next, all others are answered."""
 
-    @pytest.fixture
-    def again(
-        self, index: data.Index, home: Path, tracker: Tracker, config: SearchConfig, one_trial: list[str]
-    ) -> Callable[..., run.Outcome]:
-        return lambda **more: run.search(replace(config, **more), index, RunContext(home=home, tracker=tracker))
-
-    def test_the_default_one(self, again: Callable[..., run.Outcome]) -> None:
-        first, second = again(), again()
+    def test_the_default_one(self, search: Search) -> None:
+        first, second = search(), search()
         assert (first.done, second.done) == (False, False)
         assert second.study == f"{first.study}-2"
 
-    def test_a_named_one(self, again: Callable[..., run.Outcome]) -> None:
-        first, second, third = again(study="mine"), again(study="mine"), again(study="mine", new=True)
+    def test_a_named_one(self, search: Search) -> None:
+        first, second, third = search(study="mine"), search(study="mine"), search(study="mine", new=True)
         assert (second.study, second.run_id, second.done) == ("mine", first.run_id, True)
         assert (third.study, third.done) == ("mine-2", False)
-        fourth = again(study="mine")
+        fourth = search(study="mine")
         assert (fourth.study, fourth.run_id, fourth.done) == ("mine-2", third.run_id, True)
 
-    def test_a_shared_one(self, again: Callable[..., run.Outcome], tmp_path: Path) -> None:
+    def test_a_shared_one(self, search: Search, tmp_path: Path) -> None:
         storage = f"sqlite:///{tmp_path / 'shared.db'}"
-        first, second = again(storage=storage), again(storage=storage)
+        first, second = search(storage=storage), search(storage=storage)
         assert (second.study, second.run_id, second.done) == (first.study, first.run_id, True)
 
-    def test_one_that_this_home_was_leading_when_it_died(self, again: Callable[..., run.Outcome], home: Path) -> None:
+    def test_one_that_this_home_was_leading_when_it_died(self, search: Search, home: Path) -> None:
         """It is answered once, since the command that died is typed again once."""
-        first = again()
+        first = search()
         (parent,) = [record for record in records(home / "records") if record.run.role == "search"]
         (parent.folder / "status.json").unlink()
         parent.update(owner=gone())
-        second, third = again(), again()
+        second, third = search(), search()
         assert (second.study, second.run_id, second.done) == (first.study, first.run_id, True)
         assert (third.study, third.done) == (f"{first.study}-2", False)
