@@ -35,6 +35,7 @@ from mlflow.entities import Run
 from optuna.trial import TrialState
 
 from experiments import bench
+from pneumonia.search import connection
 from pneumonia.search import study as studies
 from pneumonia.synthetic import dataset
 from pneumonia.tracking.record import records
@@ -48,7 +49,7 @@ KILL_SECONDS = (4.0, 8.0)  # between two workers that are killed
 NO_TRIAL_SECONDS = 30.0  # or so long, while no trial ends: a slow machine would do nothing but start workers
 LOOK_SECONDS = 0.5  # between two questions to the study
 DATABASE_SECONDS, TRACKER_SECONDS = 5.0, 20.0  # how long they are away
-ASLEEP_SECONDS = studies.GRACE_SECONDS + 3 * studies.HEARTBEAT_SECONDS
+ASLEEP_SECONDS = connection.GRACE_SECONDS + 3 * connection.HEARTBEAT_SECONDS
 LEADER_ASLEEP_SECONDS = 30.0  # another leads by then
 AGAIN_SECONDS = 1.0  # until a killed command is typed again
 PARENT = "mlflow.parentRunId"
@@ -217,7 +218,7 @@ class Round:
 
     def leaders_pid(self) -> int | None:
         study = self.lab.study
-        leader = studies.with_retries(lambda: study.user_attrs).get("leader") if study is not None else None
+        leader = connection.with_retries(lambda: study.user_attrs).get("leader") if study is not None else None
         return None if leader is None else int(leader["pid"])
 
     def kill_the_leader(self) -> None:

@@ -33,7 +33,7 @@ from experiments import bench
 from pneumonia.config import TrainConfig
 from pneumonia.runs.context import RunContext
 from pneumonia.runtime.signals import identity
-from pneumonia.search import attributes, pruning, study_space, worker
+from pneumonia.search import attributes, connection, pruning, study_space, worker
 from pneumonia.search import study as studies
 from pneumonia.search.lost_trials import requeue_lost_trials
 from pneumonia.search_space import search_space
@@ -48,7 +48,7 @@ KINDS = ("ours", "optuna")
 
 def ours(study: optuna.Study, goal: int) -> None:
     """As `search.worker.work`, with an objective that computes nothing."""
-    storage, home = studies.database(study), Path(tempfile.gettempdir())
+    storage, home = connection.database(study), Path(tempfile.gettempdir())
     context = RunContext(home=home, tracker=Tracker(f"sqlite:///{home / 'nowhere.db'}"))
 
     def wait() -> None:
@@ -57,12 +57,12 @@ def ours(study: optuna.Study, goal: int) -> None:
 
     looked = time.monotonic()
     while True:
-        if time.monotonic() > looked + studies.HEARTBEAT_SECONDS:
+        if time.monotonic() > looked + connection.HEARTBEAT_SECONDS:
             requeue_lost_trials(study, context)
             looked = time.monotonic()
         if (trial := studies.claim(study, goal, wait=wait)) is None:
             return
-        with worker.heartbeat(storage, trial, studies.HEARTBEAT_SECONDS):
+        with worker.heartbeat(storage, trial, connection.HEARTBEAT_SECONDS):
             worker.set_attributes(trial, {attributes.WORKER: identity(), attributes.FOLDER: str(home)})
             value = objective(trial)
             worker.set_attributes(trial, METRICS)
@@ -92,7 +92,7 @@ WAYS: dict[str, Callable[[optuna.Study, int], None]] = {"ours": ours, "optuna": 
 
 def work(kind: str, url: str, goal: int, seed: int, together: Barrier, counts: "Queue[int]") -> None:
     """A worker's process."""
-    storage = studies.connect(url, seconds=studies.PATIENCE_SECONDS)
+    storage = connection.connect(url, seconds=connection.PATIENCE_SECONDS)
     statements = [0]
 
     def count(*rest: Any) -> None:
@@ -108,7 +108,7 @@ def work(kind: str, url: str, goal: int, seed: int, together: Barrier, counts: "
 def measure(server: PostgresServer, kind: str, workers: int, goal: int, number: int) -> dict[str, Any]:
     """One search of `goal` trials in a database of its own."""
     url = server.create(f"{kind}_{workers}_{number}")
-    studies.create_or_resume(studies.connect(url), kind, TrainConfig(), search_space(long=False), changed=True)
+    studies.create_or_resume(connection.connect(url), kind, TrainConfig(), search_space(long=False), changed=True)
     context = multiprocessing.get_context("spawn")
     together, counts = context.Barrier(workers + 1), context.Queue()
     processes = [context.Process(target=work, args=(kind, url, goal, number, together, counts)) for _ in range(workers)]
@@ -127,7 +127,7 @@ def measure(server: PostgresServer, kind: str, workers: int, goal: int, number: 
     after, sent = statistics(engine), sum(counts.get() for _ in processes)
     done = len(
         studies.trials(
-            studies.load(studies.connect(url), kind, seed=0, pruner=pruning.pruner("none", 1, long=False)),
+            studies.load(connection.connect(url), kind, seed=0, pruner=pruning.pruner("none", 1, long=False)),
             *studies.DONE,
         )
     )

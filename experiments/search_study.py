@@ -36,7 +36,7 @@ from pneumonia.data import cache
 from pneumonia.data import index as data
 from pneumonia.runs.context import RunContext
 from pneumonia.runtime.environment import mlflow_defaults
-from pneumonia.search import pool
+from pneumonia.search import connection, pool
 from pneumonia.search import pruning as pruners
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task
@@ -70,7 +70,7 @@ def searched(
     run = Run(name=name, role="search", description="")
     context = context.under(tracker.send(context.begin(run, index, home / "records" / f"search-{name}")))
     storage, ranges = f"sqlite:///{home / f'{name}.db'}", search_space(long=False)
-    study = studies.create_or_resume(studies.connect(storage), name, base, ranges, changed=True)
+    study = studies.create_or_resume(connection.connect(storage), name, base, ranges, changed=True)
     for _ in range(trials - 1 if alike else 0):  # the first is there
         study.enqueue_trial({name: getattr(base, name) for name in ranges}, skip_if_exists=False)
     task = Task(

@@ -19,6 +19,7 @@ from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from optuna.trial import FrozenTrial, TrialState
 
+from pneumonia.search import connection
 from pneumonia.search import study as studies
 from pneumonia.tracking.record import Record, records
 from tests.conftest import ROOT
@@ -172,7 +173,7 @@ class Lab:
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         if self.study is None:
             return []
-        return studies.with_retries(lambda: self.study.get_trials(deepcopy=False, states=states or None))
+        return connection.with_retries(lambda: self.study.get_trials(deepcopy=False, states=states or None))
 
     def done(self) -> list[FrozenTrial]:
         return self.trials(*studies.DONE)

@@ -20,6 +20,7 @@ import threadpoolctl
 
 from pneumonia.config import TrainConfig
 from pneumonia.runs.listener import Listener
+from pneumonia.search import connection
 from pneumonia.search_space import search_space
 from tests.servers import ENVIRONMENT, TrackingServer
 
@@ -281,7 +282,7 @@ def task(index: data.Index, tracker: Tracker, home: Path) -> Task:
     base = TrainConfig(size=32, width=8, epochs=2, device="cpu")
     home.mkdir()
     url = f"sqlite:///{home / 'study.db'}"
-    study = studies.create_or_resume(studies.connect(url), "films", base, search_space(long=True), changed=True)
+    study = studies.create_or_resume(connection.connect(url), "films", base, search_space(long=True), changed=True)
     return Task(
         index=index,
         base=base,

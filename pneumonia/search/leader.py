@@ -25,8 +25,7 @@ from optuna.storages._rdb.models import StudyModel, StudyUserAttributeModel
 from sqlalchemy.orm import Session
 
 from pneumonia.runtime.signals import identity, is_gone
-from pneumonia.search import attributes
-from pneumonia.search import study as studies
+from pneumonia.search import attributes, connection
 from pneumonia.search.storage import StudyError
 
 BEAT_SECONDS = 5.0
@@ -94,7 +93,7 @@ class Lead:
     def held(self) -> Iterator[None]:
         """Counts on while the block runs, and gives the lead back at its end."""
         try:
-            with studies.repeating(self.beat, BEAT_SECONDS):
+            with connection.repeating(self.beat, BEAT_SECONDS):
                 yield
         finally:
             with suppress(StudyError, LeadLost):  # an unreachable database must not hide how the search ended
@@ -134,7 +133,7 @@ class Lead:
         """
         self._write({attributes.FINISHED: run_id, attributes.LEADER: None})
 
-    def _write(self, news: dict[str, Any], *, seconds: float = studies.PATIENCE_SECONDS) -> None:
+    def _write(self, news: dict[str, Any], *, seconds: float = connection.PATIENCE_SECONDS) -> None:
         """Writes attributes of the study, if this process leads it."""
 
         def decide(have: dict[str, Any]) -> dict[str, Any]:
@@ -161,7 +160,7 @@ def key(study: optuna.Study) -> str:
 
 
 def _read(study: optuna.Study) -> dict[str, Any]:
-    return studies.with_retries(lambda: study.user_attrs)
+    return connection.with_retries(lambda: study.user_attrs)
 
 
 def _is_awake_here(leader: Mapping[str, Any]) -> bool:
@@ -178,13 +177,13 @@ def _change(
     study: optuna.Study,
     decide: Callable[[dict[str, Any]], dict[str, Any]],
     *,
-    seconds: float = studies.PATIENCE_SECONDS,
+    seconds: float = connection.PATIENCE_SECONDS,
 ) -> dict[str, Any]:
     """Writes the attributes that `decide` makes of those that are there, as one step: others that change a study this
     way wait until it is over. Returns what is there afterwards. `decide` may be called again where the database's
     answer was lost.
     """
-    number, storage = study._study_id, studies.database(study)
+    number, storage = study._study_id, connection.database(study)
 
     def step() -> dict[str, Any]:
         with Session(storage.engine) as session, session.begin():
@@ -201,4 +200,4 @@ def _change(
                     session.add(StudyUserAttributeModel(study_id=number, key=name, value_json=json.dumps(value)))
             return {**have, **news}
 
-    return studies.with_retries(step, seconds=seconds)
+    return connection.with_retries(step, seconds=seconds)

@@ -1,28 +1,39 @@
-"""What becomes of a trial, and of its run, whose worker is dead."""
+"""Trials whose worker is dead or silent: how they are found, and what becomes of them and of their runs."""
 
+import copy
 from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 import optuna
-from optuna.trial import FrozenTrial
+import sqlalchemy
+from optuna.storages import RetryHeartbeatStaleTrialCallback
+from optuna.storages._rdb.models import TrialHeartbeatModel
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.orm import Session
 
 from pneumonia.runs.context import RunContext
+from pneumonia.runtime.signals import is_gone
 from pneumonia.search import attributes
 from pneumonia.search import study as studies
+from pneumonia.search.connection import GRACE_SECONDS, database, with_retries
 from pneumonia.tracking.connection import TrackingError
 from pneumonia.tracking.record import Record
 from pneumonia.tracking.store import tracker_errors
 from pneumonia.tracking.sync import close_run
 
+UNBORN_SECONDS = 15.0  # a trial without a worker's name after so long was lost when it began
+MAX_RETRIES = 3
+
 
 def requeue_lost_trials(study: optuna.Study, context: RunContext) -> None:
     """Ends the trials whose worker is dead or silent, and queues them again."""
-    for number, reason in studies.lost(study).items():
+    for number, reason in lost(study).items():
         if studies.fail(study, number, reason, fault=False):
             trial = studies.trials(study)[number]
             close_lost(trial, context, reason)
-            studies.with_retries(partial(studies.retry, study, trial))
+            with_retries(partial(retry, study, trial))
 
 
 def close_lost(trial: FrozenTrial, context: RunContext, reason: str) -> None:
@@ -35,3 +46,43 @@ def close_lost(trial: FrozenTrial, context: RunContext, reason: str) -> None:
     elif attributes.RUN_ID in trial.user_attrs:
         with suppress(TrackingError), tracker_errors(tracker.uri):  # its own machine closes it when it starts again
             close_run(tracker.client, trial.user_attrs[attributes.RUN_ID], "FAIL", reason)
+
+
+def retry(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queues a lost trial again, up to `MAX_RETRIES` times, without its dead worker's attributes."""
+    clean = copy.deepcopy(trial)
+    clean.user_attrs = {}
+    RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES)(study, clean)
+
+
+def lost(study: optuna.Study) -> dict[int, str]:
+    """The numbers of running trials without a living worker, and what is known of it: dead, on this machine; or silent
+    for longer than the grace period.
+    """
+    found, storage = {}, database(study)
+    silent = set(with_retries(lambda: storage._get_stale_trial_ids(study._study_id)))
+    for trial in studies.trials(study, TrialState.RUNNING):
+        worker, began = trial.user_attrs.get(attributes.WORKER), trial.datetime_start
+        if trial._trial_id in silent:
+            found[trial.number] = "the worker stopped responding"
+            continue
+        age = (datetime.now() - began).total_seconds() if began is not None else 0.0
+        if is_gone(worker) if worker is not None else age > UNBORN_SECONDS:
+            found[trial.number] = "the worker was killed"
+    return found
+
+
+def heard_of(study: optuna.Study, trial: FrozenTrial) -> bool:
+    """Whether a trial's worker, which may be sending what it has, showed within the grace period that it lives."""
+    if (worker := trial.user_attrs.get(attributes.WORKER)) is not None and is_gone(worker):
+        return False
+    storage = database(study)
+
+    def seconds() -> float | None:
+        with Session(storage.engine) as session:
+            query = sqlalchemy.select(TrialHeartbeatModel.heartbeat, sqlalchemy.func.now())
+            row = session.execute(query.where(TrialHeartbeatModel.trial_id == trial._trial_id)).one_or_none()
+        return None if row is None else float((row[1].replace(tzinfo=None) - row[0]).total_seconds())
+
+    silence = with_retries(seconds)
+    return silence is not None and silence <= (storage.grace_period or GRACE_SECONDS)

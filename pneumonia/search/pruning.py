@@ -5,7 +5,8 @@ from optuna.trial import TrialState
 
 from pneumonia.config import Pruner, TrainConfig
 from pneumonia.search import study_space
-from pneumonia.search.study import trials, with_retries
+from pneumonia.search.connection import with_retries
+from pneumonia.search.study import trials
 
 
 def pruner(kind: Pruner, epochs: int, *, long: bool) -> optuna.pruners.BasePruner:

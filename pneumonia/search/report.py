@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia.reports import plots
 from pneumonia.runs.train import OBJECTIVE
-from pneumonia.search import attributes, study_space
+from pneumonia.search import attributes, connection, study_space
 from pneumonia.search import study as studies
 
 SCORES = ("val/auc", "val/sensitivity", "val/specificity", "val/log_loss")
@@ -23,7 +23,7 @@ def table(study: optuna.Study) -> pd.DataFrame:
     """A row a trial, the best first, complete and pruned ones alike: number, state, objective, scores, the parameters,
     epochs, seconds, the reason.
     """
-    rows, searched = [], studies.with_retries(lambda: study_space.read(study))
+    rows, searched = [], connection.with_retries(lambda: study_space.read(study))
     for trial in studies.trials(study):
         if trial.user_attrs.get(attributes.REASON) == attributes.SURPLUS or trial.state == TrialState.WAITING:
             continue

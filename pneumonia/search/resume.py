@@ -14,7 +14,7 @@ from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 
 from pneumonia.runs.listener import Listener
-from pneumonia.search import attributes
+from pneumonia.search import attributes, connection, lost_trials
 from pneumonia.search import study as studies
 from pneumonia.search.leader import Lead
 from pneumonia.search.lost_trials import requeue_lost_trials
@@ -101,7 +101,7 @@ def settle(study: optuna.Study, lead: Lead, parent_id: str, task: Task, experime
         TrackingError: the tracking store has not answered for a minute.
     """
     tracker, end = task.context.tracker, time.monotonic() + task.grace + 2 * task.heartbeat
-    earlier = studies.with_retries(lambda: study.user_attrs).get(attributes.PARENTS, [])
+    earlier = connection.with_retries(lambda: study.user_attrs).get(attributes.PARENTS, [])
     while True:
         lead.check()
         close_ended_records(study, task.context.home)
@@ -148,6 +148,6 @@ def _end_of(run: Run, study: optuna.Study, every: dict[int, FrozenTrial]) -> tup
     if run.data.tags.get(ROLE) != "trial":
         return ABANDONED
     trial = every.get(int(run.data.tags.get(TRIAL_NUMBER, -1)))
-    if trial is None or trial.state not in ENDED or studies.heard_of(study, trial):
+    if trial is None or trial.state not in ENDED or lost_trials.heard_of(study, trial):
         return None
     return _end(trial)

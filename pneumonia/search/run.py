@@ -18,7 +18,7 @@ from pneumonia.runs.context import RunContext
 from pneumonia.runs.listener import SILENT, Listener, Progress
 from pneumonia.runs.train import decode_for, suited
 from pneumonia.runtime.signals import Interrupted
-from pneumonia.search import attributes, final, leader, pool, report, resume
+from pneumonia.search import attributes, connection, final, leader, pool, report, resume
 from pneumonia.search import study as studies
 from pneumonia.search.final import SearchError
 from pneumonia.search.lost_trials import requeue_lost_trials
@@ -56,8 +56,8 @@ def search(
     *,
     model_name: str = "pneumonia",
     listener: Listener = SILENT,
-    heartbeat: int = studies.HEARTBEAT_SECONDS,
-    grace: int = studies.GRACE_SECONDS,
+    heartbeat: int = connection.HEARTBEAT_SECONDS,
+    grace: int = connection.GRACE_SECONDS,
 ) -> Outcome:
     """Searches, trains the best configuration in full, and registers the model.
 

@@ -1,97 +1,36 @@
 """The study: the search's memory in a database, which survives its workers and is shared between machines."""
 
-import copy
 import hashlib
 import itertools
 import json
 import math
-import threading
-import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import optuna
-import sqlalchemy
-import sqlalchemy.event
-import sqlalchemy.exc
-from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.storages._rdb.models import TrialHeartbeatModel
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.orm import Session
 
 from pneumonia import config
 from pneumonia.augmentation import stress_tests
 from pneumonia.config import TrainConfig
 from pneumonia.runs.train import OBJECTIVE
-from pneumonia.runtime.messages import first_line
-from pneumonia.runtime.signals import delay_signals, is_gone
 from pneumonia.search import attributes, study_space
+from pneumonia.search.connection import connect, once_it_answers, with_retries
 from pneumonia.search.sampler import Sampler
-from pneumonia.search.storage import StudyError, holds_a_study, unusable
+from pneumonia.search.storage import StudyError, holds_a_study
 from pneumonia.search_space import Range
 
-HEARTBEAT_SECONDS = 10
-GRACE_SECONDS = 60  # silence after which a worker on another machine counts as dead
-PATIENCE_SECONDS = 120.0  # how long a database may be away before a worker gives up
-START_SECONDS = 8.0  # and before a command that begins does
-UNBORN_SECONDS = 15.0  # a trial without a worker's name after so long was lost when it began
-MAX_RETRIES = 3
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 LIVE = (*DONE, TrialState.RUNNING, TrialState.WAITING)
-
-T = TypeVar("T")
 
 
 class LeaseLost(RuntimeError):
     """The trial was given to another worker while this one slept."""
-
-
-def connect(
-    url: str,
-    *,
-    heartbeat: int = HEARTBEAT_SECONDS,
-    grace: int = GRACE_SECONDS,
-    seconds: float | None = None,
-) -> RDBStorage:
-    """Opens the study's database and makes its tables when they are not there.
-
-    Args:
-        url: SQLAlchemy's, the driver named: `sqlite:///file`, `postgresql+psycopg2://user@host/base`.
-        heartbeat: seconds between two signs of life of a worker.
-        grace: seconds of silence after which its trial is given to another.
-        seconds: how long a database that does not answer is asked again; `START_SECONDS` if None.
-
-    Raises:
-        StudyError: the URL holds a password, the database cannot be reached, or it is another program's.
-    """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # the search reports what happens
-    warnings.filterwarnings("ignore", category=ExperimentalWarning)  # heartbeats, since 2020
-    warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")  # `worker.heartbeat` beats instead
-    arguments: dict[str, Any] = {"pool_pre_ping": True}
-    if url.startswith("sqlite"):
-        arguments["connect_args"] = {"timeout": 60}  # seconds that a writer waits for another
-
-    def open_it() -> RDBStorage:
-        holds_a_study(url)
-        try:
-            return RDBStorage(url, engine_kwargs=arguments, heartbeat_interval=heartbeat, grace_period=grace)
-        except RuntimeError as error:  # Optuna's, of tables that another version of it made
-            raise unusable(url, str(error)) from error
-
-    # two processes that make the tables of an empty database at once collide
-    storage = _once_it_answers(open_it, url, START_SECONDS if seconds is None else seconds)
-    if url.startswith("sqlite"):
-        # Optuna reads a trial's state and then writes it, relying on SELECT FOR UPDATE, which sqlite does not have: two
-        # workers would take the same queued trial. A lock from the start of each transaction does the same.
-        sqlalchemy.event.listen(storage.engine, "begin", lambda on: on.exec_driver_sql("BEGIN IMMEDIATE"))
-    return storage
 
 
 def check(url: str, name: str | None) -> None:
@@ -103,7 +42,7 @@ def check(url: str, name: str | None) -> None:
     Raises:
         StudyError: the study cannot be kept there.
     """
-    holds = _once_it_answers(lambda: holds_a_study(url), url, START_SECONDS)
+    holds = once_it_answers(lambda: holds_a_study(url), url)
     if holds and name is not None:
         storage = connect(url)
         there = set(optuna.get_all_study_names(storage))
@@ -114,56 +53,6 @@ def check(url: str, name: str | None) -> None:
             if attributes.FINISHED not in study.user_attrs:
                 require_search_study(study)
                 return
-
-
-def _once_it_answers(call: Callable[[], T], url: str, seconds: float) -> T:
-    """Repeats a call while the database at `url` does not answer.
-
-    Raises:
-        StudyError: it has not for so many seconds.
-    """
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            return call()
-        except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
-            if time.monotonic() > end:
-                raise unusable(url, first_line(error.__cause__ or error)) from error
-            time.sleep(1)
-
-
-def with_retries(call: Callable[[], T], *, seconds: float = PATIENCE_SECONDS) -> T:
-    """Repeats a call until the database answers; the call must be safe to repeat."""
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            with delay_signals():
-                return call()
-        except (StorageInternalError, sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError) as error:
-            if time.monotonic() > end:
-                raise StudyError(f"the study's database has not answered for {seconds:.0f} s") from error
-            time.sleep(1)
-
-
-@contextmanager
-def repeating(beat: Callable[[], None], seconds: float) -> Iterator[None]:
-    """Calls `beat` every `seconds`, in a thread, while the block runs."""
-    done = threading.Event()
-
-    def loop() -> None:
-        while not done.wait(seconds):
-            try:
-                beat()
-            except Exception:  # the database is away: the calls of the block itself wait for it and say so
-                optuna.logging.get_logger(__name__).debug("no beat", exc_info=True)
-
-    thread = threading.Thread(target=loop, name="beat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join(timeout=1)
 
 
 def default_name(fingerprint: str, base: TrainConfig, ranges: Mapping[str, Range], *, changed: bool) -> str:
@@ -300,14 +189,6 @@ def load(storage: RDBStorage, name: str, *, seed: int, pruner: optuna.pruners.Ba
     )
 
 
-def database(study: optuna.Study) -> RDBStorage:
-    """The connection below Optuna's cache."""
-    storage = study._storage
-    backend = getattr(storage, "_backend", storage)
-    assert isinstance(backend, RDBStorage)
-    return backend
-
-
 def trials(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
     return with_retries(lambda: study.get_trials(deepcopy=False, states=states or None))
 
@@ -377,43 +258,3 @@ def fail(study: optuna.Study, number: int, reason: str, *, fault: bool) -> bool:
     except (LeaseLost, UpdateFinishedTrialError):
         return False
     return True
-
-
-def retry(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queues a lost trial again, up to `MAX_RETRIES` times, without its dead worker's attributes."""
-    clean = copy.deepcopy(trial)
-    clean.user_attrs = {}
-    RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES)(study, clean)
-
-
-def lost(study: optuna.Study) -> dict[int, str]:
-    """The numbers of running trials without a living worker, and what is known of it: dead, on this machine; or silent
-    for longer than the grace period.
-    """
-    found, storage = {}, database(study)
-    silent = set(with_retries(lambda: storage._get_stale_trial_ids(study._study_id)))
-    for trial in trials(study, TrialState.RUNNING):
-        worker, began = trial.user_attrs.get(attributes.WORKER), trial.datetime_start
-        if trial._trial_id in silent:
-            found[trial.number] = "the worker stopped responding"
-            continue
-        age = (datetime.now() - began).total_seconds() if began is not None else 0.0
-        if is_gone(worker) if worker is not None else age > UNBORN_SECONDS:
-            found[trial.number] = "the worker was killed"
-    return found
-
-
-def heard_of(study: optuna.Study, trial: FrozenTrial) -> bool:
-    """Whether a trial's worker, which may be sending what it has, showed within the grace period that it lives."""
-    if (worker := trial.user_attrs.get(attributes.WORKER)) is not None and is_gone(worker):
-        return False
-    storage = database(study)
-
-    def seconds() -> float | None:
-        with Session(storage.engine) as session:
-            query = sqlalchemy.select(TrialHeartbeatModel.heartbeat, sqlalchemy.func.now())
-            row = session.execute(query.where(TrialHeartbeatModel.trial_id == trial._trial_id)).one_or_none()
-        return None if row is None else float((row[1].replace(tzinfo=None) - row[0]).total_seconds())
-
-    silence = with_retries(seconds)
-    return silence is not None and silence <= (storage.grace_period or GRACE_SECONDS)

@@ -24,7 +24,7 @@ from pneumonia.runs.listener import Listener
 from pneumonia.runs.train import OBJECTIVE, run_training, warm_up
 from pneumonia.runtime.secrets import without_secrets
 from pneumonia.runtime.signals import Interrupted, Stop, identity, leave_quickly
-from pneumonia.search import attributes, pruning
+from pneumonia.search import attributes, connection, lost_trials, pruning
 from pneumonia.search import study as studies
 from pneumonia.search.lost_trials import requeue_lost_trials
 from pneumonia.tracking import tags
@@ -50,8 +50,8 @@ class Task:
     keep_models: int
     pruner: Pruner
     deadline: float | None = None  # time.time() after which no trial starts
-    heartbeat: int = studies.HEARTBEAT_SECONDS
-    grace: int = studies.GRACE_SECONDS
+    heartbeat: int = connection.HEARTBEAT_SECONDS
+    grace: int = connection.GRACE_SECONDS
 
 
 def main(task: Task) -> None:
@@ -75,7 +75,7 @@ def work(task: Task, stop: Stop) -> None:
     Raises:
         Interrupted: a stop was requested; the trial at hand is recorded as such and queued again.
     """
-    storage = open_storage(task, seconds=studies.PATIENCE_SECONDS)
+    storage = open_storage(task, seconds=connection.PATIENCE_SECONDS)
     pruner = pruning.pruner(task.pruner, task.base.epochs, long=task.long)
     study = studies.load(storage, task.study, seed=task.base.seed, pruner=pruner)
     data = cache.decode(task.index.keep("train", "val"), size=task.base.size, home=task.context.home)
@@ -104,13 +104,13 @@ def work(task: Task, stop: Stop) -> None:
 
 
 def open_storage(task: Task, *, seconds: float | None = None) -> RDBStorage:
-    """The study's database; `seconds` is how long it may be away (see `study.connect`)."""
-    return studies.connect(task.storage, heartbeat=task.heartbeat, grace=task.grace, seconds=seconds)
+    """The study's database; `seconds` is how long it may be away (see `connection.connect`)."""
+    return connection.connect(task.storage, heartbeat=task.heartbeat, grace=task.grace, seconds=seconds)
 
 
 def run_trial(trial: optuna.Trial, study: optuna.Study, task: Task, data: cache.Decoded, stop: Stop) -> None:
     """One trial from its parameters to its end in the study, in its record and in MLflow."""
-    stored = studies.with_retries(lambda: study.user_attrs)
+    stored = connection.with_retries(lambda: study.user_attrs)
     parent = stored.get(attributes.PARENT, task.context.parent)  # of the newest leader
     context = task.context.under(str(parent))
     record = _begin(trial, task, context)
@@ -147,7 +147,7 @@ def run_trial(trial: optuna.Trial, study: optuna.Study, task: Task, data: cache.
     else:
         record.finish(state, reason)  # first, since the database may be away and there is little time to stop
         if studies.fail(study, trial.number, reason, fault=state == "FAIL") and state == "INTERRUPTED":
-            studies.with_retries(lambda: studies.retry(study, studies.trials(study)[trial.number]))
+            connection.with_retries(lambda: lost_trials.retry(study, studies.trials(study)[trial.number]))
     record.finish(state, reason)
     context.tracker.try_send(record)
     if "model_id" in sent(record):
@@ -192,9 +192,9 @@ class _TrialListener(Listener):
         self.stop.check()
         trial, base = self.trial, self.task.base
         try:
-            studies.with_retries(lambda: trial.report(epoch.metrics[OBJECTIVE], epoch.number))
+            connection.with_retries(lambda: trial.report(epoch.metrics[OBJECTIVE], epoch.number))
             # the pruner is asked about the recipe too, since it stores there what others are compared with
-            behind = epoch.number < epoch.epochs and studies.with_retries(trial.should_prune)
+            behind = epoch.number < epoch.epochs and connection.with_retries(trial.should_prune)
             behind = behind and replace(base, **trial.params) != base and pruning.one_remains(self.study, base)
         except optuna.exceptions.UpdateFinishedTrialError as error:
             raise studies.LeaseLost(f"trial {trial.number} was given to another worker") from error
@@ -213,7 +213,7 @@ def set_attributes(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
     """
     for key, value in attributes.items():
         try:
-            studies.with_retries(partial(trial.set_user_attr, key, value))
+            connection.with_retries(partial(trial.set_user_attr, key, value))
         except optuna.exceptions.UpdateFinishedTrialError as error:
             raise studies.LeaseLost(f"trial {trial.number} was given to another worker") from error
 
@@ -224,8 +224,8 @@ def heartbeat(storage: RDBStorage, trial: optuna.Trial, seconds: int) -> Iterato
 
     The first time is before the block starts: a trial without any heartbeat would never count as lost.
     """
-    studies.with_retries(lambda: storage.record_heartbeat(trial._trial_id))
-    with studies.repeating(lambda: storage.record_heartbeat(trial._trial_id), seconds):
+    connection.with_retries(lambda: storage.record_heartbeat(trial._trial_id))
+    with connection.repeating(lambda: storage.record_heartbeat(trial._trial_id), seconds):
         yield
 
 

@@ -20,7 +20,7 @@ from sqlalchemy.exc import OperationalError
 from pneumonia.config import TrainConfig
 from pneumonia.housekeeping import stores
 from pneumonia.housekeeping.checkup import Check
-from pneumonia.search import attributes, schema
+from pneumonia.search import attributes, connection, schema
 from pneumonia.search import study as studies
 from pneumonia.search.storage import StudyError
 from pneumonia.search_space import search_space
@@ -204,7 +204,7 @@ def test_a_model_without_a_champion_and_a_store_without_models(tracker: Tracker)
 def study_url(tmp_path: Path) -> str:
     """A database with a finished study and one that is not."""
     url = f"sqlite:///{tmp_path / 'study.db'}"
-    storage = studies.connect(url)
+    storage = connection.connect(url)
     base = TrainConfig(size=32, epochs=3)
     for name in ("ended", "open"):
         study = studies.create_or_resume(storage, name, base, search_space(long=True), changed=True)

@@ -10,7 +10,7 @@ import pytest
 from pneumonia.config import TrainConfig
 from pneumonia.housekeeping import tracked
 from pneumonia.runtime.signals import identity
-from pneumonia.search import attributes
+from pneumonia.search import attributes, connection
 from pneumonia.search import study as studies
 from pneumonia.search_space import search_space
 from pneumonia.tracking import tags
@@ -119,7 +119,7 @@ def test_a_study_s_own_word_goes_first(where: str, tracker: Tracker, sent_record
     url = f"sqlite:///{home / 'study.db' if where == 'home' else home.parent / 'elsewhere.db'}"
     home.mkdir(exist_ok=True)
     study = studies.create_or_resume(
-        studies.connect(url), "films", TrainConfig(size=32, epochs=3), search_space(long=True), changed=True
+        connection.connect(url), "films", TrainConfig(size=32, epochs=3), search_space(long=True), changed=True
     )
     of_study = {"tags": {tags.STUDY: "films"}}
     done = sent_record("done", role="search", **of_study)

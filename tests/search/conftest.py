@@ -10,7 +10,7 @@ import pytest
 
 from pneumonia.config import TrainConfig
 from pneumonia.runtime.signals import identity
-from pneumonia.search import pruning
+from pneumonia.search import connection, pruning
 from pneumonia.search import study as studies
 from pneumonia.search_space import search_space
 
@@ -26,7 +26,7 @@ def url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def study(url: str) -> optuna.Study:
-    return studies.create_or_resume(studies.connect(url), "films", BASE, SPACE, changed=True)
+    return studies.create_or_resume(connection.connect(url), "films", BASE, SPACE, changed=True)
 
 
 def claim(study: optuna.Study, goal: int = 100) -> optuna.Trial:

@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from pneumonia.runtime.signals import identity
-from pneumonia.search import attributes, leader
+from pneumonia.search import attributes, connection, leader
 from pneumonia.search import study as studies
 from tests.search.conftest import PRUNER, gone
 
@@ -85,14 +85,14 @@ def test_a_counting_leader_elsewhere_lives(study: optuna.Study, url: str, elsewh
     lead = led(study, "run")
     elsewhere("this-machine")
     with lead.held():
-        standing = leader.ask(studies.load(studies.connect(url), "films", seed=0, pruner=PRUNER))
+        standing = leader.ask(studies.load(connection.connect(url), "films", seed=0, pruner=PRUNER))
         assert standing.leader is not None
         assert standing.leader["host"] == "another-machine"
 
 
 def test_of_several_that_claim_at_once_one_leads(study: optuna.Study, url: str) -> None:
     seen = leader.ask(study).seen
-    others = [studies.load(studies.connect(url), "films", seed=0, pruner=PRUNER) for _ in range(2)]
+    others = [studies.load(connection.connect(url), "films", seed=0, pruner=PRUNER) for _ in range(2)]
     leads = [leader.claim(one, seen) for one in (study, *others)]
     assert [lead is not None for lead in leads] == [True, False, False]
 
@@ -119,10 +119,10 @@ def test_a_lead_whose_answer_was_lost_is_had(study: optuna.Study, monkeypatch: p
         def __exit__(self, *error: Any) -> None:
             super().__exit__(*error)
             if next(calls) % 2 == 0:
-                raise studies.StorageInternalError("the answer is lost")
+                raise connection.StorageInternalError("the answer is lost")
 
     monkeypatch.setattr(leader, "Session", Breaking)
-    monkeypatch.setattr(studies.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(connection.time, "sleep", lambda seconds: None)
     lead = led(study, "run")
     lead.check()
     lead.finish("run")
@@ -144,7 +144,7 @@ def test_every_order_of_a_takeover(
     elsewhere("first-machine")
     first = led(study, "first run")
     elsewhere("second-machine")
-    other = studies.load(studies.connect(url), "films", seed=0, pruner=PRUNER)
+    other = studies.load(connection.connect(url), "films", seed=0, pruner=PRUNER)
     ended: list[str] = []
 
     def happens(now: str) -> None:

@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from experiments.search_study import replay
 from pneumonia.data import cache
 from pneumonia.runtime.signals import Stop
-from pneumonia.search import pruning, report, worker
+from pneumonia.search import connection, pruning, report, worker
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task
 from pneumonia.tracking.store import Tracker
@@ -85,7 +85,7 @@ def test_a_trial_but_the_recipe_is_pruned_before_its_last_epoch_or_not_at_all(
     pruner = Always(after)
     monkeypatch.setattr(pruning, "pruner", lambda kind, epochs, long: pruner)
     worker.work(replace(task, goal=2), Stop())
-    recipe, trial = studies.trials(studies.load(studies.connect(task.storage), task.study, seed=0, pruner=pruner))
+    recipe, trial = studies.trials(studies.load(connection.connect(task.storage), task.study, seed=0, pruner=pruner))
     assert recipe.state == TrialState.COMPLETE
     assert len(recipe.intermediate_values) == 2
     assert trial.state == state
@@ -107,7 +107,7 @@ def test_a_pruned_trial_holds_what_a_complete_one_does(
     pruner = Always(1)
     monkeypatch.setattr(pruning, "pruner", lambda kind, epochs, long: pruner)
     worker.work(replace(task, goal=3), Stop())
-    study = studies.load(studies.connect(task.storage), task.study, seed=0, pruner=pruner)
+    study = studies.load(connection.connect(task.storage), task.study, seed=0, pruner=pruner)
     complete, *pruned = (tracker.client.get_run(trial.user_attrs["run_id"]) for trial in studies.trials(study))
     assert [run.data.tags["trial.state"] for run in (complete, *pruned)] == ["COMPLETE", "PRUNED", "PRUNED"]
     for run in pruned:
@@ -163,7 +163,7 @@ def test_where_the_recipe_fails_another_trial_comes_to_its_end(task: Task, monke
     monkeypatch.setattr(pruning, "pruner", lambda kind, epochs, long: pruner)
     monkeypatch.setattr(worker, "run_training", faulty)
     worker.work(replace(task, goal=2), Stop())
-    study = studies.load(studies.connect(task.storage), task.study, seed=0, pruner=pruner)
+    study = studies.load(connection.connect(task.storage), task.study, seed=0, pruner=pruner)
     assert [t.state for t in studies.trials(study)] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.PRUNED]
 
 

@@ -13,7 +13,7 @@ from pneumonia.config import SearchConfig
 from pneumonia.data import index as data
 from pneumonia.registry.gate import Verdict
 from pneumonia.runs.context import RunContext
-from pneumonia.search import final, leader, run
+from pneumonia.search import connection, final, leader, run
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task
 from pneumonia.tracking.record import Record, Run, records
@@ -87,8 +87,7 @@ def test_a_leader_that_slept_hands_over_and_answers_with_what_the_other_found(
     """Another takes the study over during its final training, and finishes it."""
 
     def slow(trials: Any, task: Task, goal: final.Goal, *rest: Any) -> Any:
-        connection = studies.connect(task.storage)
-        study = optuna.load_study(study_name=task.study, storage=connection)
+        study = optuna.load_study(study_name=task.study, storage=connection.connect(task.storage))
         other = leader.claim(study, study.user_attrs["leader"])
         assert other is not None
         other.begin("other")

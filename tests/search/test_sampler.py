@@ -7,6 +7,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from pneumonia.search import connection
 from pneumonia.search import study as studies
 from tests.search.conftest import BASE, PRUNER, SPACE, claim
 
@@ -15,7 +16,7 @@ def test_no_worker_proposes_what_another_did(study: optuna.Study, url: str) -> N
     """Whether they work at the same time or one comes after the other was killed, all of one seed."""
 
     def worker() -> optuna.Study:
-        return studies.load(studies.connect(url), "films", seed=0, pruner=PRUNER)
+        return studies.load(connection.connect(url), "films", seed=0, pruner=PRUNER)
 
     first, beside = worker(), worker()
     proposed = [claim(first).params, claim(beside).params, claim(first).params, claim(worker()).params]
@@ -29,7 +30,7 @@ def test_a_proposal_follows_from_the_seed_and_what_came_before(tmp_path: Path) -
     """Not from who asks: a search of one worker that is stopped and resumed is the search that it would have been."""
 
     def search(name: str, seed: int, *, resumed: bool) -> list[dict[str, Any]]:
-        storage = studies.connect(f"sqlite:///{tmp_path / name}.db")
+        storage = connection.connect(f"sqlite:///{tmp_path / name}.db")
         studies.create_or_resume(storage, "films", BASE, SPACE, changed=True)
         study = studies.load(storage, "films", seed=seed, pruner=PRUNER)
         proposed = []

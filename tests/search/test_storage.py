@@ -8,14 +8,15 @@ from pathlib import Path
 import optuna
 import pytest
 
-from pneumonia.search import storage
+from pneumonia.search import connection, storage
 from pneumonia.search import study as studies
+from pneumonia.search.storage import StudyError
 from tests.search.conftest import BASE, SPACE
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(studies, "START_SECONDS", 0.0)
+    monkeypatch.setattr(connection, "START_SECONDS", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -30,8 +31,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_password_in_the_url_is_refused_and_not_repeated(url: str) -> None:
-    with pytest.raises(studies.StudyError, match="PGPASSFILE") as refused:
-        studies.connect(url)
+    with pytest.raises(StudyError, match="PGPASSFILE") as refused:
+        connection.connect(url)
     assert "hunter2" not in str(refused.value)
 
 
@@ -102,14 +103,14 @@ def test_where_no_study_can_stand_is_said_and_left_as_it_is(
     url: str, word: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(folder)
-    with pytest.raises(studies.StudyError, match=word.replace("+", "[+]")) as refused:
+    with pytest.raises(StudyError, match=word.replace("+", "[+]")) as refused:
         studies.check(url, "films")
     assert "cannot be used" in str(refused.value)
     assert url in str(refused.value)
     assert "\n" not in str(refused.value)
-    monkeypatch.setattr(studies.time, "sleep", lambda seconds: None)
-    with pytest.raises(studies.StudyError):
-        studies.connect(url)
+    monkeypatch.setattr(connection.time, "sleep", lambda seconds: None)
+    with pytest.raises(StudyError):
+        connection.connect(url)
     assert contents(folder) == before
 
 
@@ -118,7 +119,7 @@ def test_where_no_study_can_stand_is_said_and_left_as_it_is(
 @pytest.mark.parametrize("url", [url for url, _ in NOWHERE])
 def test_where_no_study_can_stand_nobody_waits(url: str) -> None:
     started = time.monotonic()
-    with pytest.raises(studies.StudyError):
+    with pytest.raises(StudyError):
         studies.check(url, "films")
     assert time.monotonic() - started < 2
 
@@ -127,7 +128,7 @@ def test_what_may_not_be_written_is_refused(folder: Path, monkeypatch: pytest.Mo
     (folder / "study.db").write_bytes(b"")
     for closed, word in ((folder / "study.db", "the file can only be read"), (folder, "nothing can be written")):
         monkeypatch.setattr("os.access", lambda path, mode, closed=closed: path != closed)  # root may write anywhere
-        with pytest.raises(studies.StudyError, match=word):
+        with pytest.raises(StudyError, match=word):
             studies.check("sqlite:///study.db", None)
 
 
@@ -136,7 +137,7 @@ def test_a_look_makes_no_file_and_a_study_does(url: str, folder: Path) -> None:
     before = contents(folder)
     studies.check(url, "films")
     assert contents(folder) == before
-    assert optuna.get_all_study_names(studies.connect(url)) == []
+    assert optuna.get_all_study_names(connection.connect(url)) == []
     assert (folder / "new.db").stat().st_size > 0
     studies.check(url, "films")
 
@@ -146,7 +147,7 @@ def test_tables_of_another_program_may_stand_beside(folder: Path) -> None:
         database.execute("CREATE TABLE films (path)")
     for _ in range(2):
         studies.check("sqlite:///shared.db", "films")
-        studies.create_or_resume(studies.connect("sqlite:///shared.db"), "films", BASE, SPACE, changed=True)
+        studies.create_or_resume(connection.connect("sqlite:///shared.db"), "films", BASE, SPACE, changed=True)
 
 
 def test_a_file_that_mlflow_makes_its_own_later_is_left_to_it(store: str) -> None:
@@ -154,13 +155,13 @@ def test_a_file_that_mlflow_makes_its_own_later_is_left_to_it(store: str) -> Non
     with closing(sqlite3.connect(store.removeprefix("sqlite:///"))) as database:
         ask = "SELECT name FROM sqlite_master"
         before = database.execute(ask).fetchall()
-        with pytest.raises(studies.StudyError, match="MLflow's own"):
-            studies.connect(store)
+        with pytest.raises(StudyError, match="MLflow's own"):
+            connection.connect(store)
         assert database.execute(ask).fetchall() == before
 
 
 @pytest.mark.parametrize("text", ["study.db", "~/films/study.db", "", "postgresql+psycopg2://me@host:port/base"])
 def test_what_is_no_url_is_refused(text: str) -> None:
-    with pytest.raises(studies.StudyError, match="not an SQLAlchemy URL") as refused:
+    with pytest.raises(StudyError, match="not an SQLAlchemy URL") as refused:
         studies.check(text, None)
     assert str(refused.value).endswith(f"sqlite:///{text}") == text.endswith(".db")

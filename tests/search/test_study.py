@@ -1,30 +1,24 @@
-"""The study: who gets which trial, exactly as many as wanted, and what becomes of trials whose worker is gone."""
+"""The study: who gets which trial, and exactly as many as wanted."""
 
 import multiprocessing
 import threading
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-import sqlalchemy.exc
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from pneumonia import config
 from pneumonia.augmentation import stress_tests as stress
-from pneumonia.runs.context import RunContext
-from pneumonia.runtime.signals import identity
+from pneumonia.search import connection, lost_trials
 from pneumonia.search import study as studies
-from pneumonia.search.lost_trials import requeue_lost_trials
+from pneumonia.search.storage import StudyError
 from pneumonia.search_space import search_space
-from pneumonia.tracking.store import Tracker
-from tests.search.conftest import BASE, PRUNER, SPACE, claim, gone
+from tests.search.conftest import BASE, PRUNER, SPACE, claim
 
 
 def state(study: optuna.Study, number: int) -> TrialState:
@@ -40,7 +34,7 @@ def run_trials(url: str, goal: int, threads: int, first: int) -> None:
 
     def work(number: int) -> None:
         try:
-            study = studies.load(studies.connect(url), "films", seed=0, pruner=PRUNER)
+            study = studies.load(connection.connect(url), "films", seed=0, pruner=PRUNER)
             turn = number
             while (trial := studies.claim(study, goal, wait=wait)) is not None:
                 turn += 1
@@ -90,17 +84,17 @@ def test_processes_reach_the_goal_exactly(study: optuna.Study, url: str) -> None
 def test_a_study_of_another_objective_is_not_taken_up(study: optuna.Study, url: str) -> None:
     claim(study)
     name = studies.default_name("ab" * 32, BASE, SPACE, changed=True)
-    assert studies.create_or_resume(studies.connect(url), "films", BASE, SPACE, changed=True).study_name == "films"
-    with pytest.raises(studies.StudyError, match=r"have another objective than .* as they are: name another"):
-        studies.create_or_resume(studies.connect(url), "films", BASE, SPACE, changed=False)
+    assert studies.create_or_resume(connection.connect(url), "films", BASE, SPACE, changed=True).study_name == "films"
+    with pytest.raises(StudyError, match=r"have another objective than .* as they are: name another"):
+        studies.create_or_resume(connection.connect(url), "films", BASE, SPACE, changed=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stress, "VERSION", stress.VERSION + 1)
         assert studies.default_name("ab" * 32, BASE, SPACE, changed=True) != name
-        with pytest.raises(studies.StudyError, match="have another objective than"):
-            studies.create_or_resume(studies.connect(url), "films", BASE, SPACE, changed=True)
+        with pytest.raises(StudyError, match="have another objective than"):
+            studies.create_or_resume(connection.connect(url), "films", BASE, SPACE, changed=True)
     study.set_user_attr("objective", "val/log_loss")
-    with pytest.raises(studies.StudyError, match="the trials of study films have another objective"):
-        studies.create_or_resume(studies.connect(url), "films", BASE, SPACE, changed=True)
+    with pytest.raises(StudyError, match="the trials of study films have another objective"):
+        studies.create_or_resume(connection.connect(url), "films", BASE, SPACE, changed=True)
 
 
 def test_nobody_starts_what_others_are_doing(study: optuna.Study) -> None:
@@ -126,77 +120,10 @@ def test_a_queued_trial_counts_before_a_new_one(study: optuna.Study) -> None:
     """A lost trial that waits for a worker is taken first, with the parameters that it had."""
     lost = claim(study, 1)
     assert studies.fail(study, lost.number, "the worker was killed", fault=False)
-    studies.retry(study, studies.trials(study)[lost.number])
+    lost_trials.retry(study, studies.trials(study)[lost.number])
     again = claim(study, 1)
     assert again.params == lost.params
     assert again.number > lost.number
-
-
-def test_retry_keeps_parameters_and_forgets_the_dead_worker(study: optuna.Study) -> None:
-    trial = claim(study)
-    for tries in range(studies.MAX_RETRIES + 1):
-        trial.set_user_attr("worker", {"pid": 1})
-        studies.fail(study, trial.number, "lost", fault=False)
-        studies.retry(study, studies.trials(study)[trial.number])
-        queued = studies.trials(study, TrialState.WAITING)
-        if tries == studies.MAX_RETRIES:
-            assert queued == []  # what kills every worker that touches it is given up
-            return
-        assert [t.user_attrs for t in queued] == [{}]
-        again = claim(study)
-        assert again.number == queued[0].number
-        assert again.params == trial.params
-        trial = again
-
-
-def test_a_trial_of_a_dead_process_is_lost(study: optuna.Study) -> None:
-    dead, alive, elsewhere = claim(study), claim(study), claim(study)
-    dead.set_user_attr("worker", gone())
-    alive.set_user_attr("worker", identity())
-    elsewhere.set_user_attr("worker", {**gone(), "host": "another-machine"})
-    assert list(studies.lost(study)) == [dead.number]
-
-
-def test_a_process_number_used_again_is_another_process(study: optuna.Study) -> None:
-    trial = claim(study)
-    trial.set_user_attr("worker", {**identity(), "started": float(identity()["started"]) - 100})
-    assert studies.lost(study) == {trial.number: "the worker was killed"}
-
-
-def test_a_trial_without_a_worker_is_lost_after_a_while(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    trial = claim(study)
-    assert studies.lost(study) == {}
-
-    class Later(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> Any:
-            return datetime.now(tz) + timedelta(seconds=studies.UNBORN_SECONDS + 1)
-
-    monkeypatch.setattr(studies, "datetime", Later)
-    assert studies.lost(study) == {trial.number: "the worker was killed"}
-
-
-@pytest.mark.slow
-def test_a_silent_worker_loses_its_trial(url: str, tracker: Tracker, home: Path) -> None:
-    """After the grace period the trial fails, says why, and its parameters are queued again."""
-    storage = studies.connect(url, heartbeat=1, grace=1)
-    study = studies.create_or_resume(storage, "films", BASE, SPACE, changed=True)
-    silent = claim(study)
-    storage.record_heartbeat(silent._trial_id)
-    assert studies.lost(study) == {}
-    assert studies.heard_of(study, studies.trials(study)[silent.number])
-    time.sleep(2.5)  # the database counts whole seconds
-    assert studies.lost(study) == {silent.number: "the worker stopped responding"}
-    assert not studies.heard_of(study, studies.trials(study)[silent.number])
-    requeue_lost_trials(study, RunContext(home=home, tracker=tracker))
-    again = claim(study)
-    assert state(study, silent.number) == TrialState.FAIL
-    assert again.params == silent.params
-    with pytest.raises(studies.LeaseLost):
-        studies.finish(study, silent.number, 0.1, TrialState.COMPLETE)
-    assert not studies.fail(study, silent.number, "late", fault=True)
-    assert studies.trials(study)[silent.number].user_attrs["reason"] == "the worker stopped responding"
-    assert "reason" not in studies.trials(study)[again.number].user_attrs
 
 
 def test_fail_says_why_once(study: optuna.Study) -> None:
@@ -220,53 +147,10 @@ def test_finish_survives_an_answer_that_got_lost(study: optuna.Study, monkeypatc
         raise StorageInternalError("the server closed the connection")
 
     monkeypatch.setattr(study, "tell", lossy)
-    monkeypatch.setattr(studies.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(connection.time, "sleep", lambda seconds: None)
     studies.finish(study, trial.number, 0.25, TrialState.COMPLETE)
     assert len(calls) == 1
     assert studies.trials(study)[trial.number].value == 0.25
-
-
-class TestPatience:
-    @pytest.fixture(autouse=True)
-    def no_sleep(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(studies.time, "sleep", lambda seconds: None)
-
-    @pytest.mark.parametrize(
-        "error",
-        [
-            StorageInternalError("away"),
-            sqlalchemy.exc.OperationalError("select", {}, Exception("away")),
-            sqlalchemy.exc.InterfaceError("select", {}, Exception("away")),
-        ],
-    )
-    def test_waits_for_the_database(self, error: Exception) -> None:
-        answers: list[Any] = [error, error, "here"]
-
-        def call() -> str:
-            answer = answers.pop(0)
-            if isinstance(answer, Exception):
-                raise answer
-            return str(answer)
-
-        assert studies.with_retries(call) == "here"
-
-    def test_gives_up(self) -> None:
-        def call() -> None:
-            raise StorageInternalError("away")
-
-        with pytest.raises(studies.StudyError, match="has not answered"):
-            studies.with_retries(call, seconds=0.05)
-
-    def test_is_for_the_database_alone(self) -> None:
-        calls = []
-
-        def call() -> None:
-            calls.append(1)
-            raise KeyError("a bug")
-
-        with pytest.raises(KeyError):
-            studies.with_retries(call)
-        assert len(calls) == 1
 
 
 @pytest.mark.parametrize(
@@ -280,22 +164,16 @@ class TestPatience:
 def test_a_study_that_looks_for_something_else_is_refused(made: dict[str, Any], word: str, url: str) -> None:
     theirs = optuna.create_study(study_name="films", storage=url, **made)
     before = theirs.user_attrs, theirs.get_trials()
-    with pytest.raises(studies.StudyError, match=word):
+    with pytest.raises(StudyError, match=word):
         studies.check(url, "films")
-    with pytest.raises(studies.StudyError, match=word):
-        studies.create_or_resume(studies.connect(url), "films", BASE, SPACE, changed=True)
+    with pytest.raises(StudyError, match=word):
+        studies.create_or_resume(connection.connect(url), "films", BASE, SPACE, changed=True)
     assert (theirs.user_attrs, theirs.get_trials()) == before
     studies.check(url, "others")
 
 
-@pytest.mark.slow
-def test_many_may_open_an_empty_database_at_once(url: str) -> None:
-    with ThreadPoolExecutor(6) as crew:
-        assert len(list(crew.map(lambda _: studies.connect(url), range(6)))) == 6
-
-
 def test_a_finished_study_is_followed_by_another(url: str) -> None:
-    storage = studies.connect(url)
+    storage = connection.connect(url)
     names = []
     for number in range(3):
         study = studies.create_or_resume(storage, "films", BASE, SPACE, changed=True)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pneumonia.runtime.signals import Stop
-from pneumonia.search import pruning, worker
+from pneumonia.search import connection, pruning, worker
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task
 from pneumonia.tracking.store import Tracker
@@ -19,7 +19,7 @@ def test_pruned_trials_count_among_the_models_that_are_kept(
     pruner = Always(1)
     monkeypatch.setattr(pruning, "pruner", lambda kind, epochs, long: pruner)
     worker.work(replace(task, goal=3, keep_models=1), Stop())
-    trials = studies.trials(studies.load(studies.connect(task.storage), task.study, seed=0, pruner=pruner))
+    trials = studies.trials(studies.load(connection.connect(task.storage), task.study, seed=0, pruner=pruner))
     best = min(trials, key=studies.value)
     for trial in trials:
         run_id = trial.user_attrs["run_id"]

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pneumonia.data import index as data
 from pneumonia.runtime.messages import shortened
 from pneumonia.runtime.signals import Stop
-from pneumonia.search import pruning, worker
+from pneumonia.search import connection, pruning, worker
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task
 from pneumonia.tracking.record import records
@@ -239,7 +239,7 @@ def test_no_number_and_no_memory(task: Task, tracker: Tracker, monkeypatch: pyte
     worker.work(task, Stop())
 
     study = studies.load(
-        studies.connect(task.storage), task.study, seed=0, pruner=pruning.pruner("none", 1, long=False)
+        connection.connect(task.storage), task.study, seed=0, pruner=pruning.pruner("none", 1, long=False)
     )
     every = studies.trials(study)
     assert [t.state for t in every[:2]] == [TrialState.FAIL, TrialState.FAIL]

@@ -15,7 +15,9 @@ import sqlalchemy
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
+from pneumonia.search import connection
 from pneumonia.search import study as studies
+from pneumonia.search.storage import StudyError
 from pneumonia.tracking.store import Tracker
 from tests.command import Lab, until
 from tests.servers import PROGRAMS, PostgresServer
@@ -117,11 +119,11 @@ def test_mlflow_s_own_database_is_left_alone(postgres: PostgresServer) -> None:
     MlflowClient(url).search_experiments()
     engine = sqlalchemy.create_engine(url)
     before = sqlalchemy.inspect(engine).get_table_names()
-    for call in (lambda: studies.check(url, "films"), lambda: studies.connect(url)):
-        with pytest.raises(studies.StudyError, match="MLflow's own"):
+    for call in (lambda: studies.check(url, "films"), lambda: connection.connect(url)):
+        with pytest.raises(StudyError, match="MLflow's own"):
             call()
     assert sqlalchemy.inspect(engine).get_table_names() == before
-    with pytest.raises(studies.StudyError, match='database "nobody_made_it" does not exist'):
+    with pytest.raises(StudyError, match='database "nobody_made_it" does not exist'):
         studies.check(postgres.url("nobody_made_it"), None)
 
 
@@ -130,6 +132,6 @@ def test_a_study_made_beforehand(postgres: PostgresServer) -> None:
     studies.check(url, "films")
     assert sqlalchemy.inspect(sqlalchemy.create_engine(url)).get_table_names() == []
     optuna.create_study(study_name="films", storage=url, direction="maximize")
-    with pytest.raises(studies.StudyError, match="to maximize"):
+    with pytest.raises(StudyError, match="to maximize"):
         studies.check(url, "films")
     studies.check(url, "others")
