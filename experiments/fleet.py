@@ -63,9 +63,9 @@ def ours(study: optuna.Study, goal: int) -> None:
         if (trial := studies.claim(study, goal, wait=wait)) is None:
             return
         with worker.heartbeat(storage, trial, connection.HEARTBEAT_SECONDS):
-            worker.set_attributes(trial, {attributes.WORKER: identity(), attributes.FOLDER: str(home)})
+            studies.set_attributes(trial, {attributes.WORKER: identity(), attributes.FOLDER: str(home)})
             value = objective(trial)
-            worker.set_attributes(trial, METRICS)
+            studies.set_attributes(trial, METRICS)
             studies.finish(study, trial.number, value, optuna.trial.TrialState.COMPLETE)
 
 

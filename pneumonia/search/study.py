@@ -6,21 +6,23 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 import optuna
+import sqlalchemy
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
+from optuna.storages._rdb.models import TrialModel, TrialUserAttributeModel
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.orm import Session
 
 from pneumonia import config
 from pneumonia.augmentation import stress_tests
 from pneumonia.config import TrainConfig
 from pneumonia.runs.train import OBJECTIVE
 from pneumonia.search import attributes, study_space
-from pneumonia.search.connection import connect, once_it_answers, with_retries
+from pneumonia.search.connection import connect, database, once_it_answers, with_retries
 from pneumonia.search.sampler import Sampler
 from pneumonia.search.storage import StudyError, holds_a_study
 from pneumonia.search_space import Range
@@ -216,9 +218,10 @@ def claim(study: optuna.Study, goal: int, *, wait: Callable[[], None]) -> optuna
         wait: called, for about a second, while others' trials fill the goal but are not done; may raise to stop.
     """
     while True:
-        if len(trials(study, *DONE)) >= goal:
+        taken = trials(study, *DONE, TrialState.RUNNING)  # one question: it is the dearest of a claim
+        if sum(trial.state in DONE for trial in taken) >= goal:
             return None
-        if len(trials(study, *DONE, TrialState.RUNNING)) >= goal:
+        if len(taken) >= goal:
             wait()
             continue
         trial = with_retries(lambda: study.ask(study_space.read(study)))
@@ -252,9 +255,36 @@ def fail(study: optuna.Study, number: int, reason: str, *, fault: bool) -> bool:
     """Ends a trial as failed, `fault` saying that it was the trial's own; False when it had ended already."""
     trial = optuna.trial.Trial(study, trials(study)[number]._trial_id)
     try:
-        for key, value in ((attributes.REASON, reason), (attributes.FAULT, fault)):
-            with_retries(partial(trial.set_user_attr, key, value))
+        set_attributes(trial, {attributes.REASON: reason, attributes.FAULT: fault})
         finish(study, number, None, TrialState.FAIL)
-    except (LeaseLost, UpdateFinishedTrialError):
+    except LeaseLost:
         return False
     return True
+
+
+def set_attributes(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
+    """Writes attributes on a trial in one transaction, where Optuna's own call takes one for each of them.
+
+    Raises:
+        LeaseLost: the trial has been ended by another.
+    """
+    number, storage = trial._trial_id, database(trial.study)
+
+    def step() -> bool:
+        with Session(storage.engine) as session, session.begin():
+            mine = sqlalchemy.select(TrialModel.state).where(TrialModel.trial_id == number)
+            # until the end of the transaction nobody else ends the trial or writes on it; others may refer to it
+            if session.scalars(mine.with_for_update(key_share=True)).one().is_finished():
+                return False
+            stored = sqlalchemy.select(TrialUserAttributeModel).where(TrialUserAttributeModel.trial_id == number)
+            rows = {str(row.key): row for row in session.scalars(stored)}
+            for key, value in attributes.items():
+                if key in rows:
+                    rows[key].value_json = json.dumps(value)
+                else:
+                    session.add(TrialUserAttributeModel(trial_id=number, key=key, value_json=json.dumps(value)))
+            return True
+
+    if not with_retries(step):
+        raise LeaseLost(f"trial {trial.number} was given to another worker")
+    trial._cached_frozen_trial.user_attrs.update(attributes)  # as Optuna's own call does

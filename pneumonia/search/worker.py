@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +139,7 @@ def run_trial(trial: optuna.Trial, study: optuna.Study, task: Task, data: cache.
     if state in ("COMPLETE", "PRUNED"):
         try:
             told = {**record.metrics[-1]["metrics"], **record.summary}
-            set_attributes(trial, {**told, **({attributes.REASON: reason} if reason else {})})
+            studies.set_attributes(trial, {**told, **({attributes.REASON: reason} if reason else {})})
             studies.finish(study, trial.number, value if state == "COMPLETE" else None, TrialState[state])
         except studies.LeaseLost as event:
             state, reason = "FAIL", str(event)
@@ -159,7 +158,7 @@ def run_trial(trial: optuna.Trial, study: optuna.Study, task: Task, data: cache.
 def _begin(trial: optuna.Trial, task: Task, context: RunContext) -> Record:
     """The trial's record, sent so that it is seen while it lasts."""
     folder = context.home / "records" / task.study / f"trial-{trial.number:04d}-{uuid.uuid4().hex[:8]}"
-    set_attributes(trial, {attributes.WORKER: identity(), attributes.FOLDER: str(folder)})
+    studies.set_attributes(trial, {attributes.WORKER: identity(), attributes.FOLDER: str(folder)})
     record = context.begin(
         Run(
             name=f"trial {trial.number}",
@@ -172,7 +171,7 @@ def _begin(trial: optuna.Trial, task: Task, context: RunContext) -> Record:
     )
     context.tracker.try_send(record)
     if "run_id" in sent(record):
-        set_attributes(trial, {attributes.RUN_ID: sent(record)["run_id"]})
+        studies.set_attributes(trial, {attributes.RUN_ID: sent(record)["run_id"]})
     return record
 
 
@@ -203,19 +202,6 @@ class _TrialListener(Listener):
             when = f"after epoch {epoch.number} of {epoch.epochs}"
             self.pruned = f"{when} its val/objective was {where} the trials that came so far"
         return bool(behind)
-
-
-def set_attributes(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
-    """Writes attributes on a trial; waits while the database is away.
-
-    Raises:
-        LeaseLost: the trial has been ended by another.
-    """
-    for key, value in attributes.items():
-        try:
-            connection.with_retries(partial(trial.set_user_attr, key, value))
-        except optuna.exceptions.UpdateFinishedTrialError as error:
-            raise studies.LeaseLost(f"trial {trial.number} was given to another worker") from error
 
 
 @contextmanager
