@@ -701,7 +701,7 @@ def with_access(server: Server, prefix: Path, secrets: Path) -> Iterator[tuple[s
         Path(shutil.copytree(secrets, conf.parent / "secrets")).chmod(0o755)
 
     with ExitStack() as stack:
-        for folder in (prefix, *prefix.parents[:3]) if os.getuid() == 0 else ():  # nginx's workers are others
+        for folder in (prefix, *prefix.parents) if os.getuid() == 0 else ():  # nginx's workers are others
             folder.chmod(folder.stat().st_mode | 0o111)
         backend = server.url.removeprefix("http://")
         plain, _ = stack.enter_context(nginx(backend, prefix, ready=(426,), prepare=turn_on))
