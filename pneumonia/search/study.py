@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -195,6 +196,21 @@ def trials(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
     return with_retries(lambda: study.get_trials(deepcopy=False, states=states or None))
 
 
+def counts(study: optuna.Study, *, before: int | None = None) -> Counter[TrialState]:
+    """How many trials are in each state, of all or of those with a number below `before`; Optuna would read each of
+    them whole, in seven statements.
+    """
+    query = sqlalchemy.select(TrialModel.state, sqlalchemy.func.count()).where(TrialModel.study_id == study._study_id)
+    if before is not None:
+        query = query.where(TrialModel.number < before)
+
+    def read() -> Counter[TrialState]:
+        with Session(database(study).engine) as session:
+            return Counter(dict(session.execute(query.group_by(TrialModel.state)).tuples().all()))
+
+    return with_retries(read)
+
+
 def value(trial: FrozenTrial) -> float:
     """The objective of a trial that is done, of its best epoch; Optuna's own, for a pruned trial, is of the last."""
     if trial.state == TrialState.COMPLETE and trial.value is not None:
@@ -218,15 +234,16 @@ def claim(study: optuna.Study, goal: int, *, wait: Callable[[], None]) -> optuna
         wait: called, for about a second, while others' trials fill the goal but are not done; may raise to stop.
     """
     while True:
-        taken = trials(study, *DONE, TrialState.RUNNING)  # one question: it is the dearest of a claim
-        if sum(trial.state in DONE for trial in taken) >= goal:
+        count = counts(study)
+        done = sum(count[state] for state in DONE)
+        if done >= goal:
             return None
-        if len(taken) >= goal:
+        if done + count[TrialState.RUNNING] >= goal:
             wait()
             continue
         trial = with_retries(lambda: study.ask(study_space.read(study)))
-        earlier = [t for t in trials(study, *LIVE) if t.number < trial.number]
-        if len(earlier) < goal:
+        earlier = counts(study, before=trial.number)
+        if sum(earlier[state] for state in LIVE) < goal:
             return trial
         fail(study, trial.number, attributes.SURPLUS, fault=False)
 
