@@ -1,6 +1,6 @@
 """How many workers does one study bear, and what does it cost beside Optuna alone?
 
-    python -m experiments.fleet [--workers 1 4 16] [--trials 200] [--pairs 1] [--json FILE]
+    python -m experiments.fleet [--workers 1 4 16] [--trials 200] [--pairs 1] [--pgbouncer 20] [--json FILE]
 
 An objective of 5 ms, no film, no record and no tracking: what is left is the study's database, a PostgreSQL of its own
 without care for its disk. By turns: this program's way to a trial and back (lost trials, claim, heartbeat, attributes,
@@ -10,17 +10,23 @@ process; the clock runs from when all are connected to the last trial's end.
 Figures of a trial: statements and commits as SQLAlchemy and PostgreSQL count them, the seconds in which PostgreSQL was
 at a statement, and the bytes by which the database grew.
 
-Needs PostgreSQL's programs. Cost: a minute for each number of workers and pair. Results: LOG.md
+With `--pgbouncer` the workers' connections end at pgbouncer, which hands a transaction at a time to so many of
+PostgreSQL's.
+
+Needs PostgreSQL's programs, and pgbouncer for that. Cost: a minute for each number of workers and pair. Results: LOG.md
 and the guide on many machines.
 """
 
 import multiprocessing
+import os
 import shutil
+import socket
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from queue import Queue
@@ -38,7 +44,7 @@ from pneumonia.search import study as studies
 from pneumonia.search.lost_trials import requeue_lost_trials
 from pneumonia.search_space import search_space
 from pneumonia.tracking.store import Tracker
-from tests.servers import PROGRAMS, PostgresServer
+from tests.servers import PROGRAMS, USER, PostgresServer
 
 OBJECTIVE_SECONDS = 0.005
 METRICS = {f"val/metric-{number}": 0.5 for number in range(12)}  # as many as a trial tells the study
@@ -62,7 +68,10 @@ def ours(study: optuna.Study, goal: int) -> None:
             looked = time.monotonic()
         if (trial := studies.claim(study, goal, wait=wait)) is None:
             return
-        with worker.heartbeat(storage, trial, connection.HEARTBEAT_SECONDS):
+        with (
+            suppress(studies.LeaseLost, optuna.exceptions.UpdateFinishedTrialError),
+            worker.heartbeat(storage, trial, connection.HEARTBEAT_SECONDS),
+        ):
             studies.set_attributes(trial, {attributes.WORKER: identity(), attributes.FOLDER: str(home)})
             value = objective(trial)
             studies.set_attributes(trial, METRICS)
@@ -105,13 +114,19 @@ def work(kind: str, url: str, goal: int, seed: int, together: Barrier, counts: "
     counts.put(statements[0])
 
 
-def measure(server: PostgresServer, kind: str, workers: int, goal: int, number: int) -> dict[str, Any]:
-    """One search of `goal` trials in a database of its own."""
+def measure(
+    server: PostgresServer, pool_port: int | None, kind: str, workers: int, goal: int, number: int
+) -> dict[str, Any]:
+    """One search of `goal` trials in a database of its own, through pgbouncer where that has a port."""
     url = server.create(f"{kind}_{workers}_{number}")
+    asked = url if pool_port is None else url.replace(f":{server.port}/", f":{pool_port}/")
     studies.create_or_resume(connection.connect(url), kind, TrainConfig(), search_space(long=False), changed=True)
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # with what is imported here shared, for memory
+    context.set_forkserver_preload(["pneumonia.search.worker", "tests.servers"])
     together, counts = context.Barrier(workers + 1), context.Queue()
-    processes = [context.Process(target=work, args=(kind, url, goal, number, together, counts)) for _ in range(workers)]
+    processes = [
+        context.Process(target=work, args=(kind, asked, goal, number, together, counts)) for _ in range(workers)
+    ]
     for process in processes:
         process.start()
     engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
@@ -167,20 +182,47 @@ def database() -> Iterator[PostgresServer]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def pgbouncer(server: PostgresServer, size: int) -> Iterator[int]:
+    """Its port; `size` is how many of PostgreSQL's connections each database has."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = server.folder / "pgbouncer.ini"
+    settings.write_text(
+        f"[databases]\n* = host=127.0.0.1 port={server.port} user={USER}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
+        f"listen_port = {port}\nunix_socket_dir =\nauth_type = any\nadmin_users = {USER}\npool_mode = transaction\n"
+        f"default_pool_size = {size}\nmax_client_conn = 2000\n"
+    )
+    as_user = ["runuser", "-u", USER, "--"] if os.getuid() == 0 else []
+    command = [*as_user, "/usr/sbin/pgbouncer", str(settings)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
+
+
 def main() -> None:
     parser = bench.parser(__doc__)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--pairs", type=int, default=1)
+    parser.add_argument(
+        "--pgbouncer", type=int, metavar="CONNECTIONS", help="ask through it, with so many to the server"
+    )
     args = parser.parse_args()
     if PROGRAMS is None:
         sys.exit("PostgreSQL's programs are not in /usr/lib/postgresql: install the package postgresql")
     rows = []
-    with database() as server:
+    with ExitStack() as stack:
+        server = stack.enter_context(database())
+        port = stack.enter_context(pgbouncer(server, args.pgbouncer)) if args.pgbouncer else None
         for workers in args.workers:
             for pair in range(args.pairs):
                 for kind in KINDS if pair % 2 == 0 else KINDS[::-1]:
-                    found = measure(server, kind, workers, args.trials, pair)
+                    found = measure(server, port, kind, workers, args.trials, pair)
                     rows.append({"kind": kind, "workers": workers, "pair": pair, **found})
                     print(
                         "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items())

@@ -47,7 +47,9 @@ def connect(
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the search reports what happens
     warnings.filterwarnings("ignore", category=ExperimentalWarning)  # heartbeats, since 2020
     warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")  # `worker.heartbeat` beats instead
-    arguments: dict[str, Any] = {"pool_pre_ping": True}
+    # One connection stays open; the heartbeat, and what else is asked meanwhile, opens another and closes it: a server
+    # has room for a hundred if nobody told it otherwise.
+    arguments: dict[str, Any] = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 9}
     if url.startswith("sqlite"):
         arguments["connect_args"] = {"timeout": 60}  # seconds that a writer waits for another
 

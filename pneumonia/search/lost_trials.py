@@ -8,7 +8,7 @@ from pathlib import Path
 
 import optuna
 import sqlalchemy
-from optuna.storages import RetryHeartbeatStaleTrialCallback
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages._rdb.models import TrialHeartbeatModel
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.orm import Session
@@ -23,7 +23,6 @@ from pneumonia.tracking.record import Record
 from pneumonia.tracking.store import tracker_errors
 from pneumonia.tracking.sync import close_run
 
-UNBORN_SECONDS = 15.0  # a trial without a worker's name after so long was lost when it began
 MAX_RETRIES = 3
 
 
@@ -67,7 +66,7 @@ def lost(study: optuna.Study) -> dict[int, str]:
             found[trial.number] = "the worker stopped responding"
             continue
         age = (datetime.now() - began).total_seconds() if began is not None else 0.0
-        if is_gone(worker) if worker is not None else age > UNBORN_SECONDS:
+        if is_gone(worker) if worker is not None else age > _grace(storage):  # nobody's: lost when it began
             found[trial.number] = "the worker was killed"
     return found
 
@@ -85,4 +84,8 @@ def heard_of(study: optuna.Study, trial: FrozenTrial) -> bool:
         return None if row is None else float((row[1].replace(tzinfo=None) - row[0]).total_seconds())
 
     silence = with_retries(seconds)
-    return silence is not None and silence <= (storage.grace_period or GRACE_SECONDS)
+    return silence is not None and silence <= _grace(storage)
+
+
+def _grace(storage: RDBStorage) -> int:
+    return storage.grace_period or GRACE_SECONDS

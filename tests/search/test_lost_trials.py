@@ -56,7 +56,7 @@ def test_a_trial_without_a_worker_is_lost_after_a_while(study: optuna.Study, mon
     class Later(datetime):
         @classmethod
         def now(cls, tz: Any = None) -> Any:
-            return datetime.now(tz) + timedelta(seconds=lost_trials.UNBORN_SECONDS + 1)
+            return datetime.now(tz) + timedelta(seconds=lost_trials.GRACE_SECONDS + 1)
 
     monkeypatch.setattr(lost_trials, "datetime", Later)
     assert lost_trials.lost(study) == {trial.number: "the worker was killed"}
