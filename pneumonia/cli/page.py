@@ -13,7 +13,7 @@ from pneumonia.cli.errors import exit_codes
 from pneumonia.cli.output import say
 
 if TYPE_CHECKING:
-    from pneumonia.serving.page_server import About
+    from pneumonia.serving.about import About
     from pneumonia.serving.predict import Model
     from pneumonia.tracking.store import Tracker
 
@@ -50,7 +50,7 @@ def page(model: str, host: str, port: int) -> None:
 def about(tracker: "Tracker", model: "Model") -> "About":
     """The registered version that a model is, with the link to it in MLflow's UI; else what the model was called by."""
     from pneumonia.registry.versions import version_of
-    from pneumonia.serving.page_server import About
+    from pneumonia.serving.about import About
     from pneumonia.tracking.ui import address, version_link
 
     if not model.uri.startswith(("models:", "runs:")):

@@ -44,12 +44,13 @@ def serve(model: str, host: str, port: int, workers: int, every: float, env_mana
     """
     with exit_codes():
         from pneumonia.runtime.signals import identity
+        from pneumonia.serving.about import About
         from pneumonia.serving.follow import Follower
         from pneumonia.serving.model_uri import ModelUri
         from pneumonia.serving.nginx_process import Nginx
         from pneumonia.serving.scoring_server import Options, ScoringServer, free_ports
         from pneumonia.tracking.record import write_json
-        from pneumonia.tracking.ui import address
+        from pneumonia.tracking.ui import address, version_link
 
         uri, tracker = ModelUri.of(model), store()
         port, first, second = free_ports(host, port)
@@ -63,6 +64,9 @@ def serve(model: str, host: str, port: int, workers: int, every: float, env_mana
 
             def bring(version: str, at: int) -> ScoringServer:
                 files = uri.fetch(tracker, version, folder / f"port-{at}")
+                if nginx is not None:
+                    link = version_link(address(tracker.uri), uri.name, version)
+                    nginx.tell(at, About(uri.name, version, link))
                 return ScoringServer(uri.name, version, files, at, options, say)
 
             ports = (port, first) if nginx is None else nginx.backends

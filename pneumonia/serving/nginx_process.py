@@ -4,6 +4,7 @@ Which one is told by a file that nginx looks for at each request, and not by a r
 connections of its clients when it is reloaded, and of those that were about to send something the request is lost.
 """
 
+import json
 import os
 import re
 import shutil
@@ -12,12 +13,14 @@ import socket
 import subprocess
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from importlib.resources import as_file, files
 from pathlib import Path
 
 from pneumonia import serving
 from pneumonia.runtime import processes
 from pneumonia.runtime.messages import shortened
+from pneumonia.serving.about import About
 from pneumonia.serving.scoring_server import HOST
 
 INSTALL = "apt-get install nginx-light libnginx-mod-http-js"
@@ -97,7 +100,7 @@ class Nginx:
         text, count = re.subn(r"\blisten 8080;", f"listen {at};", site.read_text(encoding="utf-8"))
         assert count == 1, site
         text, count = re.subn(r"\broot /usr/share/nginx/pneumonia;", f"root {(self.folder / 'page').absolute()};", text)
-        assert count == 1, site
+        assert count == 2, site  # the page, and what is told of the model
         site.write_text(text, encoding="utf-8")
         (conf / "pneumonia.switch").write_text(SWITCH.format(flag=self._flag.absolute()), encoding="utf-8")
         both = zip(("first", "second"), self.backends, strict=True)
@@ -155,6 +158,11 @@ class Nginx:
         if self._process is not None:
             processes.kill(self._process)  # its workers, which would keep the port
         self._start()
+
+    def tell(self, backend: int, about: About) -> None:
+        """What `/model` answers while requests go to this port."""
+        name = ("first", "second")[self.backends.index(backend)]
+        (self.folder / "page" / f"model-{name}.json").write_text(json.dumps(asdict(about)), encoding="utf-8")
 
     def point_to(self, backend: int) -> None:
         """From now on requests go to this port; those under way are not touched."""

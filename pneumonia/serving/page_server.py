@@ -9,7 +9,7 @@ import ipaddress
 import logging
 import socket
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,6 +30,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pneumonia import serving
+from pneumonia.serving.about import About
 
 logger = logging.getLogger(__name__)
 FILES = {
@@ -57,15 +58,6 @@ FORMS = (
 WRONG_TYPE = (
     "the Content-Type must be application/json, multipart/form-data, image/jpeg, image/png or application/dicom"
 )
-
-
-@dataclass(frozen=True)
-class About:
-    """What the page says of its model; empty what is not known."""
-
-    name: str  # of the registered model, or what the model was called by
-    version: str = ""
-    link: str = ""  # to its card in MLflow's UI
 
 
 class Refused(Exception):

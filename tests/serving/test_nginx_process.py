@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from pneumonia.serving import page_server
+from pneumonia.serving.about import About
 from pneumonia.serving.nginx_process import Nginx, NginxError
 from pneumonia.serving.scoring_server import free_ports
 from tests.command import until
@@ -63,6 +64,13 @@ def test_requests_go_where_it_is_pointed_to_also_after_its_death(ports: tuple[in
             for backend in (backends[1], backends[0], backends[1]):
                 nginx.point_to(backend)
                 assert answering() == backend
+            nginx.tell(backends[0], About("pneumonia", "3", "http://127.0.0.1:5000/#/models/pneumonia/versions/3"))
+            assert session.get(f"http://127.0.0.1:{port}/model").status_code == 404  # nothing was told of the second
+            nginx.point_to(backends[0])
+            told = session.get(f"http://127.0.0.1:{port}/model")
+            assert (told.headers["content-type"], told.json()["version"]) == ("application/json", "3")
+            assert session.post(f"http://127.0.0.1:{port}/model").status_code == 404
+            nginx.point_to(backends[1])
             nginx._process.kill()
             until(lambda: not nginx.alive(), "its master is dead")
             nginx.restart()

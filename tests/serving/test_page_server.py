@@ -22,7 +22,8 @@ import pytest
 import requests
 
 from pneumonia.serving import export, page_server
-from pneumonia.serving.page_server import About, Refused, check_sender
+from pneumonia.serving.about import About
+from pneumonia.serving.page_server import Refused, check_sender
 from tests.served.conftest import deep, dicom, film, write
 
 ABOUT = About("pneumonia", "3", "http://127.0.0.1:5000/#/models/pneumonia/versions/3")
