@@ -87,8 +87,8 @@ def test_no_secret_stands_in_a_file_and_only_nginx_is_open_to_the_network():
         assert "PASSWORD=" not in path.read_text()
         assert not re.search(r"://[^/\s\"]*:[^/\s\"]*@", path.read_text())
     ports = {name: service.get("ports", []) for name, service in SERVICES.items()}
-    assert {name for name, open_ports in ports.items() if open_ports} == {"front", "tracking"}
-    assert all(port.startswith("127.0.0.1:") for port in ports["tracking"])
+    assert {name for name, open_ports in ports.items() if open_ports} == {"front", "metrics", "tracking"}
+    assert all(port.startswith("127.0.0.1:") for port in (*ports["tracking"], *ports["metrics"]))
 
 
 def test_the_images_install_what_is_tested():
