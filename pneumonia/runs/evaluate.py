@@ -148,7 +148,12 @@ def chosen_on(tracker: Tracker, model: predict.Model) -> pd.DataFrame | None:
     """predictions/val.csv of the run that trained the model: the films that calibration and threshold were
     fitted to, without their corrupted copies.
     """
-    text = tracker.text_of(model.metadata.run_id, VAL_PREDICTIONS)
+    return predictions_of(tracker, model, VAL_PREDICTIONS)
+
+
+def predictions_of(tracker: Tracker, model: predict.Model, artifact: str) -> pd.DataFrame | None:
+    """A table of predictions that the run that trained the model logged."""
+    text = tracker.text_of(model.metadata.run_id, artifact)
     words = {"path": str, "patient": str, "label": str}
     return None if text is None else pd.read_csv(io.StringIO(text), dtype=words, keep_default_na=False)
 

@@ -11,9 +11,9 @@ from pneumonia.reports import monitor_figures, plots
 from pneumonia.reports.monitor_page import html
 from pneumonia.results.monitoring import Monitoring, Version, monitor
 from pneumonia.runs.context import RunContext
-from pneumonia.runs.evaluate import chosen_on
+from pneumonia.runs.evaluate import chosen_on, predictions_of
 from pneumonia.serving import answers, predict
-from pneumonia.tracking.record import Record, Run
+from pneumonia.tracking.record import HELD_OUT_PREDICTIONS, Record, Run
 from pneumonia.tracking.store import finished
 from pneumonia.tracking.tags import MODEL, VERSION
 
@@ -53,9 +53,12 @@ def monitor_and_record(
     if days is not None:
         mine = mine[mine["time"] >= mine["time"].max().floor("D") - pd.Timedelta(days=days - 1)]
     known = None if labels is None else answers.labels(labels, model.classes)
+    val = chosen_on(tracker, model)
+    if val is None:  # of a model that was adapted: its own place's films, each scored without its patient
+        val = predictions_of(tracker, model, HELD_OUT_PREDICTIONS)
     monitored = monitor(
         mine,
-        Version(model=called, classes=model.classes, threshold=model.threshold, val=chosen_on(tracker, model)),
+        Version(model=called, classes=model.classes, threshold=model.threshold, val=val),
         labels=known,
         others=others,
         unread=found.unread,

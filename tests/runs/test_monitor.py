@@ -17,7 +17,7 @@ from pneumonia.data.index import Index
 from pneumonia.runs.context import RunContext
 from pneumonia.runs.monitor import monitor_and_record
 from pneumonia.serving.answers import AnswersError
-from pneumonia.tracking.record import Record
+from pneumonia.tracking.record import HELD_OUT_PREDICTIONS, VAL_PREDICTIONS, Record
 from pneumonia.tracking.store import Tracker
 from pneumonia.tracking.sync import sent
 from tests.runs.conftest import CHAMPION
@@ -82,6 +82,22 @@ def test_the_validation_films_themselves_have_not_changed(
     assert page.count("<img") == 4
     names = {artifact.path for artifact in context.tracker.client.list_artifacts(run.info.run_id)}
     assert {"monitor.html", "monitor.json", "figures"} <= names
+
+
+def test_an_adapted_version_is_held_against_the_films_of_its_place(
+    log: Path, context: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text_of = Tracker.text_of
+
+    def as_if_adapted(tracker: Tracker, run_id: str | None, path: str) -> str | None:
+        """The run has the table of an adapting, and not that of a training."""
+        names = {HELD_OUT_PREDICTIONS: VAL_PREDICTIONS, VAL_PREDICTIONS: "predictions/none.csv"}
+        return text_of(tracker, run_id, names.get(path, path))
+
+    monkeypatch.setattr(Tracker, "text_of", as_if_adapted)
+    _, found = monitor_and_record(log, CHAMPION, context)
+    assert found.drift is not None
+    assert found.drift.p > 0.9
 
 
 def test_other_versions_are_left_out_and_counted(log: Path, context: RunContext) -> None:
