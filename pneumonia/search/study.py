@@ -279,7 +279,7 @@ def fail(study: optuna.Study, number: int, reason: str, *, fault: bool) -> bool:
     return True
 
 
-def set_attributes(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
+def set_attributes(trial: optuna.Trial, values: Mapping[str, Any]) -> None:
     """Writes attributes on a trial in one transaction, where Optuna's own call takes one for each of them.
 
     Raises:
@@ -295,7 +295,7 @@ def set_attributes(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
                 return False
             stored = sqlalchemy.select(TrialUserAttributeModel).where(TrialUserAttributeModel.trial_id == number)
             rows = {str(row.key): row for row in session.scalars(stored)}
-            for key, value in attributes.items():
+            for key, value in values.items():
                 if key in rows:
                     rows[key].value_json = json.dumps(value)
                 else:
@@ -304,4 +304,4 @@ def set_attributes(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
 
     if not with_retries(step):
         raise LeaseLost(f"trial {trial.number} was given to another worker")
-    trial._cached_frozen_trial.user_attrs.update(attributes)  # as Optuna's own call does
+    trial._cached_frozen_trial.user_attrs.update(values)  # as Optuna's own call does
