@@ -1,6 +1,7 @@
 """How many workers does one study bear, and what does it cost beside Optuna alone?
 
-    python -m experiments.fleet [--workers 1 4 16] [--trials 200] [--pairs 1] [--pgbouncer 20] [--json FILE]
+    python -m experiments.fleet [--workers 1 4 16] [--trials 200] [--pairs 1] [--pgbouncer 20] [--records 8]
+                                [--json FILE]
 
 An objective of 5 ms, no film, no record and no tracking: what is left is the study's database, a PostgreSQL of its own
 without care for its disk. By turns: this program's way to a trial and back (lost trials, claim, heartbeat, attributes,
@@ -12,6 +13,9 @@ at a statement, and the bytes by which the database grew.
 
 With `--pgbouncer` the workers' connections end at pgbouncer, which hands a transaction at a time to so many of
 PostgreSQL's.
+
+With `--records`, one worker does so many whole trials, of drawn films, with record, figures, model and a real MLflow
+server; then the same networks are trained alone. The difference is what a trial pays for being seen.
 
 Needs PostgreSQL's programs, and pgbouncer for that. Cost: a minute for each number of workers and pair. Results: LOG.md
 and the guide on many machines.
@@ -27,24 +31,30 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from queue import Queue
 from typing import Any
+from unittest import mock
 
 import optuna
 import sqlalchemy
+import torch
 
 from experiments import bench
 from pneumonia.config import TrainConfig
+from pneumonia.data import cache, scan
 from pneumonia.runs.context import RunContext
-from pneumonia.runtime.signals import identity
+from pneumonia.runtime.signals import Stop, identity
 from pneumonia.search import attributes, connection, pruning, study_space, worker
 from pneumonia.search import study as studies
 from pneumonia.search.lost_trials import requeue_lost_trials
 from pneumonia.search_space import search_space
+from pneumonia.synthetic import dataset
 from pneumonia.tracking.store import Tracker
-from tests.servers import PROGRAMS, USER, PostgresServer
+from pneumonia.training.loop import fit, fit_data
+from tests.servers import PROGRAMS, USER, PostgresServer, TrackingServer
 
 OBJECTIVE_SECONDS = 0.005
 METRICS = {f"val/metric-{number}": 0.5 for number in range(12)}  # as many as a trial tells the study
@@ -168,6 +178,58 @@ def statistics(engine: sqlalchemy.Engine) -> dict[str, Any]:
         return dict(connection.execute(sqlalchemy.text(words)).mappings().one())
 
 
+def with_records(server: PostgresServer, trials: int) -> dict[str, Any]:
+    """Seconds of whole trials, from being claimed to having been sent, and of the same trainings alone."""
+    torch.set_num_threads(1)
+    base, url = TrainConfig(size=64, epochs=2, device="cpu"), server.create("records")
+    whole, run_trial = dict[int, float](), worker.run_trial
+
+    def timed(trial: optuna.Trial, *rest: Any) -> None:
+        began = time.perf_counter()
+        run_trial(trial, *rest)
+        whole[trial.number] = time.perf_counter() - began
+
+    with tempfile.TemporaryDirectory() as scratch, mock.patch.object(worker, "run_trial", timed):
+        folder = Path(scratch)
+        index = scan(dataset.write(folder / "films", seed=0, train=400, test=16))
+        (folder / "server").mkdir()
+        tracking = TrackingServer(folder / "server")
+        tracking.start()
+        try:
+            tracker = Tracker(tracking.uri)
+            parent = tracker.client.create_run(tracker.experiment_id("pneumonia")).info.run_id
+            study = studies.create_or_resume(
+                connection.connect(url), "records", base, search_space(long=False), changed=True
+            )
+            task = worker.Task(
+                index=index,
+                base=base,
+                long=False,
+                changed=True,
+                context=RunContext(home=folder / "home", tracker=tracker, parent=parent),
+                storage=url,
+                study=study.study_name,
+                goal=trials + 1,  # the first warms up
+                keep_models=trials + 1,
+                pruner="none",
+            )
+            worker.work(task, Stop())
+        finally:
+            tracking.kill()
+        data = fit_data(cache.decode(index.keep("train", "val"), size=base.size, home=folder / "home"), changed=True)
+        done, alone = studies.trials(study, *studies.DONE)[1:], []
+        for trial in done:
+            began = time.perf_counter()
+            fit(replace(base, **trial.params), data)
+            alone.append(time.perf_counter() - began)
+    seen = [whole[trial.number] for trial in done]
+    return {
+        "whole trials s": bench.mean_std(seen),
+        "trained alone s": bench.mean_std(alone),
+        "difference s": bench.mean_std([a - b for a, b in zip(seen, alone, strict=True)]),
+    }
+
+
 @contextmanager
 def database() -> Iterator[PostgresServer]:
     folder = Path(tempfile.mkdtemp(prefix="pneumonia-postgres-"))  # of the user postgres
@@ -206,9 +268,10 @@ def pgbouncer(server: PostgresServer, size: int) -> Iterator[int]:
 
 def main() -> None:
     parser = bench.parser(__doc__)
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 4, 16])
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--pairs", type=int, default=1)
+    parser.add_argument("--records", type=int, default=0, metavar="TRIALS", help="so many whole trials besides")
     parser.add_argument(
         "--pgbouncer", type=int, metavar="CONNECTIONS", help="ask through it, with so many to the server"
     )
@@ -227,6 +290,9 @@ def main() -> None:
                     print(
                         "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items())
                     )
+        seen = with_records(server, args.records) if args.records else {}
+        for name, spread in seen.items():
+            print(f"{name}: {bench.spread(spread)}")
     for workers in args.workers:
         mine, other = (
             [row["trials_per_second"] for row in rows if (row["kind"], row["workers"]) == (kind, workers)]
@@ -234,7 +300,7 @@ def main() -> None:
         )
         ratio = bench.mean_std([a / b for a, b in zip(mine, other, strict=True)])
         print(f"{workers} workers: {bench.spread(ratio)} of Optuna alone")
-    bench.write(bench.report({"rows": rows}), args.json)
+    bench.write(bench.report({"rows": rows, "records": seen}), args.json)
 
 
 if __name__ == "__main__":
