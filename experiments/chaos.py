@@ -234,9 +234,11 @@ class Round:
     def put_to_sleep(self, what: str, pid: int | None, seconds: float) -> Any:
         if pid is None:
             return NOT_YET
-        with suppress(ProcessLookupError):
+        try:
             os.kill(pid, signal.SIGSTOP)
-            self.note(f"{what} sleeps for {seconds:.0f} s")
+        except ProcessLookupError:
+            return NOT_YET
+        self.note(f"{what} sleeps for {seconds:.0f} s")
 
         def wake() -> None:
             with suppress(ProcessLookupError):
