@@ -20,6 +20,7 @@ def exit_codes(*, resumes: bool = False) -> Iterator[None]:
     Args:
         resumes: whether the same command, typed again, continues where it was stopped.
     """
+    from pneumonia.runtime.disk import is_full
     from pneumonia.runtime.secrets import without_secrets
     from pneumonia.runtime.signals import Interrupted, Stop, follow_mlflow_run
     from pneumonia.runtime.working_folder import go_there
@@ -41,7 +42,8 @@ def exit_codes(*, resumes: bool = False) -> Iterator[None]:
         click.echo(f"error: {without_secrets(str(error))}", err=True)
         code = BAD_INPUT
     except (RuntimeError, ArithmeticError, OSError) as error:
-        click.echo(f"error: {without_secrets(str(error))}", err=True)
+        goes_on = "; with more room, the same command resumes from here" if resumes and is_full(error) else ""
+        click.echo(f"error: {without_secrets(str(error))}{goes_on}", err=True)
         code = FAILED
     else:
         return

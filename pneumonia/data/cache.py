@@ -11,8 +11,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,23 +19,12 @@ import numpy as np
 
 from pneumonia.data.decoding import decode_films, write
 from pneumonia.data.index import DataError, Index
+from pneumonia.runtime.disk import room
 
 MIN_GOOD_SHARE = 0.9
 EXAMPLES = 5  # of unread films
 STALE_SECONDS = 3600.0  # a half-written cache older than this was left by a dead process
 MARK = "done.json"  # of a whole cache; its time says when the cache was last opened
-
-
-class DiskFullError(OSError):
-    """No room for what must be written; one sentence with the path and the bytes needed."""
-
-    def __init__(self, path: Path, needed: int) -> None:
-        super().__init__(errno.ENOSPC, f"the disk is full: {needed:,} bytes are needed at {path}")
-        self.path = path
-        self.needed = needed
-
-    def __str__(self) -> str:
-        return str(self.strerror)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -151,24 +139,6 @@ def remove(place: Path) -> None:
         shutil.rmtree(away, ignore_errors=True)
     else:
         away.unlink(missing_ok=True)
-
-
-@contextmanager
-def room(path: Path, needed: int) -> Iterator[None]:
-    """For a block that writes `needed` bytes at `path`, which need not exist yet.
-
-    Raises:
-        DiskFullError: so much is not free at the start, or the disk fills up meanwhile.
-    """
-    there = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
-    if shutil.disk_usage(there).free < needed:
-        raise DiskFullError(path, needed)
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or isinstance(error, DiskFullError):
-            raise
-        raise DiskFullError(path, needed) from error
 
 
 def _decoder() -> str:

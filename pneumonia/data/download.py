@@ -14,7 +14,7 @@ from typing import Any
 import requests
 from tqdm import tqdm
 
-from pneumonia.data.cache import room
+from pneumonia.runtime.disk import room
 
 # Kermany, Zhang, Goldbaum (2018), doi 10.17632/rscbjbr9sj.2, CC BY 4.0: ChestXRay2017.zip, 5,856 films.
 URL = (

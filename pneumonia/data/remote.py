@@ -24,6 +24,7 @@ import requests
 from tqdm import tqdm
 
 from pneumonia.data.file_kinds import DataError
+from pneumonia.runtime.disk import room
 from pneumonia.runtime.messages import first_line, shortened
 from pneumonia.runtime.secrets import masked, without_secrets
 
@@ -154,8 +155,6 @@ def _fetch(address: str, opened: "Opener", folder: Path, stopped: threading.Even
 
 def _keep(address: str, opened: "Opener", folder: Path, stopped: threading.Event) -> Path:
     """Writes a film beside its place and moves it there whole, then its note."""
-    from pneumonia.data.cache import room  # which imports this module, by way of the index
-
     end, digest, length = time.monotonic() + FILM_SECONDS, hashlib.sha256(), 0
     with room(folder, KEPT_FREE), tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as scratch:
         part = Path(scratch) / "film"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pneumonia.config import TrainConfig
-from pneumonia.data.cache import decode, room
+from pneumonia.data.cache import decode
 from pneumonia.data.classes import differ, is_opacity_task
 from pneumonia.data.index import Index
 from pneumonia.metrics.calibration import match_prevalence
@@ -21,6 +21,7 @@ from pneumonia.results.adaptation import Adaptation, Matched, assess
 from pneumonia.runs.context import RunContext
 from pneumonia.runs.listener import SILENT, Listener
 from pneumonia.runs.train import MODEL_BYTES
+from pneumonia.runtime.disk import room
 from pneumonia.serving import export, predict
 from pneumonia.tracking.record import CARD, HELD_OUT_PREDICTIONS, LOCAL_PREDICTIONS, Record, Run
 from pneumonia.tracking.store import Tracker, finished, tracker_errors

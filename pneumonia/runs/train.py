@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pneumonia.config import TrainConfig
-from pneumonia.data.cache import Decoded, decode, room
+from pneumonia.data.cache import Decoded, decode
 from pneumonia.data.classes import is_opacity_task
 from pneumonia.data.index import Index
 from pneumonia.metrics.calibration import Calibration, operating_point
@@ -23,6 +23,7 @@ from pneumonia.runs.artifacts import write_predictions, write_scores
 from pneumonia.runs.checkpointing import held
 from pneumonia.runs.context import RunContext
 from pneumonia.runs.listener import SILENT, Listener
+from pneumonia.runtime.disk import room
 from pneumonia.served import Predictor
 from pneumonia.serving import export
 from pneumonia.tracking.record import CARD, VAL_PREDICTIONS, Record, Run

@@ -39,9 +39,7 @@ def close_lost(trial: FrozenTrial, context: RunContext, reason: str) -> None:
     """Ends the MLflow run of a lost trial: through its record, or directly when that is on another machine."""
     tracker, folder = context.tracker, Path(trial.user_attrs.get(attributes.FOLDER, "/nonexistent"))
     if folder.is_relative_to(context.home) and folder.exists():
-        record = Record(folder)
-        record.finish("FAIL", reason)
-        tracker.try_send(record)
+        tracker.end(Record(folder), "FAIL", reason)
     elif attributes.RUN_ID in trial.user_attrs:
         with suppress(TrackingError), tracker_errors(tracker.uri):  # its own machine closes it when it starts again
             close_run(tracker.client, trial.user_attrs[attributes.RUN_ID], "FAIL", reason)

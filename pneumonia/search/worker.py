@@ -20,7 +20,9 @@ from pneumonia.data import cache
 from pneumonia.data.index import Index
 from pneumonia.runs.context import RunContext
 from pneumonia.runs.listener import Listener
-from pneumonia.runs.train import OBJECTIVE, run_training, warm_up
+from pneumonia.runs.train import MODEL_BYTES, OBJECTIVE, run_training, warm_up
+from pneumonia.runtime import disk
+from pneumonia.runtime.disk import DiskFullError
 from pneumonia.runtime.secrets import without_secrets
 from pneumonia.runtime.signals import Interrupted, Stop, identity, leave_quickly
 from pneumonia.search import attributes, connection, lost_trials, pruning
@@ -28,10 +30,12 @@ from pneumonia.search import study as studies
 from pneumonia.search.lost_trials import requeue_lost_trials
 from pneumonia.tracking import tags
 from pneumonia.tracking.connection import TrackingError
-from pneumonia.tracking.record import Record, Run, State
+from pneumonia.tracking.record import RUN, Record, Run, State
 from pneumonia.tracking.store import reason_of
 from pneumonia.tracking.sync import sent
 from pneumonia.training.loop import Epoch, Step
+
+ROOM_BYTES = 2 * MODEL_BYTES  # free before a trial begins, or it would end without the room for its model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +68,8 @@ def main(task: Task) -> None:
         work(task, stop)
     except Interrupted:
         raise SystemExit(128 + int(stop.signum or 15)) from None
+    except DiskFullError as error:
+        raise SystemExit(str(error)) from None
     except Exception:  # multiprocessing would print it with the secrets in it
         raise SystemExit(without_secrets(traceback.format_exc())) from None
 
@@ -72,6 +78,7 @@ def work(task: Task, stop: Stop) -> None:
     """Runs trials until the study has `task.goal` of them.
 
     Raises:
+        DiskFullError: the disk was full for longer than the patience.
         Interrupted: a stop was requested; the trial at hand is recorded as such and queued again.
     """
     storage = open_storage(task, seconds=connection.PATIENCE_SECONDS)
@@ -92,6 +99,7 @@ def work(task: Task, stop: Stop) -> None:
         if time.monotonic() > looked + task.heartbeat:
             requeue_lost_trials(study, task.context)
             looked = time.monotonic()
+        wait_for_room(task, stop)
         trial = studies.claim(study, task.goal, wait=wait)
         if trial is None:
             return
@@ -100,6 +108,14 @@ def work(task: Task, stop: Stop) -> None:
                 run_trial(trial, study, task, data, stop)
         except studies.LeaseLost:
             continue
+
+
+def wait_for_room(task: Task, stop: Stop) -> None:
+    """Raises:
+    DiskFullError: the disk of the home was too full for a trial, for two minutes.
+    """
+    seconds = connection.PATIENCE_SECONDS
+    disk.wait_for_room(task.context.home, ROOM_BYTES, seconds=seconds, meanwhile=stop.check)
 
 
 def open_storage(task: Task, *, seconds: float | None = None) -> RDBStorage:
@@ -112,11 +128,19 @@ def run_trial(trial: optuna.Trial, study: optuna.Study, task: Task, data: cache.
     stored = connection.with_retries(lambda: study.user_attrs)
     parent = stored.get(attributes.PARENT, task.context.parent)  # of the newest leader
     context = task.context.under(str(parent))
-    record = _begin(trial, task, context)
+    folder = context.home / "records" / task.study / f"trial-{trial.number:04d}-{uuid.uuid4().hex[:8]}"
+    try:
+        record = _begin(trial, task, context, folder)
+    except DiskFullError as error:
+        _fail(trial, study, reason_of(error), again=True)
+        wait_for_room(task, stop)
+        if (folder / RUN).exists():
+            context.tracker.end(Record(folder), "FAIL", reason_of(error))
+        return
     config = replace(task.base, **trial.params)
     watch = _TrialListener(trial, study, task, stop)
     state: State = "FAIL"
-    reason, value = "", math.nan
+    reason, value, full = "", math.nan, False
     try:
         value = run_training(
             config,
@@ -134,7 +158,7 @@ def run_trial(trial: optuna.Trial, study: optuna.Study, task: Task, data: cache.
     except studies.LeaseLost as event:
         reason = str(event)
     except Exception as error:  # one configuration's failure ends its trial, not the search
-        reason = reason_of(error)
+        reason, full = reason_of(error), disk.is_full(error)
         record.add_traceback()
     if state in ("COMPLETE", "PRUNED"):
         try:
@@ -144,20 +168,26 @@ def run_trial(trial: optuna.Trial, study: optuna.Study, task: Task, data: cache.
         except studies.LeaseLost as event:
             state, reason = "FAIL", str(event)
     else:
-        record.finish(state, reason)  # first, since the database may be away and there is little time to stop
-        if studies.fail(study, trial.number, reason, fault=state == "FAIL") and state == "INTERRUPTED":
-            connection.with_retries(lambda: lost_trials.retry(study, studies.trials(study)[trial.number]))
-    record.finish(state, reason)
-    context.tracker.try_send(record)
+        with suppress(DiskFullError):  # first, since the database may be away and there is little time to stop
+            record.finish(state, reason)
+        _fail(trial, study, reason, again=full or state == "INTERRUPTED")
+    if not context.tracker.end(record, state, reason):
+        wait_for_room(task, stop)
+        context.tracker.end(record, state, reason)
     if "model_id" in sent(record):
         drop_models(study, task)
     if state == "INTERRUPTED":
         stop.check()
 
 
-def _begin(trial: optuna.Trial, task: Task, context: RunContext) -> Record:
+def _fail(trial: optuna.Trial, study: optuna.Study, reason: str, *, again: bool) -> None:
+    """Ends a trial as failed in the study; `again` queues its parameters anew."""
+    if studies.fail(study, trial.number, reason, fault=not again) and again:
+        connection.with_retries(lambda: lost_trials.retry(study, studies.trials(study)[trial.number]))
+
+
+def _begin(trial: optuna.Trial, task: Task, context: RunContext, folder: Path) -> Record:
     """The trial's record, sent so that it is seen while it lasts."""
-    folder = context.home / "records" / task.study / f"trial-{trial.number:04d}-{uuid.uuid4().hex[:8]}"
     studies.set_attributes(trial, {attributes.WORKER: identity(), attributes.FOLDER: str(folder)})
     record = context.begin(
         Run(

@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+from pneumonia.runtime.disk import room
 from pneumonia.runtime.secrets import masked_within, without_secrets
 from pneumonia.runtime.signals import identity, is_gone
 
@@ -151,8 +152,9 @@ class Record:
             time: when they were so, in milliseconds since 1970; now if None.
         """
         line = _line(metrics, step) if time is None else {**_line(metrics, step), "time": time}
-        with (self.folder / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        text = json.dumps(line) + "\n"
+        with room(self.folder / METRICS, len(text)), (self.folder / METRICS).open("a", encoding="utf-8") as file:
+            file.write(text)
 
     def summarise(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Writes the metrics that the run is compared by: those of the model that it keeps."""
@@ -181,7 +183,8 @@ class Record:
         """Writes a picture that MLflow's image grid shows as `key`, at the epoch `step`; 0 is the finished model."""
         path = self.images / (f"{key}@{step}.png" if step else f"{key}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png)
+        with room(path, len(png)):
+            path.write_bytes(png)
 
     @property
     def images(self) -> Path:
@@ -235,14 +238,20 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Any, *, replace: bool = True) -> None:
-    """Writes a file whole or not at all; without `replace` a file that another process wrote meanwhile stays."""
+    """Writes a file whole or not at all; without `replace` a file that another process wrote meanwhile stays.
+
+    Raises:
+        DiskFullError: there is no room for it.
+    """
     partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    text = json.dumps(value, indent=1, sort_keys=True) + "\n"
     try:
-        partial.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        if not replace:
-            with suppress(OSError):
-                os.link(partial, path)
-        if replace or not path.exists():  # some file systems have no hard links
-            partial.replace(path)
+        with room(path, len(text)):
+            partial.write_text(text, encoding="utf-8")
+            if not replace:
+                with suppress(OSError):
+                    os.link(partial, path)
+            if replace or not path.exists():  # some file systems have no hard links
+                partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 nothing.
 """
 
-import errno
 import subprocess
 import tempfile
 import time
@@ -22,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
 
+from pneumonia.runtime.disk import DiskFullError, is_full
 from pneumonia.runtime.messages import first_line, shortened
 from pneumonia.runtime.secrets import masked, without_secrets
 from pneumonia.runtime.signals import delay_signals
@@ -32,8 +32,16 @@ from pneumonia.tracking.connection import (
 )
 from pneumonia.tracking.logged_models import delete_model
 from pneumonia.tracking.places import address
-from pneumonia.tracking.record import Record, records
-from pneumonia.tracking.sync import get_or_create_experiment, none_if_missing, remember, sent, sent_to, unsent
+from pneumonia.tracking.record import Record, State, records
+from pneumonia.tracking.sync import (
+    close_run,
+    get_or_create_experiment,
+    none_if_missing,
+    remember,
+    sent,
+    sent_to,
+    unsent,
+)
 from pneumonia.tracking.system_metrics import Meters
 from pneumonia.tracking.tags import DROPPED, RESUMED_BY
 
@@ -51,7 +59,7 @@ def tracker_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full(error):
             raise  # this machine's disk, not the store's
         said = shortened(without_secrets(first_line(error)), SAID_LETTERS)
         raise TrackingError(f"MLflow's tracking store {masked(uri)} failed: {said}") from error
@@ -161,6 +169,21 @@ class Tracker:
             self.send(record)
         except TrackingError:
             self._silent_until = time.monotonic() + RETRY_SECONDS
+            return False
+        return True
+
+    def end(self, record: Record, state: State, reason: str, *, seconds: float = 5.0) -> bool:
+        """Ends a run and sends it, as `try_send`. Where the disk is full, the store alone learns the end, the record
+        stays open, and False is returned.
+        """
+        try:
+            record.finish(state, reason)
+            self.try_send(record, seconds=seconds)
+        except DiskFullError:
+            if (run_id := sent(record).get("run_id")) is not None:
+                with suppress(TrackingError), tracker_errors(self.uri):
+                    reach(self.uri, seconds=seconds)
+                    close_run(self.client, run_id, state, reason, trial=record.run.role == "trial")
             return False
         return True
 
@@ -283,12 +306,10 @@ def finished(record: Record, tracker: Tracker) -> Iterator[None]:
         tracker.try_send(record)
         yield
     except KeyboardInterrupt as event:  # Interrupted, or a notebook's stop button
-        record.finish("INTERRUPTED", str(event) or "SIGINT")
-        tracker.try_send(record, seconds=1)
+        tracker.end(record, "INTERRUPTED", str(event) or "SIGINT", seconds=1)
         raise
     except Exception as error:
-        record.finish("FAIL", reason_of(error))
-        tracker.try_send(record)
+        tracker.end(record, "FAIL", reason_of(error))
         raise
     record.finish("COMPLETE")
     tracker.try_send(record, force=True)

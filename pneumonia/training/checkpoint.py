@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pneumonia.config import TrainConfig
-from pneumonia.data.cache import room
+from pneumonia.runtime.disk import room
 from pneumonia.training import data_parallel
 from pneumonia.training.device import pick_device
 

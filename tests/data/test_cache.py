@@ -16,11 +16,13 @@ import psutil
 import pytest
 
 from pneumonia.data import cache, decoding
-from pneumonia.data.cache import DiskFullError, decode
+from pneumonia.data.cache import decode
 from pneumonia.data.index import DataError, scan
+from pneumonia.runtime.disk import DiskFullError
 from pneumonia.served import read_film
 from tests.conftest import ROOT
 from tests.data.conftest import SIZE, expected, jpeg
+from tests.small_disk import small_disk
 
 
 def only_place(home: Path) -> Path:
@@ -270,23 +272,12 @@ def test_a_full_disk_is_seen_before_writing(folder: Path, tmp_path: Path, monkey
 
 
 def test_a_disk_that_fills_up(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    if (
-        os.geteuid() != 0
-        or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(home)], capture_output=True, check=False
-        ).returncode
-    ):
-        pytest.skip("only root may mount a small disk, and not in every container")
-    try:
+    with small_disk(tmp_path / "home", "64k") as home:
         usage = namedtuple("usage", "total used free")
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1 << 40, 0, 1 << 40))
         with pytest.raises(DiskFullError, match="bytes are needed at"):
             decode(scan(folder), size=96, home=home)
         assert list((home / "cache").iterdir()) == []
-    finally:
-        subprocess.run(["umount", str(home)], check=True)
 
 
 def test_what_killed_processes_left_is_removed(folder: Path, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pneumonia.data import download as module
-from pneumonia.data.cache import DiskFullError
 from pneumonia.data.download import DownloadError, download
+from pneumonia.runtime.disk import DiskFullError
 
 
 def zipped(entries: dict[str, bytes]) -> bytes:

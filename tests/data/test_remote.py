@@ -20,6 +20,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from pneumonia.data import cache, remote
 from pneumonia.data.index import DataError, scan
+from pneumonia.runtime.disk import DiskFullError
 from tests.conftest import ROOT
 
 MARK = "hunter2"
@@ -156,7 +157,7 @@ def test_a_film_that_is_too_large_is_left(web: Web, tmp_path: Path, monkeypatch:
 def test_the_disk_is_not_filled(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     web.films["/one.png"] = picture(1)
     monkeypatch.setattr(remote, "KEPT_FREE", 1 << 62)
-    with pytest.raises(cache.DiskFullError, match="the disk is full"):
+    with pytest.raises(DiskFullError, match="the disk is full"):
         remote.fetch([f"{web.url}/one.png"], tmp_path / "kept")
     assert web.asked == []
 

@@ -1,8 +1,6 @@
 """Cores, memory, disks and variables, each of their states."""
 
-import os
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from pneumonia.housekeeping import machine
 from pneumonia.housekeeping.checkup import Check
 from pneumonia.runtime.environment import cores as cores_seen
 from tests.conftest import ROOT
+from tests.small_disk import small_disk as mounted
 
 SECRET = "s3cret"
 
@@ -67,16 +66,8 @@ def test_the_gpu_that_trains_is_named() -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 40 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(disk)]
-    if os.getuid() != 0 or subprocess.run(words, capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a small disk, and not in every container")
-    try:
+    with mounted(tmp_path / "disk", "40m") as disk:
         yield disk
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_disks_that_are_full_or_nearly(small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,11 @@ import safetensors.torch
 import torch
 
 from pneumonia.config import TrainConfig
-from pneumonia.data.cache import Decoded, DiskFullError
+from pneumonia.data.cache import Decoded
 from pneumonia.runs import checkpointing
 from pneumonia.runs.context import RunContext
 from pneumonia.runs.train import run_training
+from pneumonia.runtime.disk import DiskFullError
 from pneumonia.tracking.record import VAL_PREDICTIONS, Record
 from pneumonia.tracking.store import Tracker, finished
 from pneumonia.tracking.sync import sent

@@ -1,6 +1,7 @@
 """Faults of a running search, caused for real: what was done is kept, what was begun is closed, the rest goes on."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from pneumonia.tracking.sync import sent
 from pneumonia.training import loop
 from tests.command import Command, Lab, says_how_to_go_on, until
 from tests.conftest import NO_SERVER, ROOT, TrackingServer
+from tests.small_disk import full, small_disk
 
 pytestmark = pytest.mark.slow
 
@@ -292,6 +294,39 @@ def test_a_worker_that_sleeps_past_its_lease(lab: Lab) -> None:
     assert [(t.params, t.state in studies.DONE) for t in again] == [(trial.params, True)]
     run = lab.client.get_run(trial.user_attrs["run_id"])
     assert (run.info.status, run.data.tags["reason"]) == ("FAILED", "the worker stopped responding")
+
+
+def test_a_disk_that_is_full_for_a_while(films: Path, tracker: Tracker, tmp_path: Path) -> None:
+    """The trials at hand fail and say why, their parameters are tried again when there is room, and nothing is lost."""
+    lab = Lab(tmp_path, films, tracking=tracker.uri)
+    with small_disk(lab.home, "400m") as home:
+        try:
+            search = lab.search(trials=4)
+            until(lab.running, "a worker is at a trial")
+            with full(home):
+                time.sleep(6)
+            assert search.end() == 0, search.text()
+            assert_ended_well(lab, goal=4)
+        finally:
+            lab.stop()
+    failed = [run for run in lab.runs("trial") if run.info.status == "FAILED"]
+    assert failed
+    assert all("the disk is full" in run.data.tags["reason"] for run in failed)
+
+
+def test_a_disk_that_stays_full(films: Path, tracker: Tracker, tmp_path: Path) -> None:
+    """One sentence with the path and the bytes, and how it goes on."""
+    lab = Lab(tmp_path, films, tracking=tracker.uri, storage=f"sqlite:///{tmp_path / 'study.db'}")
+    with small_disk(lab.home, "400m") as home:
+        try:
+            with full(home):
+                search = lab.search()
+                assert search.end() == 1
+            assert re.search(
+                r"^error: the disk is full: [\d,]+ bytes are needed at ", search.text(), flags=re.MULTILINE
+            )
+        finally:
+            lab.stop()
 
 
 def test_a_second_search_of_the_same_study_joins(lab: Lab) -> None:

@@ -158,7 +158,7 @@ def test_a_write_that_fails_leaves_the_old_content(new_record: NewRecord, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="the disk is full"):
         record.add_params({"width": 8})
     assert record.params == {"lr": 1}
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from pneumonia.config import TrainConfig
-from pneumonia.data.cache import DiskFullError
 from pneumonia.metrics import objective as objectives
+from pneumonia.runtime.disk import DiskFullError
 from pneumonia.training import checkpoint
 from pneumonia.training.checkpoint import CheckpointError, State
 from pneumonia.training.loop import Epoch, FitData, Fitted, fit
