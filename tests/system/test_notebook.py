@@ -86,6 +86,8 @@ def test_it_runs_on_synthetic_films_in_two_minutes(
     (auc,) = re.findall(r"^AUC (\S+),", said(notebook, "metrics-scikit-learn"), re.MULTILINE)
     assert re.search(rf"^\| AUC +\| +{auc} ", said(notebook, "metrics-val"), re.MULTILINE)
     assert "208 test films" in said(notebook, "metrics-test")
+    answers = said(notebook, "metrics-served-ask")
+    assert {"familiarity", "upside down", "warning"} <= set(re.findall(r"upside down|\w+", answers))
     assert [path.name for path in tmp_path.iterdir() if path.name not in ("home", "ipython")] == []
     assert seconds < 120
 
