@@ -206,7 +206,7 @@ def counts(study: optuna.Study, *, before: int | None = None) -> Counter[TrialSt
 
     def read() -> Counter[TrialState]:
         with Session(database(study).engine) as session:
-            return Counter(dict(session.execute(query.group_by(TrialModel.state)).tuples().all()))
+            return Counter({row[0]: row[1] for row in session.execute(query.group_by(TrialModel.state))})
 
     return with_retries(read)
 
