@@ -5,8 +5,9 @@
 Two searches with homes of their own, and host names of their own in every second round, share a PostgreSQL and a real
 MLflow server that takes the artifacts. Meanwhile workers are killed every few seconds, as long as trials end between
 that, one sleeps past its grace period and wakes, the leader is killed among the trials, in the final training and in
-the gate, and sleeps until another leads, the database crashes twice and the tracking server once. A command that was
-killed is typed again. Pruning is off and on by turns.
+the gate, and sleeps until another leads, the database crashes twice, the tracking server once, and the disk of one
+machine is full for a while, where a small one may be mounted. A command that was killed, or that said that its disk is
+full, is typed again. Pruning is off and on by turns.
 
 Afterwards there must be: exactly as many trials as asked for, each with one run and all that belongs to it, models as
 `keep_models` says, no run that is RUNNING, one parent over all, one final model, one version, the champion; nothing
@@ -25,7 +26,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ from pneumonia.tracking.store import Tracker
 from pneumonia.tracking.sync import sent
 from tests.command import Command, Lab
 from tests.servers import PROGRAMS, PostgresServer, TrackingServer
+from tests.small_disk import full, mounted
 
 ROUND_SECONDS = 480.0
 KILL_SECONDS = (4.0, 8.0)  # between two workers that are killed
@@ -52,6 +54,7 @@ DATABASE_SECONDS, TRACKER_SECONDS = 5.0, 20.0  # how long they are away
 ASLEEP_SECONDS = connection.GRACE_SECONDS + 3 * connection.HEARTBEAT_SECONDS
 LEADER_ASLEEP_SECONDS = 30.0  # another leads by then
 AGAIN_SECONDS = 1.0  # until a killed command is typed again
+DISK, FULL_SECONDS = "800m", 8.0  # of one machine's home, and how long it is full
 PARENT = "mlflow.parentRunId"
 NOT_YET = object()  # of something that cannot happen at this moment
 
@@ -109,7 +112,9 @@ class Round:
 
     def run(self, films: Path) -> list[str]:
         """Runs the search to its end; returns what is wrong afterwards."""
-        with self.servers() as (database, tracker):
+        with self.servers() as (database, tracker), mounted(self.folder / "b" / "home", DISK) as self.small_disk:
+            if not self.small_disk:
+                self.note("no disk may be mounted here, so none is filled")
             url = database.create("chaos")
             labs = [
                 Lab(
@@ -179,6 +184,14 @@ class Round:
             tracker.kill()
             return TRACKER_SECONDS, tracker.start
 
+        def fill() -> Any:
+            if not self.small_disk:
+                return None
+            self.note(f"the disk of b is full for {FULL_SECONDS:.0f} s")
+            stack = ExitStack()
+            stack.enter_context(full(self.machines[1].lab.home))
+            return FULL_SECONDS, stack.close
+
         def done(share: float) -> Callable[[], bool]:
             return lambda: self.done >= share * self.trials
 
@@ -187,7 +200,8 @@ class Round:
             (done(0.25), crash),
             (done(0.35), lambda: self.put_to_sleep("a worker", self.a_worker(), ASLEEP_SECONDS)),
             (done(0.45), outage),
-            (done(0.60), crash),
+            (done(0.55), fill),
+            (done(0.65), crash),
             (done(0.75), lambda: self.put_to_sleep("the leader", self.leaders_pid(), LEADER_ASLEEP_SECONDS)),
             (self.in_final_training, self.kill_the_leader),
             (self.in_the_gate, self.kill_the_leader),
@@ -198,6 +212,7 @@ class Round:
         code = machine.command.process.poll()
         if code is None or (len(machine.ends) == len(machine.lab.commands)):
             return
+        machine.killed |= code == 1 and "the disk is full" in machine.command.last_line()
         machine.ends.append((code, machine.killed))
         if machine.killed:
             time.sleep(AGAIN_SECONDS)

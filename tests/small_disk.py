@@ -10,16 +10,26 @@ import pytest
 
 
 @contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """Mounts a disk of a size as `64k` or `40m` at a new folder; the test skips where nothing may be mounted."""
+def mounted(folder: Path, size: str) -> Iterator[bool]:
+    """A disk of a size as `64k` or `40m` at a new folder; False where nothing may be mounted."""
     folder.mkdir(parents=True)
     words = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(words, capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a small disk, and not in every container")
+        yield False
+        return
     try:
-        yield folder
+        yield True
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """The same for a test, which is skipped where there can be none."""
+    with mounted(folder, size) as there:
+        if not there:
+            pytest.skip("only root may mount a small disk, and not in every container")
+        yield folder
 
 
 @contextmanager
