@@ -18,6 +18,7 @@ from pneumonia.search import study as studies
 from pneumonia.search.worker import Task
 from pneumonia.tracking.record import Record, Run, records
 from pneumonia.tracking.store import Tracker
+from tests.command import until
 from tests.search.conftest import gone
 
 Search = Callable[..., run.Outcome]
@@ -88,8 +89,8 @@ def test_a_leader_that_slept_hands_over_and_answers_with_what_the_other_found(
 
     def slow(trials: Any, task: Task, goal: final.Goal, *rest: Any) -> Any:
         study = optuna.load_study(study_name=task.study, storage=connection.connect(task.storage))
-        other = leader.claim(study, study.user_attrs["leader"])
-        assert other is not None
+        # between a look and the claim the leader may count on, and a claim of what has changed is none
+        other = until(lambda: leader.claim(study, study.user_attrs["leader"]), "the lead is taken")
         other.begin("other")
         other.finish("other")
         while True:  # until the next beat has noticed
