@@ -4,7 +4,6 @@ FOLDER/SHA-256/NAME              a film under the name that it had, which may te
 FOLDER/addresses/SHA-256.json    of an address: where its film is; without it the film is fetched again
 """
 
-import errno
 import hashlib
 import json
 import re
@@ -24,7 +23,7 @@ import requests
 from tqdm import tqdm
 
 from pneumonia.data.file_kinds import DataError
-from pneumonia.runtime.disk import room
+from pneumonia.runtime.disk import is_full, room
 from pneumonia.runtime.messages import first_line, shortened
 from pneumonia.runtime.secrets import masked, without_secrets
 
@@ -239,7 +238,7 @@ def _by_fsspec(files: Any, address: str) -> Iterator[Iterator[bytes]]:
     except PermissionError as error:
         raise _Refused(f"it may not be read: {first_line(error)}") from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # this machine's disk
+        if is_full(error):  # this machine's disk
             raise
         raise _Broken(f"{type(error).__name__}: {first_line(error)}") from error
     except Exception as error:  # each store has errors of its own

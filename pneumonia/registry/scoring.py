@@ -19,6 +19,7 @@ import pandas as pd
 
 from pneumonia.augmentation import stress_tests
 from pneumonia.data.classes import is_opacity_task
+from pneumonia.runtime.disk import is_full
 from pneumonia.runtime.messages import first_line, shortened
 from pneumonia.runtime.secrets import without_secrets
 from pneumonia.served import CANONICAL, FilmError, decode, read_film
@@ -193,5 +194,4 @@ def losses(uri: str, films: Validation) -> np.ndarray:
 
 def is_local_fault(error: Exception) -> bool:
     """Whether an error comes from this machine or a film, and not from the version that was being scored."""
-    ours = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-    return isinstance(error, MemoryError | FilmGone) or getattr(error, "errno", None) in ours
+    return isinstance(error, MemoryError | FilmGone) or is_full(error) or getattr(error, "errno", None) == errno.EIO

@@ -1,9 +1,10 @@
 """The connection to a study's database, which may be away for a while, and is then waited for."""
 
+import json
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ import sqlalchemy.event
 import sqlalchemy.exc
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
+from sqlalchemy.orm import Session
 
 from pneumonia.runtime.messages import first_line
 from pneumonia.runtime.signals import delay_signals
@@ -96,6 +98,15 @@ def with_retries(call: Callable[[], T], *, seconds: float = PATIENCE_SECONDS) ->
             if time.monotonic() > end:
                 raise StudyError(f"the study's database has not answered for {seconds:.0f} s") from error
             time.sleep(1)
+
+
+def put(session: Session, rows: Mapping[str, Any], values: Mapping[str, Any], new: Callable[..., Any]) -> None:
+    """Writes attributes in a session: over the `rows` that are there, by key, else as what `new` makes."""
+    for key, value in values.items():
+        if key in rows:
+            rows[key].value_json = json.dumps(value)
+        else:
+            session.add(new(key=key, value_json=json.dumps(value)))
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import optuna
@@ -193,11 +194,7 @@ def _change(
             rows: dict[str, Any] = {str(row.key): row for row in session.scalars(stored)}
             have = {name: json.loads(row.value_json) for name, row in rows.items()}
             news = decide(have)
-            for name, value in news.items():
-                if name in rows:
-                    rows[name].value_json = json.dumps(value)
-                else:
-                    session.add(StudyUserAttributeModel(study_id=number, key=name, value_json=json.dumps(value)))
+            connection.put(session, rows, news, partial(StudyUserAttributeModel, study_id=number))
             return {**have, **news}
 
     return connection.with_retries(step, seconds=seconds)

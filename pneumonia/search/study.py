@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import optuna
@@ -23,7 +24,7 @@ from pneumonia.augmentation import stress_tests
 from pneumonia.config import TrainConfig
 from pneumonia.runs.train import OBJECTIVE
 from pneumonia.search import attributes, study_space
-from pneumonia.search.connection import connect, database, once_it_answers, with_retries
+from pneumonia.search.connection import connect, database, once_it_answers, put, with_retries
 from pneumonia.search.sampler import Sampler
 from pneumonia.search.storage import StudyError, holds_a_study
 from pneumonia.search_space import Range
@@ -295,11 +296,7 @@ def set_attributes(trial: optuna.Trial, values: Mapping[str, Any]) -> None:
                 return False
             stored = sqlalchemy.select(TrialUserAttributeModel).where(TrialUserAttributeModel.trial_id == number)
             rows = {str(row.key): row for row in session.scalars(stored)}
-            for key, value in values.items():
-                if key in rows:
-                    rows[key].value_json = json.dumps(value)
-                else:
-                    session.add(TrialUserAttributeModel(trial_id=number, key=key, value_json=json.dumps(value)))
+            put(session, rows, values, partial(TrialUserAttributeModel, trial_id=number))
             return True
 
     if not with_retries(step):
