@@ -2,6 +2,7 @@
 
 import csv
 import re
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,15 @@ def test_from_the_search_s_last_lines_to_its_trials_curves_and_films(
 
 CARDS = "return [...document.querySelectorAll('.film')].map(card => card.innerText)"
 NAMES = "return [...document.querySelectorAll('.film h2')].map(name => name.textContent)"
+# Whether the browser itself would open the files that are dragged, and whether the page shows that it takes them
+DRAG = """
+const dragged = new DataTransfer();
+for (const [name, base64] of arguments[1]) {
+    dragged.items.add(new File([Uint8Array.from(atob(base64), one => one.charCodeAt(0))], name));
+}
+const event = new DragEvent(arguments[0], {dataTransfer: dragged, bubbles: true, cancelable: true});
+return [document.body.dispatchEvent(event), document.body.classList.contains('over')];
+"""
 # What JavaScript that is not the page's own would do, and a film's name as HTML
 NASTY = '<img src=x onerror="document.title=1">.png'
 
@@ -166,6 +176,18 @@ def test_the_page_shows_what_the_model_says_of_each_film(
     move = "const s = document.getElementById('strength'); s.value = 100; s.dispatchEvent(new Event('input'))"
     browser.run(move)
     assert float(browser.run(opacity)) == 0
+
+
+def test_films_can_be_dropped_on_the_page(page: str, browser: Browser) -> None:
+    films = [[name, b64encode(data).decode()] for name, data in (("a.jpeg", JPEG), ("b.txt", b"no film"))]
+    browser.open(page)
+    browser.see("Model: pneumonia version 3")
+    assert browser.run(DRAG, "dragover", films) == [False, True]
+    assert browser.run(DRAG, "dragleave", films) == [False, False]
+    assert browser.run(DRAG, "drop", films) == [False, False]
+    browser.see("2 of 2 films done")
+    assert browser.run(NAMES) == ["a.jpeg", "b.txt"]
+    assert "Not scored: the file is text" in browser.run(CARDS)[1]
 
 
 def test_the_page_s_table_is_harmless_to_a_spreadsheet_and_a_name_to_the_page(
