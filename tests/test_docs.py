@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import importlib.util
+import itertools
 import json
 import re
 import shlex
@@ -30,10 +31,8 @@ PAGES = [ROOT / "README.md", *(path for path in sorted((ROOT / "docs").rglob("*.
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 ENTRIES = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
-MARKS = {
-    mark.split(":")[0]
-    for mark in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["markers"]
-}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+MARKS = {mark.split(":")[0] for mark in PROJECT["tool"]["pytest"]["ini_options"]["markers"]}
 NOT_OURS = {"pip", "python3", ".", "curl", "du", "export", "apt-get", "nginx", "systemctl", "ruff", "mypy", "jupyter"}
 QUICK = ("eda", "evaluate", "compare", "predict", "promote", "sync")  # commands that a test can run as they stand
 
@@ -79,7 +78,7 @@ IN_PROSE = [
     (path.relative_to(ROOT).as_posix(), words)
     for path in PAGES
     for text in INLINE.findall(prose(path))
-    if re.match(r"(uv run|python -m|mlflow [a-z]+|python3|pneumonia [a-z]+)\b", text)
+    if re.match(r"(uv run|uv sync|python -m|mlflow [a-z]+|python3|pneumonia [a-z]+)\b", text)
     for words in commands(text)
 ]
 
@@ -114,6 +113,9 @@ def check(words: list[str]) -> None:
         assert (ROOT / f"{words[2].replace('.', '/')}.py").is_file(), words[2]  # its options: see the slow test
     elif program == "python":
         assert (ROOT / rest[0]).is_file(), rest[0]
+    elif words[:2] == ["uv", "sync"]:
+        extras = {extra for flag, extra in itertools.pairwise(rest) if flag == "--extra"}
+        assert extras <= set(PROJECT["project"]["optional-dependencies"]), extras
     elif program == "pytest":
         assert set(re.findall(r"\w+", rest[1] if rest else "")) - {"or", "and", "not"} <= MARKS
     else:

@@ -26,6 +26,7 @@ from pneumonia.data.file_kinds import DataError
 from pneumonia.runtime.disk import is_full, room
 from pneumonia.runtime.messages import first_line, shortened
 from pneumonia.runtime.secrets import masked, without_secrets
+from pneumonia.runtime.working_folder import install_extra
 
 AT_ONCE = 16  # films under way
 ATTEMPTS = 4  # at a film whose server is away, busy or breaks off
@@ -201,8 +202,7 @@ def _opener(kind: str) -> Opener:
         return partial(_by_fsspec, fsspec.filesystem(kind))
     except (ImportError, ValueError) as error:
         raise DataError(
-            f"films at {kind}:// take packages that are not installed ({first_line(error)}): "
-            "pip install 'pneumonia[cloud]'"
+            f"films at {kind}:// take packages that are not installed ({first_line(error)}): `{install_extra('cloud')}`"
         ) from error
 
 

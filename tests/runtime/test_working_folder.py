@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -144,6 +145,14 @@ def test_a_path_is_the_caller_s_and_else_the_project_s(tmp_path: Path, monkeypat
     assert working_folder.located("s3://bucket//model") == "s3://bucket//model"
     assert working_folder.looked_in("none") == f"{here / 'none'}, nor at {project / 'none'}"
     assert working_folder.looked_in(str(here / "none")) == str(here / "none")
+
+
+def test_an_optional_part_is_installed_as_the_program_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {"cloud", "pretrained"} <= set(extras)
+    assert working_folder.install_extra("cloud") == "uv sync --inexact --extra cloud"
+    monkeypatch.setattr(working_folder, "PROJECT", tmp_path)
+    assert working_folder.install_extra("cloud") == "pip install 'pneumonia[cloud]'"
 
 
 def test_a_run_s_id_alone_moves_nobody(tmp_path: Path) -> None:

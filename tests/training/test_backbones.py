@@ -208,7 +208,7 @@ def test_what_cannot_be_had_is_said(changes: dict[str, str], match: str) -> None
 def test_without_timm_the_way_to_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     real = backbones.importlib.util.find_spec
     monkeypatch.setattr(backbones.importlib.util, "find_spec", lambda name: None if name == "timm" else real(name))
-    with pytest.raises(BackboneError, match=r"pip install 'pneumonia\[pretrained\]'"):
+    with pytest.raises(BackboneError, match=r"uv sync --inexact --extra pretrained"):
         start(replace(SMALL, network="tf_efficientnet_lite0"))
 
 
