@@ -152,6 +152,16 @@ def test_several_signals(lab: Lab) -> None:
     assert_stopped(lab, search, started)
 
 
+def test_an_interrupt_of_the_terminal(lab: Lab) -> None:
+    """It reaches the search and its workers at the same moment."""
+    search = lab.search()
+    until(lab.running, "a running trial")
+    started = time.monotonic()
+    os.killpg(search.process.pid, INT)
+    assert search.end() == 128 + INT, search.text()
+    assert_stopped(lab, search, started)
+
+
 def test_signals(lab: Lab) -> None:
     """Stopped among the trials, resumed, stopped in the final training, resumed: the search comes to its end."""
     search = lab.search()
@@ -322,9 +332,11 @@ def test_a_disk_that_stays_full(films: Path, tracker: Tracker, tmp_path: Path) -
             with full(home):
                 search = lab.search()
                 assert search.end() == 1
-            assert re.search(
-                r"^error: the disk is full: [\d,]+ bytes are needed at ", search.text(), flags=re.MULTILINE
+            said = re.search(
+                r"^error: the disk is full: [\d,]+ bytes are needed at (/\S+)", search.text(), re.MULTILINE
             )
+            assert said is not None, search.text()
+            assert Path(said[1]).is_relative_to(home)
         finally:
             lab.stop()
 

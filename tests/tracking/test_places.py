@@ -151,6 +151,20 @@ def test_a_model_that_lost_a_file_names_its_own_folder(champion: None, project: 
 
 
 @pytest.mark.slow
+def test_the_search_itself_says_so_before_it_writes_anything(
+    champion: None, project: Path, films: Path, tmp_path: Path
+) -> None:
+    folder = Path(MlflowClient(store()).get_model_version_download_uri("pneumonia", "1"))
+    shutil.rmtree(folder)
+    command = Lab(project, films, tracking="sqlite:///mlflow.db").start("search", "--data", str(tmp_path / "none"))
+    assert command.end() == 2
+    gone, refused = command.text().splitlines()
+    assert f"{folder}" in gone
+    assert "`pneumonia promote VERSION`" in gone
+    assert refused.startswith("error: ")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
