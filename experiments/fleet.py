@@ -67,9 +67,10 @@ def ours(study: optuna.Study, goal: int) -> None:
     storage, home = connection.database(study), Path(tempfile.gettempdir())
     context = RunContext(home=home, tracker=Tracker(f"sqlite:///{home / 'nowhere.db'}"))
 
-    def wait() -> None:
+    def wait() -> bool:
         requeue_lost_trials(study, context)
         time.sleep(POLL_SECONDS)
+        return True
 
     looked = time.monotonic()
     while True:

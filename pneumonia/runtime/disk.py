@@ -1,7 +1,9 @@
 """A full disk: said in one sentence, or waited for."""
 
 import errno
+import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +28,7 @@ def is_full(error: Exception) -> bool:
 
 
 def wait_for_room(path: Path, needed: int, *, seconds: float, meanwhile: Callable[[], None]) -> None:
-    """Waits until `needed` bytes are free at `path`.
+    """Waits until `needed` bytes are free at `path`, and a quota, if there is one, allows them.
 
     Args:
         meanwhile: called every second; may raise.
@@ -38,12 +40,34 @@ def wait_for_room(path: Path, needed: int, *, seconds: float, meanwhile: Callabl
     while True:
         try:
             with room(path, needed):
+                _reserve(path, needed)
                 return
         except DiskFullError:
             if time.monotonic() > end:
                 raise
         meanwhile()
         time.sleep(1)
+
+
+def _reserve(path: Path, needed: int) -> None:
+    """Takes the bytes for a moment, since nobody but the file system knows of a quota.
+
+    Raises:
+        OSError: it does not give them.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        with tempfile.TemporaryFile(dir=_existing(path)) as file:
+            os.posix_fallocate(file.fileno(), 0, needed)
+    except OSError as error:
+        if is_full(error):
+            raise
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
 
 
 @contextmanager
@@ -53,8 +77,7 @@ def room(path: Path, needed: int) -> Iterator[None]:
     Raises:
         DiskFullError: so much is not free at the start, or the disk fills up meanwhile.
     """
-    there = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
-    if shutil.disk_usage(there).free < needed:
+    if shutil.disk_usage(_existing(path)).free < needed:
         raise DiskFullError(path, needed)
     try:
         yield

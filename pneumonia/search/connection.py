@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from pneumonia.runtime.messages import first_line
 from pneumonia.runtime.signals import delay_signals
-from pneumonia.search.storage import StudyError, holds_a_study, unusable
+from pneumonia.search.storage import StudyError, check_url, connect_arguments, holds_a_study, unusable
 
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60  # silence after which a worker on another machine counts as dead
@@ -51,9 +51,11 @@ def connect(
     warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")  # `worker.heartbeat` beats instead
     # One connection stays open; the heartbeat, and what else is asked meanwhile, opens another and closes it: a server
     # has room for a hundred if nobody told it otherwise.
-    arguments: dict[str, Any] = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 9}
-    if url.startswith("sqlite"):
-        arguments["connect_args"] = {"timeout": 60}  # seconds that a writer waits for another
+    _, dialect = check_url(url)
+    arguments = {
+        **{"pool_pre_ping": True, "pool_size": 1, "max_overflow": 9},
+        "connect_args": connect_arguments(dialect),
+    }
 
     def open_it() -> RDBStorage:
         holds_a_study(url)

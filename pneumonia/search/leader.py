@@ -53,21 +53,27 @@ def ask(study: optuna.Study) -> Standing:
     """How `study` stands. A leader elsewhere is watched until it counts on, at most `SILENT_SECONDS`; that needs no
     synchronised clocks.
     """
-    seen, end = _read(study), time.monotonic() + SILENT_SECONDS
-    now = seen
+    seen = now = _read(study)
+    looked = time.monotonic()
+    end = looked + SILENT_SECONDS
     while True:
         leader = now.get(attributes.LEADER)
         if now.get(attributes.FINISHED) is not None:
             return Standing(finished=str(now[attributes.FINISHED]))
-        if leader is None or is_gone(leader) or time.monotonic() > end:
+        if leader is None or is_gone(leader):
             return Standing(seen=leader)
         before = seen.get(attributes.LEADER)
         if _is_awake_here(leader) or leader != before:
             if leader["run_id"] is not None:
                 return Standing(leader=leader)
-            seen, end = now, time.monotonic() + SILENT_SECONDS  # it has no run yet
+            seen, end = now, looked + SILENT_SECONDS  # it has no run yet
+        elif looked > end:
+            return Standing(seen=leader)
         time.sleep(POLL_SECONDS)
-        now = _read(study)
+        now, before_that = _read(study), looked
+        looked = time.monotonic()
+        if looked - before_that > BEAT_SECONDS:  # the database was away, or this process slept: nobody could count on
+            end = looked + SILENT_SECONDS
 
 
 def claim(study: optuna.Study, seen: Mapping[str, Any] | None) -> "Lead | None":

@@ -45,10 +45,14 @@ def close_lost(trial: FrozenTrial, context: RunContext, reason: str) -> None:
             close_run(tracker.client, trial.user_attrs[attributes.RUN_ID], "FAIL", reason)
 
 
-def retry(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queues a lost trial again, up to `MAX_RETRIES` times, without its dead worker's attributes."""
+def retry(study: optuna.Study, trial: FrozenTrial, *, innocent: bool = False) -> None:
+    """Queues a lost trial again, up to `MAX_RETRIES` times, without its dead worker's attributes. One that ended for no
+    fault of its own is `innocent`: it is always queued, and its retries count from 0.
+    """
     clean = copy.deepcopy(trial)
     clean.user_attrs = {}
+    if innocent:
+        clean.system_attrs.pop("retry_history", None)  # Optuna's
     RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES)(study, clean)
 
 

@@ -15,6 +15,14 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, Oper
 from sqlalchemy.pool import NullPool
 
 LOOK_SECONDS = 5
+# Of libpq, for a machine that went away without a word: TCP itself would wait for a quarter of an hour.
+LIBPQ = {
+    "connect_timeout": LOOK_SECONDS,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,  # ms, for what was sent to be acknowledged
+}
 OPTUNA, ALEMBIC = "version_info", "alembic_version"  # tables that hold the version of the schema
 MLFLOW = {"experiments", "runs"}
 IN_MEMORY = "it is in memory, where neither workers nor a later search find it; give a file"
@@ -56,10 +64,7 @@ def holds_a_study(url: str) -> bool:
         read = partial(sqlite3.connect, f"{file.as_uri()}?mode=ro", uri=True, timeout=LOOK_SECONDS)
         engine = sqlalchemy.create_engine("sqlite://", creator=read, poolclass=NullPool)
     else:
-        arguments: dict[str, Any] = (
-            {"connect_timeout": LOOK_SECONDS} if dialect.driver in ("psycopg2", "psycopg") else {}
-        )
-        engine = sqlalchemy.create_engine(url, connect_args=arguments, poolclass=NullPool)
+        engine = sqlalchemy.create_engine(url, connect_args=connect_arguments(dialect), poolclass=NullPool)
     try:
         with engine.connect() as connection:
             return _is_optunas(connection, url)
@@ -67,6 +72,13 @@ def holds_a_study(url: str) -> bool:
         raise
     except DatabaseError as error:  # of a file that is no database
         raise unusable(url, str(error.__cause__ or error)) from error
+
+
+def connect_arguments(dialect: Dialect) -> dict[str, Any]:
+    """What a database's driver is to be given, so that no call waits for ever."""
+    if dialect.name == "sqlite":
+        return {"timeout": 60}  # seconds that a writer waits for another
+    return dict(LIBPQ) if dialect.driver in ("psycopg2", "psycopg") else {}
 
 
 def sqlite_file(parts: URL) -> Path:

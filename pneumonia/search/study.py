@@ -116,17 +116,23 @@ def create_or_resume(
     for full in _names(name):
         if full not in there and last is not None and not new(last.study_name):
             return last
-        study = optuna.create_study(study_name=full, storage=storage, direction="minimize", load_if_exists=True)
-        if attributes.FINISHED not in study.user_attrs:
+        make = partial(optuna.create_study, study_name=full, storage=storage, direction="minimize", load_if_exists=True)
+        study = with_retries(make)
+        stored = with_retries(partial(getattr, study, "user_attrs"))
+        if attributes.FINISHED not in stored:
             break
         last = study
     require_search_study(study)
-    if not study.get_trials(deepcopy=False):
+
+    def begin() -> None:
         study.set_user_attr(attributes.OBJECTIVE, judged)
         study_space.write(study, ranges)
         for params in study_space.beginnings(base, study_space.read(study), long=long)[:goal]:
             study.enqueue_trial(params, skip_if_exists=True)
-    elif study.user_attrs.get(attributes.OBJECTIVE) != judged:
+
+    if not trials(study):
+        with_retries(begin)
+    elif stored.get(attributes.OBJECTIVE) != judged:
         raise StudyError(f"the trials of study {full} have another objective than {judged}: name another study")
     return study
 
@@ -154,12 +160,12 @@ def require_search_study(study: optuna.Study) -> None:
             "another study, or make it with direction minimize"
         )
     try:
-        searched = set(study_space.read(study))
+        searched = set(with_retries(lambda: study_space.read(study)))
     except Exception as error:  # whatever an attribute of that name may hold
         raise StudyError(
             f"the attribute {attributes.SPACE!r} of study {name} was not written by a search: name another study"
         ) from error
-    tried = {one for trial in study.get_trials(deepcopy=False) for one in (*trial.distributions, *_queued(trial))}
+    tried = {one for trial in trials(study) for one in (*trial.distributions, *_queued(trial))}
     foreign = (searched - config.TRAINING.keys()) | (tried - searched)
     if foreign:
         raise StudyError(
@@ -225,14 +231,15 @@ def failures(study: optuna.Study, *, since: int = 0) -> list[FrozenTrial]:
     return [t for t in trials(study, TrialState.FAIL) if t.number >= since and t.user_attrs.get(attributes.FAULT)]
 
 
-def claim(study: optuna.Study, goal: int, *, wait: Callable[[], None]) -> optuna.Trial | None:
-    """The next trial to run, or None when `goal` trials are done or being done.
+def claim(study: optuna.Study, goal: int, *, wait: Callable[[], bool]) -> optuna.Trial | None:
+    """The next trial to run, or None when `goal` trials are done, or `wait` gave up.
 
     Workers on all machines agree without a lock: the database numbers the trials, and of those that are not failed the
     first `goal` by number count. A worker whose trial is behind them gives it up.
 
     Args:
-        wait: called, for about a second, while others' trials fill the goal but are not done; may raise to stop.
+        wait: called, for about a second, while others' trials fill the goal but are not done: whether to go on; may
+            raise to stop.
     """
     while True:
         count = counts(study)
@@ -240,7 +247,8 @@ def claim(study: optuna.Study, goal: int, *, wait: Callable[[], None]) -> optuna
         if done >= goal:
             return None
         if done + count[TrialState.RUNNING] >= goal:
-            wait()
+            if not wait():
+                return None
             continue
         trial = with_retries(lambda: study.ask(study_space.read(study)))
         earlier = counts(study, before=trial.number)

@@ -87,21 +87,24 @@ def work(task: Task, stop: Stop) -> None:
     data = cache.decode(task.index.keep("train", "val"), size=task.base.size, home=task.context.home)
     warm_up()
 
-    def wait() -> None:
+    def in_time() -> bool:
+        return task.deadline is None or time.time() < task.deadline
+
+    def wait() -> bool:
         requeue_lost_trials(study, task.context)
         for _ in range(10):
             stop.check()
             time.sleep(0.1)
+        return in_time()
 
     looked = -math.inf  # for lost trials: looking costs two questions to the database, and `wait` looks anyway
-    while task.deadline is None or time.time() < task.deadline:
+    while True:
         stop.check()
         if time.monotonic() > looked + task.heartbeat:
             requeue_lost_trials(study, task.context)
             looked = time.monotonic()
         wait_for_room(task, stop)
-        trial = studies.claim(study, task.goal, wait=wait)
-        if trial is None:
+        if not in_time() or (trial := studies.claim(study, task.goal, wait=wait)) is None:
             return
         try:
             with heartbeat(storage, trial, task.heartbeat):
@@ -183,7 +186,7 @@ def run_trial(trial: optuna.Trial, study: optuna.Study, task: Task, data: cache.
 def _fail(trial: optuna.Trial, study: optuna.Study, reason: str, *, again: bool) -> None:
     """Ends a trial as failed in the study; `again` queues its parameters anew."""
     if studies.fail(study, trial.number, reason, fault=not again) and again:
-        connection.with_retries(lambda: lost_trials.retry(study, studies.trials(study)[trial.number]))
+        connection.with_retries(lambda: lost_trials.retry(study, studies.trials(study)[trial.number], innocent=True))
 
 
 def _begin(trial: optuna.Trial, task: Task, context: RunContext, folder: Path) -> Record:

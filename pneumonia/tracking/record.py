@@ -41,6 +41,8 @@ VAL_PREDICTIONS, TEST_PREDICTIONS = "predictions/val.csv", "predictions/test.csv
 HELD_OUT_PREDICTIONS = "predictions/held_out.csv"  # of an adapting: of each local film, by a model without its patient
 LOCAL_PREDICTIONS = "predictions/local.csv"  # of an adapting to films whose classes are not known
 CARD = "model_card.md"
+KILLED = "the process was killed"  # the reason of a record whose process did not end it
+BLOCK = 4096  # bytes, of a folder
 
 
 class Dataset(TypedDict, total=False):
@@ -115,10 +117,12 @@ class Record:
 
         Raises:
             FileExistsError: `folder` holds a record.
+            DiskFullError: there is no room for it.
         """
         if (folder / RUN).exists():
             raise FileExistsError(f"{folder} holds a record already")
-        (folder / "artifacts").mkdir(parents=True, exist_ok=True)
+        with room(folder, BLOCK):
+            (folder / "artifacts").mkdir(parents=True, exist_ok=True)
         write_json(folder / RUN, masked_within(asdict(run)))
         return cls(folder)
 
@@ -219,7 +223,7 @@ def close_dead(home: Path, role: Role | None = None) -> list[Record]:
     dead = [r for r in records(home / "records") if r.status is None and is_gone(r.run.owner)]
     dead = [r for r in dead if role is None or r.run.role == role]
     for record in dead:
-        record.finish("INTERRUPTED" if record.run.role == "search" else "FAIL", "the process was killed")
+        record.finish("INTERRUPTED" if record.run.role == "search" else "FAIL", KILLED)
     return dead
 
 

@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
 
-from pneumonia.runtime.disk import DiskFullError, is_full
+from pneumonia.runtime.disk import is_full
 from pneumonia.runtime.messages import first_line, shortened
 from pneumonia.runtime.secrets import masked, without_secrets
 from pneumonia.runtime.signals import delay_signals
@@ -34,6 +34,7 @@ from pneumonia.tracking.logged_models import delete_model
 from pneumonia.tracking.places import address
 from pneumonia.tracking.record import Record, State, records
 from pneumonia.tracking.sync import (
+    TRAININGS,
     close_run,
     get_or_create_experiment,
     none_if_missing,
@@ -173,17 +174,19 @@ class Tracker:
         return True
 
     def end(self, record: Record, state: State, reason: str, *, seconds: float = 5.0) -> bool:
-        """Ends a run and sends it, as `try_send`. Where the disk is full, the store alone learns the end, the record
-        stays open, and False is returned.
+        """Ends a run and sends it, as `try_send`. Where the disk is full, the store alone learns the end, and False is
+        returned: the record may be open still, and is not wholly sent.
         """
         try:
             record.finish(state, reason)
             self.try_send(record, seconds=seconds)
-        except DiskFullError:
+        except OSError as error:  # DiskFullError, or as it is where the store's files are on this machine
+            if not is_full(error):
+                raise
             if (run_id := sent(record).get("run_id")) is not None:
-                with suppress(TrackingError), tracker_errors(self.uri):
+                with suppress(TrackingError, OSError), tracker_errors(self.uri):
                     reach(self.uri, seconds=seconds)
-                    close_run(self.client, run_id, state, reason, trial=record.run.role == "trial")
+                    close_run(self.client, run_id, state, reason, trial=record.run.role in TRAININGS)
             return False
         return True
 

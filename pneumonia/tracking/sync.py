@@ -17,6 +17,7 @@ from mlflow.entities import (
     LifecycleStage,
     Metric,
     Param,
+    RunStatus,
     RunTag,
 )
 from mlflow.exceptions import MlflowException
@@ -34,11 +35,12 @@ from pneumonia.runtime.messages import shortened
 from pneumonia.runtime.secrets import masked
 from pneumonia.tracking import tags, views
 from pneumonia.tracking.logged_models import send_model
-from pneumonia.tracking.record import SENT, SUMMARY, Record, Run, Sent, read_json, write_json
+from pneumonia.tracking.record import KILLED, SENT, SUMMARY, Record, Run, Sent, read_json, write_json
 
 OPEN = ("auto", "none", "")  # words for "decide it yourself" in an MLproject parameter
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED", "INTERRUPTED": "KILLED"}
 REASON_LETTERS = 500
+TRAININGS = ("trial", "final", "train")  # roles of runs that have a trial's state
 DIGEST_LENGTH = 36  # MLflow's bound on a dataset's digest
 
 T = TypeVar("T")
@@ -258,8 +260,16 @@ def _close(run: Run, status: dict[str, Any], run_id: str, client: MlflowClient) 
     said = {**run.tags, **({MLFLOW_RUN_NOTE: run.description} if run.description else {})}
     if said:
         client.log_batch(run_id, tags=[RunTag(name, value) for name, value in said.items()])
-    trial = run.role in ("trial", "final", "train")
+    if status["reason"] == KILLED and _has_ended(client, run_id):
+        return  # the process told the store how it ended, and could not write that down: its disk was full
+    trial = run.role in TRAININGS
     close_run(client, run_id, status["state"], status["reason"], trial=trial, time=status.get("time"))
+
+
+def _has_ended(client: MlflowClient, run_id: str) -> bool:
+    """Whether this program ended a run, and not MLflow, which gives no reason."""
+    run = client.get_run(run_id)
+    return RunStatus.is_terminated(RunStatus.from_string(run.info.status)) and tags.REASON in run.data.tags
 
 
 def close_run(

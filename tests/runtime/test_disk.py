@@ -40,3 +40,13 @@ def test_room_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
         disk.wait_for_room(place, 1000, seconds=60, meanwhile=free)
     assert len(looks) == 3
+
+
+def test_a_quota_is_noticed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: int, start: int, length: int) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(disk.os, "posix_fallocate", refuse)
+    with pytest.raises(DiskFullError, match="1,000 bytes are needed"):
+        disk.wait_for_room(tmp_path, 1000, seconds=0, meanwhile=lambda: None)
+    assert list(tmp_path.iterdir()) == []

@@ -30,7 +30,7 @@ def study(url: str) -> optuna.Study:
 
 
 def claim(study: optuna.Study, goal: int = 100) -> optuna.Trial:
-    def no_wait() -> None:
+    def no_wait() -> bool:
         raise AssertionError("nothing to wait for")
 
     trial = studies.claim(study, goal, wait=no_wait)

@@ -90,6 +90,25 @@ def test_a_counting_leader_elsewhere_lives(study: optuna.Study, url: str, elsewh
         assert standing.leader["host"] == "another-machine"
 
 
+def test_a_leader_is_not_silent_while_the_database_is_away(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = {**identity(), "host": "another-machine", "run_id": "run", "beat": 3}
+    study.set_user_attr("leader", there)
+    read, calls = leader._read, []
+
+    def slow(study: optuna.Study) -> dict[str, Any]:
+        calls.append(1)
+        if len(calls) == 2:
+            time.sleep(2 * leader.SILENT_SECONDS)
+        if len(calls) == 4:  # it can count on again
+            study.set_user_attr("leader", {**there, "beat": 4})
+        return read(study)
+
+    monkeypatch.setattr(leader, "_read", slow)
+    assert leader.ask(study).leader == {**there, "beat": 4}
+
+
 def test_of_several_that_claim_at_once_one_leads(study: optuna.Study, url: str) -> None:
     seen = leader.ask(study).seen
     others = [studies.load(connection.connect(url), "films", seed=0, pruner=PRUNER) for _ in range(2)]

@@ -35,6 +35,19 @@ def test_retry_keeps_parameters_and_forgets_the_dead_worker(study: optuna.Study)
         trial = again
 
 
+def test_what_ended_for_no_fault_of_its_own_is_always_tried_again(study: optuna.Study) -> None:
+    trial = claim(study)
+    for _ in range(2 * lost_trials.MAX_RETRIES):
+        studies.fail(study, trial.number, "SIGTERM while training", fault=False)
+        lost_trials.retry(study, studies.trials(study)[trial.number], innocent=True)
+        again = claim(study)
+        assert again.params == trial.params
+        trial = again
+    studies.fail(study, trial.number, "the worker was killed", fault=False)
+    lost_trials.retry(study, studies.trials(study)[trial.number])
+    assert len(studies.trials(study, TrialState.WAITING)) > 0
+
+
 def test_a_trial_of_a_dead_process_is_lost(study: optuna.Study) -> None:
     dead, alive, elsewhere = claim(study), claim(study), claim(study)
     dead.set_user_attr("worker", gone())

@@ -102,10 +102,11 @@ def test_nobody_starts_what_others_are_doing(study: optuna.Study) -> None:
     first, second = claim(study, 2), claim(study, 2)
     waits = []
 
-    def wait() -> None:
+    def wait() -> bool:
         waits.append(1)
         if len(waits) == 2:
             studies.fail(study, first.number, "unlucky", fault=True)
+        return True
 
     third = studies.claim(study, 2, wait=wait)
     assert third is not None
@@ -114,6 +115,35 @@ def test_nobody_starts_what_others_are_doing(study: optuna.Study) -> None:
     for trial in (second, third):
         studies.finish(study, trial.number, 0.5, TrialState.COMPLETE)
     assert studies.claim(study, 2, wait=wait) is None
+
+
+def test_who_does_not_wait_any_longer_starts_nothing(study: optuna.Study) -> None:
+    first = claim(study, 1)
+
+    def too_late() -> bool:
+        studies.fail(study, first.number, "the worker was killed", fault=False)
+        return False
+
+    assert studies.claim(study, 1, wait=too_late) is None
+    assert len(studies.trials(study, TrialState.RUNNING, TrialState.COMPLETE)) == 0
+
+
+def test_a_study_is_begun_whole_when_the_database_is_away_meanwhile(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = studies.create_or_resume(connection.connect(url), "whole", BASE, SPACE, changed=True, long=True)
+    enqueue, calls = optuna.Study.enqueue_trial, []
+
+    def lossy(study: optuna.Study, *args: Any, **kwargs: Any) -> None:
+        calls.append(args)
+        if len(calls) == 2:
+            raise StorageInternalError("the server closed the connection")
+        enqueue(study, *args, **kwargs)
+
+    monkeypatch.setattr(optuna.Study, "enqueue_trial", lossy)
+    monkeypatch.setattr(connection.time, "sleep", lambda seconds: None)
+    study = studies.create_or_resume(connection.connect(url), "films", BASE, SPACE, changed=True, long=True)
+    queued = [[t.system_attrs["fixed_params"] for t in studies.trials(one)] for one in (whole, study)]
+    assert len(queued[0]) > 2
+    assert queued[0] == queued[1]
 
 
 def test_a_queued_trial_counts_before_a_new_one(study: optuna.Study) -> None:

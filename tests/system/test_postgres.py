@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from pneumonia.search import connection
 from pneumonia.search import study as studies
-from pneumonia.search.storage import StudyError
+from pneumonia.search.storage import LIBPQ, StudyError
 from pneumonia.tracking.store import Tracker
 from tests.command import Lab, until
 from tests.servers import PROGRAMS, PostgresServer
@@ -136,3 +136,11 @@ def test_a_study_made_beforehand(postgres: PostgresServer) -> None:
     with pytest.raises(StudyError, match="to maximize"):
         studies.check(url, "films")
     studies.check(url, "others")
+
+
+def test_no_call_waits_for_a_machine_that_went_away(postgres: PostgresServer) -> None:
+    """What the driver is told; that the kernel then keeps to it is not tried here."""
+    storage = connection.connect(postgres.create("away"))
+    with storage.engine.connect() as opened:
+        told = opened.connection.driver_connection.get_dsn_parameters()
+    assert {name: told[name] for name in LIBPQ} == {name: str(value) for name, value in LIBPQ.items()}

@@ -1,5 +1,6 @@
 """A store that is away: known at once, asked again after a while, and nothing is lost."""
 
+import errno
 import subprocess
 import time
 from contextlib import nullcontext
@@ -11,10 +12,11 @@ from mlflow.entities import Run as MlflowRun
 from pneumonia.runtime.signals import Interrupted
 from pneumonia.tracking import store as store_module
 from pneumonia.tracking.connection import TrackingError
-from pneumonia.tracking.record import Record
+from pneumonia.tracking.record import Record, close_dead
 from pneumonia.tracking.store import Tracker, finished, source_tags
 from pneumonia.tracking.sync import sent
 from tests.conftest import NO_SERVER
+from tests.search.conftest import gone
 from tests.tracking.conftest import NewRecord, small
 
 
@@ -52,6 +54,34 @@ def test_waiting_for_a_store_that_comes_back(
     with pytest.raises(TrackingError, match="away"):  # nobody waits for it twice
         tracker.patiently(lambda: None)
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("role", ["trial", "train"])
+@pytest.mark.parametrize("written", [False, True])
+def test_a_run_whose_end_found_no_room_keeps_its_reason(
+    tracker: Tracker, new_record: NewRecord, home: Path, monkeypatch: pytest.MonkeyPatch, written: bool, role: str
+) -> None:
+    """Whether the record could still be ended, and the store's own disk is full, or not even that."""
+    record = new_record("full", role=role, owner=gone())
+    run_id = tracker.send(record)
+    with monkeypatch.context() as full:
+        if written:
+            full.setattr(tracker, "try_send", lambda *_, **__: refuse())
+        else:
+            full.setattr(Record, "finish", lambda *_: refuse())
+        assert not tracker.end(record, "FAIL", "the disk is full: 5 bytes are needed at /home")
+    for _ in range(2):
+        run = tracker.client.get_run(run_id)
+        assert run.info.status == "FAILED"
+        assert run.data.tags["reason"] == "the disk is full: 5 bytes are needed at /home"
+        assert run.data.tags["trial.state"] == "FAIL"
+        close_dead(home)  # as the next command does
+        tracker.sync(home)
+    assert tracker.waiting(home) == []
+
+
+def refuse() -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_finished_ends_a_run_as_its_block_ends(tracker: Tracker, new_record: NewRecord) -> None:
