@@ -59,11 +59,13 @@ def serve(model: str, host: str, port: int, workers: int, every: float, env_mana
             write_json(folder / "owner.json", identity())  # for `clean`, if nobody is left who removes it
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             folder.chmod(0o755)  # for nginx's workers, who are nobody where root starts nginx
+            versions = folder / "versions"
+            versions.mkdir(mode=0o700)
             options = Options(host if no_nginx else "127.0.0.1", workers, env_manager)
             nginx = None if no_nginx else Nginx(folder / "nginx", host=host, port=port, backends=(first, second))
 
             def bring(version: str, at: int) -> ScoringServer:
-                files = uri.fetch(tracker, version, folder / f"port-{at}")
+                files = uri.fetch(tracker, version, versions)
                 if nginx is not None:
                     link = version_link(address(tracker.uri), uri.name, version)
                     nginx.tell(at, About(uri.name, version, link))

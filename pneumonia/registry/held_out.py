@@ -1,12 +1,13 @@
 """The local films that versions of a place are scored on, each by a model that did not learn from its patient.
 
-A version was adapted on most of these films. What it is worth there is told by its run's held-out predictions; films
-that a version never saw it predicts itself.
+A version was adapted on most of these films. What it is worth there is told by the held-out predictions of its run and
+of those that it comes from; films that none of these learned from it predicts itself.
 """
 
 import base64
 import hashlib
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pneumonia.metrics.logistic import logit, sigmoid
 from pneumonia.metrics.scores import CLIP
 from pneumonia.registry.scoring import FilmGone, film_bytes
 from pneumonia.serving import predict
-from pneumonia.tracking.record import HELD_OUT_PREDICTIONS, Record
-from pneumonia.tracking.store import Tracker
-from pneumonia.tracking.sync import sent
+from pneumonia.tracking.record import HELD_OUT_PREDICTIONS, LOCAL_PREDICTIONS, Record
+from pneumonia.tracking.store import Tracker, tracker_errors
+from pneumonia.tracking.sync import none_if_missing, sent
+from pneumonia.tracking.tags import PARENT_RUN
 
 COLUMNS = ("path", "patient", "label", "probability", "before", "part", "sha256")
 
@@ -52,13 +55,14 @@ class HeldOut:
         """Losses [N] of a version.
 
         Raises:
-            FilmGone: a film that the version did not see is no longer there, or was changed.
+            FilmGone: a film that the version did not learn from is no longer there, or was changed.
             Unreadable: the version cannot be loaded.
         """
         name, number = uri.removeprefix("models:/").rsplit("/", 1)
         run_id = self.tracker.client.get_model_version(name, number).run_id
-        own = self.table if run_id == self.run_id else held_out_of(self.tracker, run_id)
-        known = {} if own is None else dict(zip(own["sha256"], own["probability"], strict=True))
+        known: dict[str, float] = {}
+        for table in [self.table] if run_id == self.run_id else learned(self.tracker, run_id):
+            known = dict(zip(table["sha256"], table["probability"], strict=True)) | known  # the nearest run's counts
         found = np.array(self.table["sha256"].map(known), dtype=np.float64)
         unseen = np.flatnonzero(np.isnan(found))
         if unseen.size:
@@ -93,14 +97,33 @@ def held_out(tracker: Tracker, record: Record) -> HeldOut:
     )
 
 
-def held_out_of(tracker: Tracker, run_id: str | None) -> pd.DataFrame | None:
-    """What a run that adapted a model logged of its films; None of other runs.
+def learned(tracker: Tracker, run_id: str | None) -> Iterator[pd.DataFrame]:
+    """The local films that a run's model has learned from: the held-out predictions of the run and of those that it
+    comes from, the nearest first; none of a model that was never adapted.
+
+    An adapting without labels has none of its own. It moves all log-odds by one amount, and so it moves `probability`
+    in the tables of the runs behind it.
 
     Raises:
         TrackingError: the store cannot be reached.
     """
-    text = tracker.text_of(run_id, HELD_OUT_PREDICTIONS)
-    return None if text is None else _read(text)
+    moved, passed = 0.0, set[str]()
+    while run_id and run_id not in passed:  # tags can be edited into a circle
+        passed.add(run_id)
+        if (text := tracker.text_of(run_id, HELD_OUT_PREDICTIONS)) is not None:
+            table = _read(text)
+            yield table.assign(probability=sigmoid(logit(table["probability"]) + moved)) if moved else table
+        elif (text := tracker.text_of(run_id, LOCAL_PREDICTIONS)) is not None:
+            table = _read(text)
+            moved += float(np.median(logit(table["probability"]) - logit(table["before"])))
+        run_id = _parent(tracker, run_id)
+
+
+def _parent(tracker: Tracker, run_id: str) -> str | None:
+    """The run whose model a run adapted; None where it adapted none, or the store has no such run."""
+    with tracker_errors(tracker.uri):
+        run = none_if_missing(lambda: tracker.client.get_run(run_id))
+    return None if run is None else run.data.tags.get(PARENT_RUN)
 
 
 def _read(text: str) -> pd.DataFrame:

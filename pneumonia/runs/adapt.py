@@ -14,7 +14,7 @@ from pneumonia.data.classes import differ, is_opacity_task
 from pneumonia.data.index import Index
 from pneumonia.metrics.calibration import match_prevalence
 from pneumonia.registry import versions
-from pneumonia.registry.held_out import COLUMNS, held_out_of
+from pneumonia.registry.held_out import COLUMNS, learned
 from pneumonia.reports import plots
 from pneumonia.reports.adapted_card import adapted_card, matched_card
 from pneumonia.results.adaptation import Adaptation, Matched, assess
@@ -24,7 +24,7 @@ from pneumonia.runs.train import MODEL_BYTES
 from pneumonia.runtime.disk import room
 from pneumonia.serving import export, predict
 from pneumonia.tracking.record import CARD, HELD_OUT_PREDICTIONS, LOCAL_PREDICTIONS, Record, Run
-from pneumonia.tracking.store import Tracker, finished, tracker_errors
+from pneumonia.tracking.store import Tracker, finished
 from pneumonia.tracking.tags import METHOD, PARENT, PARENT_RUN, PLACE
 from pneumonia.training import adaptation, familiarity
 from pneumonia.training.adaptation import LocalFilms, Model
@@ -228,16 +228,13 @@ def _check_unseen(tracker: Tracker, parent: Parent, index: Index) -> None:
     ValueError: the model, or one that it comes from, was itself adapted to some of the films, so that nothing of them
         could be held out.
     """
-    table, run_id = index.table, parent.served.metadata.run_id
-    seen = 0
-    while not seen and (learned := held_out_of(tracker, run_id)) is not None:
-        seen = int((table["sha256"].isin(learned["sha256"]) | table["patient"].isin(learned["patient"])).sum())
-        with tracker_errors(tracker.uri):
-            run_id = tracker.client.get_run(run_id).data.tags.get(PARENT_RUN)
-    if seen:
+    table, seen = index.table, np.zeros(len(index.table), bool)
+    for films in learned(tracker, parent.served.metadata.run_id):
+        seen |= (table["sha256"].isin(films["sha256"]) | table["patient"].isin(films["patient"])).to_numpy()
+    if seen.any():
         raise ValueError(
-            f"{parent.served.uri} has learned from {seen} of these films or their patients, so that none of them can "
-            "tell what another adapting gains: adapt the model that it was made from to all films together"
+            f"{parent.served.uri} has learned from {seen.sum()} of these films or their patients, so that none of them "
+            "can tell what another adapting gains: adapt the model that it was made from to all films together"
         )
 
 

@@ -2,7 +2,7 @@
 
 A version that the alias has come to name is started beside the one that is served, tried, and takes its place; the
 other one ends when it has answered what it was asked. One that does not start or does not answer rightly takes nobody's
-place. A server that dies is started again. What is said is said once.
+place. A server that dies is started again, and so is one that does not answer after that. What is said is said once.
 """
 
 import math
@@ -124,6 +124,7 @@ class Follower:
         self._refused: dict[str, Refused] = {}
         self._restarts, self._front_restarts = Restarts(), Restarts()
         self._down = False  # the present server was started again, and does not answer yet
+        self._fault: str | None = None  # what was said of that
         self._trouble = False  # the registry could not be asked the last time
 
     def tick(self) -> None:
@@ -196,19 +197,18 @@ class Follower:
         return self.ports[1] if self.current.port == self.ports[0] else self.ports[0]
 
     def _switch(self, new: Server) -> None:
-        old, self.incoming, self._restarts = self.current, None, Restarts()
+        old, self._restarts, self._down, self._fault = self.current, Restarts(), False, None
         if old is None:
             self.say(f"{new.name} answers now")
         elif self.front is not None:
             self.leaving = Leaving(old, self.clock())
         else:
             self.say(f"{new.name} answers rightly, and takes the place of {old.name}: a gap of some seconds")
-            new.stop()
+            new.ask_to_stop()
             old.stop()
             new.port = self.ports[0]
-            new.restart()
-            self._down = True
-        self.current = new
+            self._restart(new)
+        self.current, self.incoming = new, None
         if self.front is not None:
             self.front.point_to(new.port)
             if old is not None:
@@ -250,16 +250,33 @@ class Follower:
             if self._front_restarts.is_first:
                 self.say("nginx has died, and is started again")
             self.front.restart()
+        if not self.current.alive():
+            if self._restarts.due(now):
+                if self._restarts.is_first:
+                    self.say(f"the server of {self.current.name} has died, and is started again")
+                self._restart(self.current)
+        elif self._down:
+            self._look_again(self.current, now)
+
+    def _look_again(self, server: Server, now: float) -> None:
+        """Whether a server that was started again answers; one that hangs is started once more."""
         try:
-            if not self.current.alive():
-                if self._restarts.due(now):
-                    if self._restarts.is_first:
-                        self.say(f"the server of {self.current.name} has died, and is started again")
-                    self._down = True
-                    self.current.restart()
-            elif self._down and self.current.is_up():
-                self._down = False
-                self.say(f"{self.current.name} answers again")
+            if server.is_up():
+                self._down, self._fault = False, None
+                self.say(f"{server.name} answers again")
         except NotServed as error:
-            if self._restarts.is_first:
-                self.say(f"{self.current.name} {error}")
+            self._say_fault(f"{server.name} {error}; it is started again")
+            if self._restarts.due(now):
+                self._restart(server)
+
+    def _restart(self, server: Server) -> None:
+        self._down = True
+        try:
+            server.restart()
+        except NotServed as error:
+            self._say_fault(f"{server.name} {error}")
+
+    def _say_fault(self, fault: str) -> None:
+        if fault != self._fault:
+            self.say(fault)
+        self._fault = fault

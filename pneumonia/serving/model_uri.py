@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,26 +57,27 @@ class ModelUri:
                 raise TrackingError(f"{self.uri} names no version") from error
             raise
 
-    def fetch(self, tracker: Tracker, version: str, folder: Path) -> Path:
-        """The files of a version, copied into `folder`, which is made anew: so that its server can be started again
-        while the registry is away.
+    def fetch(self, tracker: Tracker, version: str, within: Path) -> Path:
+        """The files of a version, copied into a new folder in `within`: so that its server can be started again while
+        the registry is away, and whatever is fetched later.
 
         Raises:
             NotServed: they are not there, cannot be had, or are not those that were logged.
         """
         uri = f"models:/{self.name}/{version}"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(mode=0o700, parents=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"version-{version}-", dir=within))
         gone = None
         try:
             place = places.model_files(uri, tracker.client)
             gone = None if place is None else places.missing(place, tracker.uri)
-            files = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder / "model")))
+            mlflow.artifacts.download_artifacts(uri, dst_path=str(folder))
         except Exception as error:  # each kind of store has errors of its own
+            shutil.rmtree(folder)
             said = gone or shortened(without_secrets(first_line(error)), 300)
             raise NotServed(f"cannot be had from the registry: {said}") from error
         try:
-            check_model(files)
+            check_model(folder)
         except (ValueError, OSError) as error:
+            shutil.rmtree(folder)
             raise NotServed(f"cannot be served: {error}") from error
-        return files
+        return folder

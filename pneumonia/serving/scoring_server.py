@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -57,7 +58,7 @@ class ScoringServer:
     Args:
         model: the name of the registered model.
         version: its number there.
-        folder: the model's files.
+        folder: the model's files, which are this server's own: they go when it is stopped.
         port: where it answers.
         say: gets each line that the server writes.
     """
@@ -217,13 +218,13 @@ class ScoringServer:
             return self.alive()
 
     def restart(self) -> None:
-        """Starts it again at its port after it died.
+        """Starts it again at its port, after it died, hangs, or was given another one.
 
         Raises:
             NotServed: something else listens there by now.
         """
         if self._server is not None:
-            processes.kill(self._server)  # what is left of it
+            processes.kill(self._server)  # or what is left of it
         self.start(check=False)
 
     def ask_to_stop(self) -> None:
@@ -233,13 +234,14 @@ class ScoringServer:
             processes.ask_to_end(self._server)
 
     def stop(self) -> None:
-        """Ends it, within seconds, and returns when it is gone."""
+        """Ends it for good, within seconds, and returns when it and its files are gone."""
         self._told = True
         if self._alone is not None:
             processes.kill(self._alone)
         if self._server is not None:
             processes.end(self._server, seconds=STOP_SECONDS)
         self._own_answer.unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def alike(one: Any, other: Any) -> bool:

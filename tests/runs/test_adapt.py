@@ -17,7 +17,7 @@ from pneumonia.data import index as data
 from pneumonia.data.index import Index
 from pneumonia.registry.versions import catch_up, enter
 from pneumonia.results.adaptation import Adaptation
-from pneumonia.runs.adapt import Parent, adapt_and_record, place_name, read_parent
+from pneumonia.runs.adapt import Parent, adapt_and_record, match_and_record, place_name, read_parent
 from pneumonia.runs.context import RunContext
 from pneumonia.serving import predict
 from pneumonia.tracking.connection import TrackingError
@@ -187,6 +187,19 @@ def test_a_model_that_learned_from_these_films_is_not_adapted_to_them_again(
     twice = read_parent(f"models:/{PLACE}/{enter(tracker, record).version}")
     with pytest.raises(ValueError, match=r"has learned from \d+ of these films"):  # through what it was made from
         adapted(twice, halves[0], context)
+
+
+def test_a_model_that_was_moved_without_labels_since_has_still_learned_from_its_films(
+    tracker: Tracker, parent: Parent, place: Path, context: RunContext
+) -> None:
+    index = local(place, parent)
+    record, _ = adapted(parent, index, context)
+    once = read_parent(f"models:/{PLACE}/{enter(tracker, record).version}")
+    unread = data.scan_unlabelled(sorted(place.parent.glob("*.png")), place.parent, parent.served.classes)
+    record, _ = match_and_record(once, unread, context, place="there", prevalence=0.2)
+    moved = read_parent(f"models:/{PLACE}/{enter(tracker, record).version}")
+    with pytest.raises(ValueError, match="has learned from 30 of these films"):
+        adapted(moved, index, context)
 
 
 def test_an_adapting_that_was_not_registered_is_by_sync(

@@ -1,12 +1,16 @@
 """Which version is served, with servers that do as they are told and a clock that is turned by hand."""
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from pneumonia.serving.follow import Follower, Restarts
+from pneumonia.serving.model_uri import ModelUri
 from pneumonia.serving.scoring_server import NotServed
 from pneumonia.tracking.connection import TrackingError
+from pneumonia.tracking.store import Tracker
 
 PORTS = (1, 2)
 
@@ -14,16 +18,25 @@ PORTS = (1, 2)
 class Server:
     def __init__(self, world: "World", version: str, port: int) -> None:
         self.world, self.version, self.port, self.name = world, version, port, f"pneumonia version {version}"
-        self.runs = self.busy = self.told = False
-        self.starts = 0
+        self.runs = self.busy = self.told = self.gone = False
+        self.starts, self.began = 0, 0.0
 
     def start(self) -> None:
-        self.starts += 1
+        assert not self.gone, "what was stopped has no files"
+        if self.port in self.world.taken:
+            raise NotServed(f"cannot start: something else listens at port {self.port}")
+        self.starts, self.began = self.starts + 1, self.world.now
         self.runs = True
 
-    restart = start
+    def restart(self) -> None:
+        self.runs = False
+        self.start()
 
     def is_up(self) -> bool:
+        if self.runs and self.version in self.world.hanging:
+            if self.world.now - self.began > 300:
+                raise NotServed("does not answer after 300 s")
+            return False
         return self.runs
 
     def is_right(self) -> bool:
@@ -41,7 +54,7 @@ class Server:
         self.told, self.runs = True, False
 
     def stop(self) -> None:
-        self.runs = False
+        self.runs, self.gone = False, True
 
 
 class World:
@@ -50,6 +63,8 @@ class World:
     def __init__(self, *, nginx: bool = True) -> None:
         self.now, self.alias, self.away = 1000.0, "1", False
         self.wrong: set[str] = set()
+        self.hanging: set[str] = set()  # versions that run and do not answer once they are started again
+        self.taken: set[int] = set()  # ports where something else listens
         self.said: list[str] = []
         self.servers: list[Server] = []
         self.backends, self.pointed, self.runs = PORTS, 0, True
@@ -197,6 +212,40 @@ def test_a_server_that_dies_is_started_again_ever_more_slowly_where_it_keeps_dyi
     assert len([line for line in world.said if "has died" in line]) == 1
 
 
+def hangs(world: World) -> None:
+    world.hanging = {"1"}
+    world.servers[0].runs = False
+
+
+def hangs_after_a_switch_without_nginx(world: World) -> None:
+    world.hanging, world.alias = {"2"}, "2"
+
+
+@pytest.mark.parametrize(
+    ("nginx", "happens", "version"), [(True, hangs, "1"), (False, hangs_after_a_switch_without_nginx, "2")]
+)
+def test_a_server_that_was_started_again_and_hangs_is_started_once_more(
+    nginx: bool, happens: Callable[[World], None], version: str
+) -> None:
+    world = World(nginx=nginx)
+    world.wait(1)
+    happens(world)
+    world.wait(20)
+    server = world.servers[-1]
+    before = server.starts
+    world.wait(1000)
+    assert 2 <= server.starts - before <= 4  # each gets its 300 s
+    hung = f"pneumonia version {version} does not answer after 300 s; it is started again"
+    assert [line for line in world.said if "does not answer" in line] == [hung]
+    world.hanging = set()
+    world.wait(400)
+    assert server.is_up()
+    assert world.said[-1] == f"pneumonia version {version} answers again"
+    world.hanging, server.runs = {version}, False  # another time, it is said again
+    world.wait(320)
+    assert world.said.count(hung) == 2
+
+
 def test_nginx_is_started_again(world: World) -> None:
     world.runs = False
     world.wait(1)
@@ -235,6 +284,66 @@ def test_without_nginx_a_new_version_is_tried_before_the_old_one_is_stopped() ->
     world.wait(15)
     new = world.servers[-1]
     assert (old.runs, new.runs, new.port, new.version) == (False, True, 1, "3")
+
+
+def test_without_nginx_a_port_that_is_taken_in_the_gap_is_waited_for() -> None:
+    world = World(nginx=False)
+    world.wait(1)
+    world.alias, world.taken = "2", {1}
+    world.wait(60)
+    assert world.said.count("pneumonia version 2 cannot start: something else listens at port 1") == 1
+    world.taken = set()
+    world.wait(60)
+    new = world.servers[-1]
+    assert (new.runs, new.port, new.version) == (True, 1, "2")
+    assert world.said[-1] == "pneumonia version 2 answers again"
+
+
+class Shelved(Server):
+    """One with files, which say of which version they are."""
+
+    def __init__(self, world: World, version: str, port: int, files: Path) -> None:
+        super().__init__(world, version, port)
+        self.files = files
+
+    def start(self) -> None:
+        assert (self.files / "version").read_text() == self.version
+        super().start()
+
+    def stop(self) -> None:
+        super().stop()
+        shutil.rmtree(self.files)
+
+
+def test_a_version_that_is_refused_leaves_the_files_of_the_one_that_is_served(tracker: Tracker, tmp_path: Path) -> None:
+    uri, copies, world = ModelUri.of("models:/pneumonia@champion"), tmp_path / "copies", World(nginx=False)
+    copies.mkdir()
+    tracker.client.create_registered_model(uri.name)
+    for version in ("1", "2", "3"):
+        source = tmp_path / f"model {version}"
+        source.mkdir()
+        (source / "version").write_text(version)
+        assert str(tracker.client.create_model_version(uri.name, source=str(source)).version) == version
+
+    def bring(version: str, port: int) -> Server:
+        world.servers.append(Shelved(world, version, port, uri.fetch(tracker, version, copies)))
+        return world.servers[-1]
+
+    world.follower.bring = bring
+    world.wait(1)
+    world.alias = "2"
+    world.wait(15)
+    second = world.servers[-1]
+    world.wrong = {"3"}
+    for broken in ("3", "4"):  # 4 cannot be had at all
+        world.alias = broken
+        world.wait(15)
+        second.runs = False  # its server dies meanwhile
+        world.wait(15)
+        assert (second.runs, second.port, second.version) == (True, 1, "2")
+        assert len(list(copies.iterdir())) == 1  # what was refused takes no room
+    world.follower.stop()
+    assert list(copies.iterdir()) == []
 
 
 def test_what_is_left_at_the_end_is_stopped(world: World) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +73,18 @@ def test_three_ports_that_are_free() -> None:
             free_ports("127.0.0.1", port - 1)
         with pytest.raises(NotServed, match=f"something else listens at port {port}"):
             ScoringServer("pneumonia", "1", None, port, Options(), print).start()
+
+
+def test_the_files_go_when_a_server_is_stopped_for_good(tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "MLmodel").touch()
+    server = ScoringServer("pneumonia", "1", folders[0], 0, Options(), print)
+    server.ask_to_stop()  # it may be started again
+    assert folders[0].exists()
+    server.stop()
+    assert list(tmp_path.iterdir()) == [folders[1]]
 
 
 def test_a_port_that_is_none() -> None:

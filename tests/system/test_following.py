@@ -364,6 +364,21 @@ def test_without_nginx_a_switch_is_a_gap(shop: Shop) -> None:
 
 
 @pytest.mark.slow
+def test_without_nginx_the_served_version_is_started_again_from_its_own_files(shop: Shop) -> None:
+    """Also where another one was tried, and refused, since then."""
+    lies = shop.add(4.0, lying)
+    command = shop.serve("--no-nginx")
+    shop.champion("2")
+    until(lambda: shop.says(command, "pneumonia version 2 answers again"), "it is followed", seconds=300)
+    shop.champion(lies)
+    until(partial(is_refused, command, lies), "it is refused", seconds=300)
+    (victim,) = [p for p in started_by(command) if "scoring_server.app:app" in " ".join(p.cmdline())]
+    victim.kill()
+    until(lambda: shop.says(command, "version 2 answers again", 2), "it is started again", seconds=300)
+    assert shop.answering() == "2"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
