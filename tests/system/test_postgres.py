@@ -15,7 +15,7 @@ import sqlalchemy
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
-from pneumonia.search import connection
+from pneumonia.search import attributes, connection
 from pneumonia.search import study as studies
 from pneumonia.search.storage import LIBPQ, StudyError
 from pneumonia.tracking.store import Tracker
@@ -66,7 +66,8 @@ def test_two_machines_and_a_database_that_restarts(
         assert len(first.done()) == 4
         assert first.trials(TrialState.RUNNING) == []
         assert len({t.user_attrs["worker"]["pid"] for t in first.done()}) == 2  # both had a share
-        assert first.trials(TrialState.FAIL) == []  # nobody died of it
+        # Nobody died of it; a trial too many is begun where both ask at once.
+        assert {t.user_attrs["reason"] for t in first.trials(TrialState.FAIL)} <= {attributes.SURPLUS}
         assert studies.failures(first.study) == []
         runs = first.runs()
         assert Counter(run.info.status for run in runs)["RUNNING"] == 0
