@@ -24,6 +24,7 @@ from pneumonia.tracking.store import tracker_errors
 from pneumonia.tracking.sync import close_run
 
 MAX_RETRIES = 3
+UNCLAIMED = "it has no worker: the database's answer was lost, or the worker was killed, as the trial began"
 
 
 def requeue_lost_trials(study: optuna.Study, context: RunContext) -> None:
@@ -68,7 +69,9 @@ def lost(study: optuna.Study) -> dict[int, str]:
             found[trial.number] = "the worker stopped responding"
             continue
         age = (datetime.now() - began).total_seconds() if began is not None else 0.0
-        if is_gone(worker) if worker is not None else age > _grace(storage):  # nobody's: lost when it began
+        if worker is None and age > _grace(storage):
+            found[trial.number] = UNCLAIMED
+        elif worker is not None and is_gone(worker):
             found[trial.number] = "the worker was killed"
     return found
 

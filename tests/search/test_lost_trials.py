@@ -72,7 +72,7 @@ def test_a_trial_without_a_worker_is_lost_after_a_while(study: optuna.Study, mon
             return datetime.now(tz) + timedelta(seconds=lost_trials.GRACE_SECONDS + 1)
 
     monkeypatch.setattr(lost_trials, "datetime", Later)
-    assert lost_trials.lost(study) == {trial.number: "the worker was killed"}
+    assert lost_trials.lost(study) == {trial.number: lost_trials.UNCLAIMED}
 
 
 @pytest.mark.slow
