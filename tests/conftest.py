@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from functools import cache as cache_forever
@@ -20,6 +22,7 @@ import threadpoolctl
 
 from pneumonia.config import TrainConfig
 from pneumonia.runs.listener import Listener
+from pneumonia.runtime.signals import identity
 from pneumonia.search import connection
 from pneumonia.search_space import search_space
 from tests.servers import ENVIRONMENT, TrackingServer
@@ -145,6 +148,13 @@ def explored(index: data.Index, tmp_path_factory: pytest.TempPathFactory) -> Exp
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
+
+
+def gone() -> dict[str, Any]:
+    """The identity of a process on this machine that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", "pass"])
+    process.wait()
+    return {**identity(), "pid": process.pid, "started": 0.0}
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pneumonia.data import cache
 from pneumonia.housekeeping.checkup import Check
 from pneumonia.housekeeping.sizes import readable, size_of
 from pneumonia.registry.versions import is_waiting
+from pneumonia.runtime.disk import existing
 from pneumonia.runtime.signals import is_gone
 from pneumonia.tracking import tags
 from pneumonia.tracking.record import Record, records
@@ -29,7 +30,7 @@ def home(folder: Path | None, otherwise: Path) -> Check:
         otherwise: where it will be made.
     """
     place = otherwise if folder is None else folder
-    there = next(parent for parent in (place.absolute(), *place.absolute().parents) if parent.exists())
+    there = existing(place)
     if not there.is_dir():
         return Check("home", "error", f"{there} is a file, and no folder", "export PNEUMONIA_HOME=FOLDER")
     if not os.access(there, os.W_OK | os.X_OK) or os.statvfs(there).f_flag & os.ST_RDONLY:

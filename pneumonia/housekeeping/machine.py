@@ -10,6 +10,7 @@ import psutil
 
 from pneumonia.housekeeping.checkup import Check
 from pneumonia.housekeeping.sizes import readable
+from pneumonia.runtime.disk import existing
 from pneumonia.runtime.environment import cores as cores_seen
 from pneumonia.runtime.secrets import is_secret, masked
 
@@ -125,7 +126,7 @@ def disks(places: Mapping[str, Path]) -> list[Check]:
     """
     named: dict[int, tuple[Path, list[str]]] = {}
     for what, path in {**places, "temporary files": Path(tempfile.gettempdir())}.items():
-        there = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+        there = existing(path)
         named.setdefault(there.stat().st_dev, (there, []))[1].append(what)
     found: list[Check] = []
     for path, written in named.values():

@@ -58,14 +58,14 @@ def _reserve(path: Path, needed: int) -> None:
     if not hasattr(os, "posix_fallocate"):
         return
     try:
-        with tempfile.TemporaryFile(dir=_existing(path)) as file:
+        with tempfile.TemporaryFile(dir=existing(path)) as file:
             os.posix_fallocate(file.fileno(), 0, needed)
     except OSError as error:
         if is_full(error):
             raise
 
 
-def _existing(path: Path) -> Path:
+def existing(path: Path) -> Path:
     """The path, or the nearest folder above it that is there."""
     return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
 
@@ -77,7 +77,7 @@ def room(path: Path, needed: int) -> Iterator[None]:
     Raises:
         DiskFullError: so much is not free at the start, or the disk fills up meanwhile.
     """
-    if shutil.disk_usage(_existing(path)).free < needed:
+    if shutil.disk_usage(existing(path)).free < needed:
         raise DiskFullError(path, needed)
     try:
         yield

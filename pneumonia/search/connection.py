@@ -51,10 +51,9 @@ def connect(
     warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")  # `worker.heartbeat` beats instead
     # One connection stays open; the heartbeat, and what else is asked meanwhile, opens another and closes it: a server
     # has room for a hundred if nobody told it otherwise.
-    _, dialect = check_url(url)
     arguments = {
         **{"pool_pre_ping": True, "pool_size": 1, "max_overflow": 9},
-        "connect_args": connect_arguments(dialect),
+        "connect_args": connect_arguments(*check_url(url)),
     }
 
     def open_it() -> RDBStorage:
@@ -100,6 +99,11 @@ def with_retries(call: Callable[[], T], *, seconds: float = PATIENCE_SECONDS) ->
             if time.monotonic() > end:
                 raise StudyError(f"the study's database has not answered for {seconds:.0f} s") from error
             time.sleep(1)
+
+
+def user_attributes(study: optuna.Study) -> dict[str, Any]:
+    """The attributes of a study as the database has them now."""
+    return with_retries(lambda: study.user_attrs)
 
 
 def put(session: Session, rows: Mapping[str, Any], values: Mapping[str, Any], new: Callable[..., Any]) -> None:

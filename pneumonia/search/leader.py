@@ -53,7 +53,7 @@ def ask(study: optuna.Study) -> Standing:
     """How `study` stands. A leader elsewhere is watched until it counts on, at most `SILENT_SECONDS`; that needs no
     synchronised clocks.
     """
-    seen = now = _read(study)
+    seen = now = connection.user_attributes(study)
     looked = time.monotonic()
     end = looked + SILENT_SECONDS
     while True:
@@ -70,9 +70,9 @@ def ask(study: optuna.Study) -> Standing:
         elif looked > end:
             return Standing(seen=leader)
         time.sleep(POLL_SECONDS)
-        now, before_that = _read(study), looked
-        looked = time.monotonic()
-        if looked - before_that > BEAT_SECONDS:  # the database was away, or this process slept: nobody could count on
+        now, paused = connection.user_attributes(study), time.monotonic() - looked
+        looked += paused
+        if paused > BEAT_SECONDS:  # the database was away, or this process slept: nobody could count on
             end = looked + SILENT_SECONDS
 
 
@@ -124,7 +124,7 @@ class Lead:
         Raises:
             LeadLost: another leads by now.
         """
-        have = _read(self.study)
+        have = connection.user_attributes(self.study)
         earlier = [*have.get(attributes.PARENTS, []), *filter(None, [have.get(attributes.PARENT)])]
         earlier = [one for one in dict.fromkeys(earlier) if one != run_id]
         with self._writing:
@@ -163,11 +163,7 @@ class Lead:
 
 def key(study: optuna.Study) -> str:
     """What tells the study from all others, whatever their names and databases; it has one since it was first led."""
-    return str(_read(study)[attributes.KEY])
-
-
-def _read(study: optuna.Study) -> dict[str, Any]:
-    return connection.with_retries(lambda: study.user_attrs)
+    return str(connection.user_attributes(study)[attributes.KEY])
 
 
 def _is_awake_here(leader: Mapping[str, Any]) -> bool:

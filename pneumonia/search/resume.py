@@ -101,7 +101,7 @@ def settle(study: optuna.Study, lead: Lead, parent_id: str, task: Task, experime
         TrackingError: the tracking store has not answered for a minute.
     """
     tracker, end = task.context.tracker, time.monotonic() + task.grace + 2 * task.heartbeat
-    earlier = connection.with_retries(lambda: study.user_attrs).get(attributes.PARENTS, [])
+    earlier = connection.user_attributes(study).get(attributes.PARENTS, [])
     while True:
         lead.check()
         close_ended_records(study, task.context.home)

@@ -64,7 +64,7 @@ def holds_a_study(url: str) -> bool:
         read = partial(sqlite3.connect, f"{file.as_uri()}?mode=ro", uri=True, timeout=LOOK_SECONDS)
         engine = sqlalchemy.create_engine("sqlite://", creator=read, poolclass=NullPool)
     else:
-        engine = sqlalchemy.create_engine(url, connect_args=connect_arguments(dialect), poolclass=NullPool)
+        engine = sqlalchemy.create_engine(url, connect_args=connect_arguments(parts, dialect), poolclass=NullPool)
     try:
         with engine.connect() as connection:
             return _is_optunas(connection, url)
@@ -74,11 +74,13 @@ def holds_a_study(url: str) -> bool:
         raise unusable(url, str(error.__cause__ or error)) from error
 
 
-def connect_arguments(dialect: Dialect) -> dict[str, Any]:
-    """What a database's driver is to be given, so that no call waits for ever."""
+def connect_arguments(parts: URL, dialect: Dialect) -> dict[str, Any]:
+    """What a database's driver is to be given, so that no call waits for ever; what the URL says itself stands."""
     if dialect.name == "sqlite":
         return {"timeout": 60}  # seconds that a writer waits for another
-    return dict(LIBPQ) if dialect.driver in ("psycopg2", "psycopg") else {}
+    if dialect.driver not in ("psycopg2", "psycopg"):
+        return {}
+    return {name: value for name, value in LIBPQ.items() if name not in parts.query}
 
 
 def sqlite_file(parts: URL) -> Path:

@@ -24,7 +24,7 @@ from pneumonia.augmentation import stress_tests
 from pneumonia.config import TrainConfig
 from pneumonia.runs.train import OBJECTIVE
 from pneumonia.search import attributes, study_space
-from pneumonia.search.connection import connect, database, once_it_answers, put, with_retries
+from pneumonia.search.connection import connect, database, once_it_answers, put, user_attributes, with_retries
 from pneumonia.search.sampler import Sampler
 from pneumonia.search.storage import StudyError, holds_a_study
 from pneumonia.search_space import Range
@@ -118,7 +118,7 @@ def create_or_resume(
             return last
         make = partial(optuna.create_study, study_name=full, storage=storage, direction="minimize", load_if_exists=True)
         study = with_retries(make)
-        stored = with_retries(partial(getattr, study, "user_attrs"))
+        stored = user_attributes(study)
         if attributes.FINISHED not in stored:
             break
         last = study

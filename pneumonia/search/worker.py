@@ -128,7 +128,7 @@ def open_storage(task: Task, *, seconds: float | None = None) -> RDBStorage:
 
 def run_trial(trial: optuna.Trial, study: optuna.Study, task: Task, data: cache.Decoded, stop: Stop) -> None:
     """One trial from its parameters to its end in the study, in its record and in MLflow."""
-    stored = connection.with_retries(lambda: study.user_attrs)
+    stored = connection.user_attributes(study)
     parent = stored.get(attributes.PARENT, task.context.parent)  # of the newest leader
     context = task.context.under(str(parent))
     folder = context.home / "records" / task.study / f"trial-{trial.number:04d}-{uuid.uuid4().hex[:8]}"

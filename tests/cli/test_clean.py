@@ -9,8 +9,8 @@ from click.testing import CliRunner
 from pneumonia.cli import cli
 from pneumonia.tracking.record import records
 from pneumonia.tracking.store import Tracker
-from tests.conftest import NO_SERVER
-from tests.housekeeping.conftest import NewRecord, dead, sent_record
+from tests.conftest import NO_SERVER, gone
+from tests.housekeeping.conftest import NewRecord, sent_record
 from tests.tracking.conftest import small
 
 __all__ = ["sent_record"]
@@ -31,7 +31,7 @@ def place(home: Path, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.Monk
 def test_nothing_is_removed_without_yes_and_what_is_not_sent_never(
     sent_record: NewRecord, new_record: NewRecord, home: Path
 ) -> None:
-    whole, unsent = sent_record("whole"), small(new_record, "unsent", owner=dead())
+    whole, unsent = sent_record("whole"), small(new_record, "unsent", owner=gone())
     for words in ((), ("--json",), ("--older", "0", "--keep-models", "1")):
         done = run(*words)
         assert done.exit_code == 0, done.output

@@ -12,8 +12,8 @@ from pneumonia.housekeeping import leftovers
 from pneumonia.tracking.record import Record, close_dead, write_json
 from pneumonia.tracking.store import Tracker
 from pneumonia.tracking.sync import remember
-from tests.conftest import NO_SERVER
-from tests.housekeeping.conftest import NewRecord, dead
+from tests.conftest import NO_SERVER, gone
+from tests.housekeeping.conftest import NewRecord
 
 DAY = 86_400
 
@@ -47,9 +47,9 @@ def test_a_home_that_cannot_be_written_to(tmp_path: Path) -> None:
 
 def test_a_run_whose_process_is_dead(new_record: NewRecord, home: Path) -> None:
     new_record("lives")
-    new_record("elsewhere", owner={**dead(), "host": "another"})
+    new_record("elsewhere", owner={**gone(), "host": "another"})
     assert leftovers.stale_runs(home).state == "ok"
-    new_record("killed", owner=dead())
+    new_record("killed", owner=gone())
     check = leftovers.stale_runs(home)
     assert (check.state, check.command) == ("warning", "pneumonia sync")
     assert "killed" in check.sentence

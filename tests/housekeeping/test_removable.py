@@ -17,7 +17,8 @@ from pneumonia.housekeeping.removable import Removable, take_away
 from pneumonia.runs import checkpointing
 from pneumonia.runtime.signals import identity
 from pneumonia.tracking.record import records, write_json
-from tests.housekeeping.conftest import NewRecord, dead
+from tests.conftest import gone
+from tests.housekeeping.conftest import NewRecord
 
 DAY = 86_400
 
@@ -80,13 +81,13 @@ def test_what_was_left_half_written_goes_after_an_hour(home: Path) -> None:
 
 def test_what_dead_processes_left_in_records(home: Path, new_record: NewRecord) -> None:
     ended, lives, running = (
-        new_record(name, owner=owner) for name, owner in (("ended", dead()), ("lives", identity()), ("running", dead()))
+        new_record(name, owner=owner) for name, owner in (("ended", gone()), ("lives", identity()), ("running", gone()))
     )
     for record in (ended, lives, running):
         (record.folder / "tmpabc" / "model").mkdir(parents=True)
     ended.finish("FAIL", "the process was killed")
     lives.finish("COMPLETE")
-    parts = [ended.folder / f"status.json.{pid}-1.part" for pid in (dead()["pid"], os.getpid())]
+    parts = [ended.folder / f"status.json.{pid}-1.part" for pid in (gone()["pid"], os.getpid())]
     for part in parts:
         part.write_text("{")
     (ended.artifacts / "table.part").write_text("a user's own")
@@ -122,7 +123,7 @@ def test_temporary_folders_go_after_a_day_and_a_server_s_when_it_is_dead(tmp_pat
     for name in ("pneumonia-gate-old", "pneumonia-gate-new", "another-s", "pneumonia-serve-unknown"):
         (tmp_path / name / "deep").mkdir(parents=True)
         age(tmp_path / name, 0.5 if "new" in name else 2)
-    for name, owner in (("pneumonia-serve-dead", dead()), ("pneumonia-serve-lives", identity())):
+    for name, owner in (("pneumonia-serve-dead", gone()), ("pneumonia-serve-lives", identity())):
         (tmp_path / name).mkdir()
         write_json(tmp_path / name / "owner.json", owner)
     (tmp_path / "pneumonia-model-link").symlink_to(tmp_path / "another-s")

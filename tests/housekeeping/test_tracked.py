@@ -18,7 +18,8 @@ from pneumonia.tracking.places import local
 from pneumonia.tracking.record import Record, records
 from pneumonia.tracking.store import Tracker
 from pneumonia.tracking.sync import remember, sent
-from tests.housekeeping.conftest import NewRecord, dead
+from tests.conftest import gone
+from tests.housekeeping.conftest import NewRecord
 from tests.tracking.conftest import small, stub_model
 
 
@@ -45,8 +46,8 @@ def test_a_record_that_the_store_has_goes_and_its_run_stays(
 def test_what_is_not_wholly_sent_stays(
     tracker: Tracker, sent_record: NewRecord, new_record: NewRecord, home: Path
 ) -> None:
-    small(new_record, "unsent", owner=dead())
-    new_record("running", owner=dead())
+    small(new_record, "unsent", owner=gone())
+    new_record("running", owner=gone())
     for name, change in (
         ("not-closed", lambda record: remember(record, closed=False)),
         ("file-more", lambda record: record.add_json("figures/later.json", {})),
@@ -77,7 +78,7 @@ def test_what_the_store_has_lost_stays(tracker: Tracker, sent_record: NewRecord,
 
 
 def test_a_record_of_another_machine_goes_when_it_is_old(tracker: Tracker, sent_record: NewRecord, home: Path) -> None:
-    sent_record("far", owner={**dead(), "host": "another"})
+    sent_record("far", owner={**gone(), "host": "another"})
     assert can_go(home, tracker) == set()
     assert can_go(home, tracker, days=0) == {"far"}
 
@@ -98,7 +99,7 @@ def test_records_of_an_unfinished_study_stay(
     of_study = {"tags": {tags.STUDY: "films"}}
     sent_record("trial", role="trial", **of_study)
     assert can_go(home, tracker) == set()  # no search is known that finished it
-    killed = new_record("killed", role="search", owner=dead(), **of_study)
+    killed = new_record("killed", role="search", owner=gone(), **of_study)
     killed.finish("INTERRUPTED", "SIGTERM")
     tracker.send(killed)
     assert can_go(home, tracker) == set()
@@ -109,7 +110,7 @@ def test_records_of_an_unfinished_study_stay(
     killed.update(tags={**killed.run.tags, tags.ANSWERED: "true"})
     assert can_go(home, tracker) == {"trial", "killed", "done"}
     time.sleep(0.01)
-    again = new_record("again", role="search", owner=dead(), **of_study)
+    again = new_record("again", role="search", owner=gone(), **of_study)
     tracker.send(again)
     assert can_go(home, tracker) == set()
 
@@ -186,7 +187,7 @@ def trials(tracker: Tracker, new_record: NewRecord) -> Callable[..., list[Record
         made = []
         for number, value in enumerate(values):
             of_study = {tags.STUDY: "films", tags.TRIAL_NUMBER: str(number)}
-            record = new_record(f"trial-{number}", role="trial", tags=of_study, owner=dead())
+            record = new_record(f"trial-{number}", role="trial", tags=of_study, owner=gone())
             record.add_metrics({"val/objective": 1 - value}, step=1, time=1)
             record.summarise({"val/objective": value}, step=1)
             stub_model(record)

@@ -1,15 +1,11 @@
 """An empty study in a database of its own, and trials taken from it."""
 
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
 
 from pneumonia.config import TrainConfig
-from pneumonia.runtime.signals import identity
 from pneumonia.search import connection, pruning
 from pneumonia.search import study as studies
 from pneumonia.search_space import search_space
@@ -36,13 +32,6 @@ def claim(study: optuna.Study, goal: int = 100) -> optuna.Trial:
     trial = studies.claim(study, goal, wait=no_wait)
     assert trial is not None
     return trial
-
-
-def gone() -> dict[str, Any]:
-    """The identity of a process on this machine that has ended."""
-    process = subprocess.Popen([sys.executable, "-c", "pass"])
-    process.wait()
-    return {**identity(), "pid": process.pid, "started": 0.0}
 
 
 class Always(optuna.pruners.BasePruner):

@@ -11,7 +11,8 @@ import pytest
 from pneumonia.runtime.signals import identity
 from pneumonia.search import attributes, connection, leader
 from pneumonia.search import study as studies
-from tests.search.conftest import PRUNER, gone
+from tests.conftest import gone
+from tests.search.conftest import PRUNER
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +96,7 @@ def test_a_leader_is_not_silent_while_the_database_is_away(
 ) -> None:
     there = {**identity(), "host": "another-machine", "run_id": "run", "beat": 3}
     study.set_user_attr("leader", there)
-    read, calls = leader._read, []
+    read, calls = connection.user_attributes, []
 
     def slow(study: optuna.Study) -> dict[str, Any]:
         calls.append(1)
@@ -105,7 +106,7 @@ def test_a_leader_is_not_silent_while_the_database_is_away(
             study.set_user_attr("leader", {**there, "beat": 4})
         return read(study)
 
-    monkeypatch.setattr(leader, "_read", slow)
+    monkeypatch.setattr(connection, "user_attributes", slow)
     assert leader.ask(study).leader == {**there, "beat": 4}
 
 

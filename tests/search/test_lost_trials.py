@@ -15,7 +15,8 @@ from pneumonia.search import connection, lost_trials
 from pneumonia.search import study as studies
 from pneumonia.search.lost_trials import requeue_lost_trials
 from pneumonia.tracking.store import Tracker
-from tests.search.conftest import BASE, SPACE, claim, gone
+from tests.conftest import gone
+from tests.search.conftest import BASE, SPACE, claim
 
 
 def test_retry_keeps_parameters_and_forgets_the_dead_worker(study: optuna.Study) -> None:

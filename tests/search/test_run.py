@@ -19,7 +19,7 @@ from pneumonia.search.worker import Task
 from pneumonia.tracking.record import Record, Run, records
 from pneumonia.tracking.store import Tracker
 from tests.command import until
-from tests.search.conftest import gone
+from tests.conftest import gone
 
 Search = Callable[..., run.Outcome]
 

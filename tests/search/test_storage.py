@@ -165,3 +165,10 @@ def test_what_is_no_url_is_refused(text: str) -> None:
     with pytest.raises(StudyError, match="not an SQLAlchemy URL") as refused:
         studies.check(text, None)
     assert str(refused.value).endswith(f"sqlite:///{text}") == text.endswith(".db")
+
+
+def test_a_driver_waits_as_long_as_the_url_says() -> None:
+    url = "postgresql+psycopg2://me@host/base"
+    assert storage.connect_arguments(*storage.check_url(url)) == storage.LIBPQ
+    own = storage.connect_arguments(*storage.check_url(f"{url}?connect_timeout=60"))
+    assert own == {name: value for name, value in storage.LIBPQ.items() if name != "connect_timeout"}

@@ -15,8 +15,7 @@ from pneumonia.tracking.connection import TrackingError
 from pneumonia.tracking.record import Record, close_dead
 from pneumonia.tracking.store import Tracker, finished, source_tags
 from pneumonia.tracking.sync import sent
-from tests.conftest import NO_SERVER
-from tests.search.conftest import gone
+from tests.conftest import NO_SERVER, gone
 from tests.tracking.conftest import NewRecord, small
 
 
