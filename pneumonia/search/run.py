@@ -25,9 +25,9 @@ from pneumonia.search.lost_trials import requeue_lost_trials
 from pneumonia.search.worker import Task, open_storage
 from pneumonia.tracking import kept_models, tags, views
 from pneumonia.tracking.connection import TrackingError
-from pneumonia.tracking.record import Record, Run, close_dead
+from pneumonia.tracking.record import Record, Run, close_dead, records
 from pneumonia.tracking.store import finished, tracker_errors
-from pneumonia.tracking.sync import sent
+from pneumonia.tracking.sync import sent, unsent
 
 TIDY_SECONDS = 1.0
 
@@ -290,12 +290,20 @@ def _run_trials(
         try:
             pool.run(task, workers, on_poll=on_poll, on_death=on_death)
         except Interrupted:
-            # A killed worker left its trial; an unreachable database must not delay the stop.
-            tidy = threading.Thread(target=requeue_lost_trials, args=(study, task.context), daemon=True)
+            # An unreachable database or tracking store must not delay the stop.
+            tidy = threading.Thread(target=_tidy, args=(study, task.context), daemon=True)
             tidy.start()
             tidy.join(TIDY_SECONDS)
             raise
         listener.on_progress(progress(study, task.goal))
+
+
+def _tidy(study: optuna.Study, context: RunContext) -> None:
+    """Ends what killed workers left: the trials that they were at, and the runs whose end they were sending."""
+    requeue_lost_trials(study, context)
+    for record in records(context.home / "records" / study.study_name):
+        if unsent(record):
+            context.tracker.try_send(record)
 
 
 def progress(study: optuna.Study, goal: int) -> Progress:

@@ -1,5 +1,6 @@
 """Searches of one study at a time: one leads, the others join."""
 
+import signal
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,6 +14,8 @@ from pneumonia.config import SearchConfig
 from pneumonia.data import index as data
 from pneumonia.registry.gate import Verdict
 from pneumonia.runs.context import RunContext
+from pneumonia.runs.listener import SILENT
+from pneumonia.runtime.signals import Interrupted
 from pneumonia.search import connection, final, leader, run
 from pneumonia.search import study as studies
 from pneumonia.search.worker import Task
@@ -133,3 +136,23 @@ class TestAStudyThatIsDone:
         second, third = search(), search()
         assert (second.study, second.run_id, second.done) == (first.study, first.run_id, True)
         assert (third.study, third.done) == (f"{first.study}-2", False)
+
+
+def test_a_run_whose_end_a_worker_was_sending_when_it_was_killed_is_closed(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = task.context.tracker
+    study = optuna.load_study(study_name=task.study, storage=connection.connect(task.storage))
+    of_study = task.context.home / "records" / task.study
+    record = Record.create(of_study / "trial-0000", Run(name="trial 0", role="trial", experiment="pneumonia"))
+    run_id = tracker.send(record)
+
+    def killed(*rest: Any, **more: Any) -> None:
+        record.finish("INTERRUPTED", "SIGTERM while training")
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr(run.pool, "run", killed)
+    monkeypatch.setattr(run, "TIDY_SECONDS", 60.0)
+    with pytest.raises(Interrupted):
+        run._run_trials(study, task, 1, SILENT)
+    assert tracker.client.get_run(run_id).info.status == "KILLED"
