@@ -2,7 +2,6 @@
 
 import copy
 from contextlib import suppress
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -59,18 +58,17 @@ def retry(study: optuna.Study, trial: FrozenTrial, *, innocent: bool = False) ->
 
 def lost(study: optuna.Study) -> dict[int, str]:
     """The numbers of running trials without a living worker, and what is known of it: dead, on this machine; or silent
-    for longer than the grace period.
+    for longer than the grace period. A trial that has no worker is given a first heartbeat here, so that its silence is
+    counted by the database's clock: when it began is told by its machine's, in its time zone.
     """
     found, storage = {}, database(study)
     silent = set(with_retries(lambda: storage._get_stale_trial_ids(study._study_id)))
     for trial in studies.trials(study, TrialState.RUNNING):
-        worker, began = trial.user_attrs.get(attributes.WORKER), trial.datetime_start
+        worker = trial.user_attrs.get(attributes.WORKER)
         if trial._trial_id in silent:
-            found[trial.number] = "the worker stopped responding"
-            continue
-        age = (datetime.now() - began).total_seconds() if began is not None else 0.0
-        if worker is None and age > _grace(storage):
-            found[trial.number] = UNCLAIMED
+            found[trial.number] = UNCLAIMED if worker is None else "the worker stopped responding"
+        elif worker is None and _silence(storage, trial) is None:
+            with_retries(partial(storage.record_heartbeat, trial._trial_id))
         elif worker is not None and is_gone(worker):
             found[trial.number] = "the worker was killed"
     return found
@@ -81,6 +79,12 @@ def heard_of(study: optuna.Study, trial: FrozenTrial) -> bool:
     if (worker := trial.user_attrs.get(attributes.WORKER)) is not None and is_gone(worker):
         return False
     storage = database(study)
+    silence = _silence(storage, trial)
+    return silence is not None and silence <= (storage.grace_period or GRACE_SECONDS)
+
+
+def _silence(storage: RDBStorage, trial: FrozenTrial) -> float | None:
+    """Seconds since the last heartbeat of a trial, by the database's clock; None where there was none."""
 
     def seconds() -> float | None:
         with Session(storage.engine) as session:
@@ -88,9 +92,4 @@ def heard_of(study: optuna.Study, trial: FrozenTrial) -> bool:
             row = session.execute(query.where(TrialHeartbeatModel.trial_id == trial._trial_id)).one_or_none()
         return None if row is None else float((row[1].replace(tzinfo=None) - row[0]).total_seconds())
 
-    silence = with_retries(seconds)
-    return silence is not None and silence <= _grace(storage)
-
-
-def _grace(storage: RDBStorage) -> int:
-    return storage.grace_period or GRACE_SECONDS
+    return with_retries(seconds)

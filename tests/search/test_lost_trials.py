@@ -1,13 +1,16 @@
 """Trials whose worker is gone: they are found, queued again and given up in the end."""
 
 import time
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
+from optuna.storages._rdb.models import TrialHeartbeatModel, TrialModel
 from optuna.trial import TrialState
+from sqlalchemy.orm import Session
 
 from pneumonia.runs.context import RunContext
 from pneumonia.runtime.signals import identity
@@ -63,16 +66,20 @@ def test_a_process_number_used_again_is_another_process(study: optuna.Study) -> 
     assert lost_trials.lost(study) == {trial.number: "the worker was killed"}
 
 
-def test_a_trial_without_a_worker_is_lost_after_a_while(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("hours", [-9, 0, 8])
+def test_a_trial_without_a_worker_is_lost_after_a_while(study: optuna.Study, hours: int) -> None:
+    """Counted by the database's clock, whatever the time zone of the machine that began it."""
     trial = claim(study)
-    assert lost_trials.lost(study) == {}
 
-    class Later(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> Any:
-            return datetime.now(tz) + timedelta(seconds=lost_trials.GRACE_SECONDS + 1)
+    def turn_back(model: Any, column: str, by: timedelta) -> None:
+        with Session(connection.database(study).engine) as session:
+            row = session.scalars(sqlalchemy.select(model).where(model.trial_id == trial._trial_id)).one()
+            setattr(row, column, getattr(row, column) - by)
+            session.commit()
 
-    monkeypatch.setattr(lost_trials, "datetime", Later)
+    turn_back(TrialModel, "datetime_start", timedelta(hours=hours))
+    assert lost_trials.lost(study) == lost_trials.lost(study) == {}
+    turn_back(TrialHeartbeatModel, "heartbeat", timedelta(seconds=lost_trials.GRACE_SECONDS + 1))
     assert lost_trials.lost(study) == {trial.number: lost_trials.UNCLAIMED}
 
 
@@ -82,6 +89,7 @@ def test_a_silent_worker_loses_its_trial(url: str, tracker: Tracker, home: Path)
     storage = connection.connect(url, heartbeat=1, grace=1)
     study = studies.create_or_resume(storage, "films", BASE, SPACE, changed=True)
     silent = claim(study)
+    silent.set_user_attr("worker", {**identity(), "host": "another-machine"})
     storage.record_heartbeat(silent._trial_id)
     assert lost_trials.lost(study) == {}
     assert lost_trials.heard_of(study, studies.trials(study)[silent.number])
