@@ -2,7 +2,7 @@
 
 A version that the alias has come to name is started beside the one that is served, tried, and takes its place; the
 other one ends when it has answered what it was asked. One that does not start or does not answer rightly takes nobody's
-place. A server that dies is started again, and so is one that does not answer after that. What is said is said once.
+place. A server that dies or hangs is started again, as often as it does. What is said is said once.
 """
 
 import math
@@ -14,6 +14,8 @@ from pneumonia.serving.scoring_server import NotServed
 from pneumonia.tracking.connection import TrackingError
 
 DRAIN_SECONDS = 300.0  # as long as nginx waits for an answer
+PING_SECONDS = 10.0  # between two questions to the present server whether it answers
+HANG_PINGS = 30  # in vain, in a row, until it counts as hanging: as long as nginx waits for a large request
 QUIET_SECONDS = 1.0  # from the switch until the old server may be stopped: a request may be on its way to it
 STOP_SECONDS = 15.0  # for the old server to end after it was told to
 PAUSES = (1.0, 60.0)  # shortest and longest before a server that died is started again; doubled each time
@@ -29,6 +31,7 @@ class Server(Protocol):
     port: int
 
     def start(self) -> None: ...
+    def answers(self) -> bool: ...
     def is_up(self) -> bool: ...
     def is_right(self) -> bool: ...
     def alive(self) -> bool: ...
@@ -123,6 +126,7 @@ class Follower:
         self._asked, self._seen = -math.inf, 0.0
         self._refused: dict[str, Refused] = {}
         self._restarts, self._front_restarts = Restarts(), Restarts()
+        self._pinged, self._unanswered = -math.inf, 0  # when the present server was asked last, and in vain how often
         self._down = False  # the present server was started again, and does not answer yet
         self._fault: str | None = None  # what was said of that
         self._trouble = False  # the registry could not be asked the last time
@@ -198,6 +202,7 @@ class Follower:
 
     def _switch(self, new: Server) -> None:
         old, self._restarts, self._down, self._fault = self.current, Restarts(), False, None
+        self._unanswered = 0
         if old is None:
             self.say(f"{new.name} answers now")
         elif self.front is not None:
@@ -257,6 +262,19 @@ class Follower:
                 self._restart(self.current)
         elif self._down:
             self._look_again(self.current, now)
+        elif now - self._pinged >= PING_SECONDS:
+            self._ping(self.current, now)
+
+    def _ping(self, server: Server, now: float) -> None:
+        """Starts a server again that lives and has long said nothing.
+
+        Pings are counted, not seconds: this process may have been asleep in between.
+        """
+        self._unanswered = 0 if server.answers() else self._unanswered + 1
+        self._pinged = now
+        if self._unanswered >= HANG_PINGS and self._restarts.due(now):
+            self.say(f"{server.name} has not answered for {HANG_PINGS * PING_SECONDS:.0f} s, and is started again")
+            self._restart(server)
 
     def _look_again(self, server: Server, now: float) -> None:
         """Whether a server that was started again answers; one that hangs is started once more."""
@@ -270,7 +288,7 @@ class Follower:
                 self._restart(server)
 
     def _restart(self, server: Server) -> None:
-        self._down = True
+        self._down, self._unanswered = True, 0
         try:
             server.restart()
         except NotServed as error:

@@ -143,6 +143,12 @@ class ScoringServer:
             if tell and text and not self._told:
                 self._say(f"{self.name} | {text}")
 
+    def answers(self) -> bool:
+        """Whether it says within two seconds that it is there."""
+        with suppress(requests.RequestException):
+            return requests.get(f"{self._at}/ping", timeout=2).ok
+        return False
+
     def is_up(self) -> bool:
         """Whether it answers.
 
@@ -151,9 +157,8 @@ class ScoringServer:
         """
         if not self.alive():
             raise NotServed(f"does not start: {self._last_words()}")
-        with suppress(requests.RequestException):
-            if requests.get(f"{self._at}/ping", timeout=2).ok:
-                return True
+        if self.answers():
+            return True
         if time.monotonic() - self._began > START_SECONDS:
             raise NotServed(f"does not answer after {START_SECONDS:.0f} s")
         return False

@@ -32,6 +32,9 @@ class Server:
         self.runs = False
         self.start()
 
+    def answers(self) -> bool:
+        return self.runs and self.version not in self.world.hanging
+
     def is_up(self) -> bool:
         if self.runs and self.version in self.world.hanging:
             if self.world.now - self.began > 300:
@@ -210,6 +213,25 @@ def test_a_server_that_dies_is_started_again_ever_more_slowly_where_it_keeps_dyi
         world.wait(1)
     assert 5 <= server.starts - before <= 15
     assert len([line for line in world.said if "has died" in line]) == 1
+
+
+def test_a_server_that_lives_and_says_nothing_is_started_again(world: World) -> None:
+    server = world.servers[0]
+    world.hanging = {"1"}
+    world.wait(200)  # as long as a large request may take
+    world.hanging = set()
+    world.wait(20)
+    world.hanging = {"1"}
+    world.wait(250)
+    assert server.starts == 1
+    world.wait(60)
+    assert server.starts == 2
+    world.hanging = set()
+    world.wait(20)
+    assert world.said[-2:] == [
+        "pneumonia version 1 has not answered for 300 s, and is started again",
+        "pneumonia version 1 answers again",
+    ]
 
 
 def hangs(world: World) -> None:

@@ -2,6 +2,8 @@
 
 import math
 import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,22 @@ def test_three_ports_that_are_free() -> None:
             free_ports("127.0.0.1", port - 1)
         with pytest.raises(NotServed, match=f"something else listens at port {port}"):
             ScoringServer("pneumonia", "1", None, port, Options(), print).start()
+
+
+def test_a_server_that_takes_a_connection_and_says_nothing_does_not_answer() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Here) as there, socket.socket() as hanging:
+        threading.Thread(target=there.serve_forever, daemon=True).start()
+        hanging.bind(("127.0.0.1", 0))
+        hanging.listen()
+        assert ScoringServer("pneumonia", "1", Path(), there.server_port, Options(), print).answers()
+        assert not ScoringServer("pneumonia", "1", Path(), hanging.getsockname()[1], Options(), print).answers()
+        there.shutdown()
+
+
+class Here(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
 
 
 def test_the_files_go_when_a_server_is_stopped_for_good(tmp_path: Path) -> None:
