@@ -90,14 +90,22 @@ class Command:
 class Lab:
     """A folder where `pneumonia` searches through a few films, and what is to be seen of that from outside.
 
-    The films are so few and so small that a trial takes about two seconds. Its commands run under the host name `host`,
-    where one is given.
+    The films are so few and so small that a trial takes about two seconds. Its commands run under the host name `host`
+    and in the network namespace `network`, where they are given.
     """
 
     def __init__(
-        self, folder: Path, films: Path, *, tracking: str, storage: str | None = None, host: str | None = None
+        self,
+        folder: Path,
+        films: Path,
+        *,
+        tracking: str,
+        storage: str | None = None,
+        host: str | None = None,
+        network: str | None = None,
     ) -> None:
-        self.folder, self.films, self.tracking, self.storage, self.host = folder, films, tracking, storage, host
+        self.folder, self.films, self.tracking, self.storage = folder, films, tracking, storage
+        self.host, self.network = host, network
         self.home = folder / "home"
         self.client = MlflowClient(tracking)
         self.commands: list[Command] = []
@@ -114,6 +122,8 @@ class Lab:
             program += [w for name, value in pairs for w in ("-P", f"{name[2:].replace('-', '_')}={value}")]
         if self.host is not None:
             program = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', self.host, *program]
+        if self.network is not None:
+            program = ["ip", "netns", "exec", self.network, *program]
         environment = {
             **os.environ,
             "PYTHONPATH": str(ROOT),

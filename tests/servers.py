@@ -22,26 +22,30 @@ ENVIRONMENT = {
 
 PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), default=None)
 USER = "postgres"
+LOOPBACK = "127.0.0.1"
+
+
+def free_port(host: str) -> int:
+    with socket.socket() as free:
+        free.bind((host, 0))
+        return int(free.getsockname()[1])
 
 
 class PostgresServer:
     """A PostgreSQL of one's own in a temporary folder, without passwords and without much care for its disk.
 
-    It refuses to run as root, so there it runs as the user `postgres`.
+    It refuses to run as root, so there it runs as the user `postgres`. Whoever reaches `host` may connect.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+    def __init__(self, folder: Path, *, host: str = LOOPBACK) -> None:
+        self.folder, self.host, self.port = folder, host, free_port(host)
         if os.getuid() == 0:
             shutil.chown(folder, USER, USER)
         self._do("initdb", "--auth=trust", f"--username={USER}", "--encoding=UTF8", "--locale=C", "--no-sync")
         with (folder / "data" / "postgresql.conf").open("a") as file:
-            file.write(
-                f"port = {self.port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\nfsync = off\n"
-            )
+            file.write(f"port = {self.port}\nlisten_addresses = '{host}'\nunix_socket_directories = ''\nfsync = off\n")
+        with (folder / "data" / "pg_hba.conf").open("a") as file:
+            file.write("host all all samenet trust\n")
 
     def _do(self, program: str, *words: str) -> None:
         assert PROGRAMS is not None
@@ -57,11 +61,11 @@ class PostgresServer:
         self._do("pg_ctl", "stop", "-w", "-m", "immediate")
 
     def url(self, database: str = USER) -> str:
-        return f"postgresql+psycopg2://{USER}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql+psycopg2://{USER}@{self.host}:{self.port}/{database}"
 
     def create(self, database: str) -> str:
         assert PROGRAMS is not None
-        command = [str(PROGRAMS / "createdb"), "-h", "127.0.0.1", "-p", str(self.port), "-U", USER, database]
+        command = [str(PROGRAMS / "createdb"), "-h", self.host, "-p", str(self.port), "-U", USER, database]
         subprocess.run(command, check=True, timeout=60)
         return self.url(database)
 
@@ -69,17 +73,14 @@ class PostgresServer:
 class TrackingServer:
     """`mlflow server` on a free port with one worker; after `kill` it starts again on the same port."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
+    def __init__(self, folder: Path, *, host: str = LOOPBACK) -> None:
+        self.folder, self.host, self.port = folder, host, free_port(host)
+        self.uri = f"http://{host}:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, seconds: float = 120) -> None:
         command = [
-            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)),
+            *(sys.executable, "-m", "mlflow", "server", "--host", self.host, "--port", str(self.port)),
             *("--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}"),
             *("--artifacts-destination", str(self.folder / "artifacts")),
         ]
