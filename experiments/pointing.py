@@ -16,8 +16,8 @@ occlusion        by how much the logit falls where a soft spot is turned to the 
                  darkened (what is served; also with a finer grid, of both directions, and with random weights, which
                  must fall to chance: Adebayo et al. 2018)
 
-No test film is opened. Cost: two minutes a model on a core. Result: what is served points into .79 of the opacities,
-CAM into .27; see LOG.md.
+No test film is opened. Cost: two minutes a model on a core. Result: what is served points into .78 of the opacities,
+CAM into .30; see LOG.md.
 """
 
 import copy
