@@ -1,6 +1,7 @@
 """The scripts of docs/deploy for many machines, started as SLURM and ssh start them, with their words and variables."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -138,7 +139,8 @@ def test_machines_that_are_reached_by_ssh(lab: Lab, start: Start) -> None:
     said = command.communicate(timeout=60)[0]
     assert command.returncode == 143, said
     assert said.count("the same command resumes from here") == 2
-    assert {line.split(" | ")[0] for line in said.splitlines() if " | " in line} == {"one", "me@two"}
+    assert {line.split(" | ")[0] for line in said.splitlines()} == {"one", "me@two"}
+    assert re.search(r"^one \| .*films: 100%", said, flags=re.MULTILINE)
     again = start(*words)
     said = again.communicate(timeout=600)[0]
     assert again.returncode == 0, said
