@@ -20,6 +20,7 @@ from pneumonia.runs.listener import Listener
 from pneumonia.runs.train import run_training, write_results
 from pneumonia.search import attributes
 from pneumonia.search import study as studies
+from pneumonia.search.storage import StudyError
 from pneumonia.search.worker import Task, describe
 from pneumonia.serving import export
 from pneumonia.tracking import tags
@@ -54,7 +55,8 @@ def ranked(study: optuna.Study) -> list[FrozenTrial]:
 @dataclass(frozen=True, kw_only=True)
 class Goal:
     """What the final training is to be: of so many epochs, its model a version of `model_name`. `key` tells its study
-    from all others, `resumed` says whether a search led it that died, and `check` raises once another leads it.
+    from all others, `resumed` says whether a search led it that died, `check` raises once it is known that another
+    leads it, and `confirm` asks the database about that.
     """
 
     epochs: int
@@ -62,6 +64,7 @@ class Goal:
     key: str
     resumed: bool = False
     check: Callable[[], None] = lambda: None
+    confirm: Callable[[], None] = lambda: None
 
 
 def finish(
@@ -78,7 +81,7 @@ def finish(
         trials: the complete ones, the best first.
 
     Raises:
-        LeadLost: what `goal.check` raises.
+        LeadLost: another leads by now; a final training that has begun is KILLED.
     """
     context, best = task.context, trials[0]
     full = replace(task.base, **best.params, epochs=goal.epochs)
@@ -118,6 +121,8 @@ def finish(
             write_results(record, fitted, data, keep_model=True, looks={} if context.pictures else None)
         else:
             run_training(full, data, record, context, listener=_Watched(listener, goal.check), changed=task.changed)
+        with suppress(StudyError):  # of two that are complete, the registry takes the first
+            goal.confirm()
     return record, _registered(record, task, goal)
 
 

@@ -108,8 +108,18 @@ class Lead:
 
     def beat(self) -> None:
         """Counts on; whether another leads is then said by `check`."""
-        with suppress(LeadLost), self._writing:
-            self._write({attributes.LEADER: {**self._me, "beat": self._me["beat"] + 1}}, seconds=0)
+        with suppress(LeadLost):
+            self.confirm(seconds=0)
+
+    def confirm(self, *, seconds: float = connection.PATIENCE_SECONDS) -> None:
+        """Counts on, and waits for the database for so long: a leader that is cut off from it cannot know who leads.
+
+        Raises:
+            LeadLost: another leads by now.
+            StudyError: the database has not answered.
+        """
+        with self._writing:
+            self._write({attributes.LEADER: {**self._me, "beat": self._me["beat"] + 1}}, seconds=seconds)
 
     def check(self) -> None:
         """Raises:

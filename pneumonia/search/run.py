@@ -218,7 +218,13 @@ def _lead(
         home / "records" / study.study_name / f"search-{time.time_ns()}",
     )
     parent.add_params({k: v for k, v in asdict(config).items() if v is not None})
-    goal = final.Goal(epochs=plan.final_epochs, model_name=model_name, key=leader.key(study), check=lead.check)
+    goal = final.Goal(
+        epochs=plan.final_epochs,
+        model_name=model_name,
+        key=leader.key(study),
+        check=lead.check,
+        confirm=lead.confirm,
+    )
     with lead.held(), finished(parent, tracker):
         parent_id = tracker.patiently(lambda: tracker.send(parent))
         experiment_id = sent(parent)["experiment_id"]

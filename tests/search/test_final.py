@@ -1,6 +1,7 @@
 """The final candidate: trained and registered once, also by who comes later."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from pneumonia.registry.versions import enter
 from pneumonia.runs.context import RunContext
 from pneumonia.runs.listener import SILENT
 from pneumonia.search import final
+from pneumonia.search.leader import LeadLost
+from pneumonia.search.storage import StudyError
 from pneumonia.search.worker import Task
-from pneumonia.tracking.record import Record
+from pneumonia.tracking.record import Record, records
 from pneumonia.tracking.store import Tracker
 from pneumonia.tracking.sync import sent
 from tests.conftest import TINY
@@ -38,7 +41,7 @@ def in_full(
 
     monkeypatch.setattr(final, "run_training", train)
 
-    def end(**changes: Any) -> Any:
+    def end(*, confirm: Callable[[], None] = lambda: None, **changes: Any) -> Any:
         task = Task(
             index=index,
             base=replace(TINY, epochs=1),
@@ -56,7 +59,7 @@ def in_full(
             params=params, distributions={name: FloatDistribution(0, 1) for name in params}, value=0.1
         )
         assert isinstance(best, FrozenTrial)
-        goal = final.Goal(epochs=TINY.epochs, model_name="pneumonia", key="ab12")
+        goal = final.Goal(epochs=TINY.epochs, model_name="pneumonia", key="ab12", confirm=confirm)
         return final.finish([best], task, goal, decoded, SILENT)
 
     return end
@@ -98,3 +101,34 @@ def test_another_best_trial_is_trained(in_full: Callable[..., Any], waiting: Rec
     with pytest.raises(Trained):
         in_full(lr=TINY.lr / 2)
     assert "verdict" not in sent(waiting)
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (LeadLost("another search leads study study by now"), "INTERRUPTED"),
+        (StudyError("it has not answered"), "COMPLETE"),
+    ],
+)
+def test_who_was_cut_off_in_the_final_training_asks_who_leads_before_it_is_complete(
+    in_full: Callable[..., Any],
+    tracker: Tracker,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    state: str,
+) -> None:
+    """Another may have made the final model meanwhile: there is one. A database that is away takes none away."""
+    monkeypatch.setattr(final, "run_training", lambda *arguments, **more: None)
+    monkeypatch.setattr(final, "_registered", lambda *arguments: None)
+
+    def confirm() -> None:
+        raise error
+
+    with pytest.raises(LeadLost) if state == "INTERRUPTED" else nullcontext():
+        in_full(confirm=confirm)
+    (record,) = records(home / "records")
+    assert record.status is not None
+    assert record.status["state"] == state
+    run = tracker.client.get_run(sent(record)["run_id"])
+    assert run.info.status == ("KILLED" if state == "INTERRUPTED" else "FINISHED")

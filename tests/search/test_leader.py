@@ -208,6 +208,17 @@ def test_every_order_of_a_takeover(
     assert leader.claim(study, None) is None
 
 
+def test_who_does_not_lead_any_more_learns_it_by_asking(study: optuna.Study, elsewhere: Callable[[str], None]) -> None:
+    elsewhere("another-machine")
+    lead = led(study, "run")
+    lead.confirm()
+    study.set_user_attr("leader", None)
+    led(study, "other run")
+    lead.check()  # it has not heard of it
+    with pytest.raises(leader.LeadLost):
+        lead.confirm()
+
+
 def test_every_leader_before_is_known_the_earliest_first(study: optuna.Study) -> None:
     """A study that an earlier version began has the last parent alone."""
     study.set_user_attr("parent", "old run")

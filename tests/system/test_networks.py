@@ -1,6 +1,8 @@
 """Two searches on machines with addresses of their own, whose cables are pulled: nobody hears that a peer is away."""
 
+import os
 import shutil
+import signal
 import tempfile
 import time
 from collections import Counter
@@ -53,16 +55,20 @@ def labs(cables: Switch, films: Path, tmp_path: Path) -> Iterator[list[Lab]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def both_at_work(labs: list[Lab], trials: int) -> list[Command]:
-    """The searches of both machines, the first one's leading, when each has had a trial."""
-    commands = [labs[0].search(trials=trials, workers=1)]
-    until(labs[0].running, "a trial of the leader")
-    commands.append(labs[1].search(trials=trials, workers=1))
+def both_at_work(labs: list[Lab], cables: Switch, *, trials: int, cut: Lab) -> list[Command]:
+    """The searches of both machines, the first one's leading, each at a trial, when one of them is cut off."""
+    first, second = labs
+    commands = [first.search(trials=trials, workers=1)]
+    stopped = first.delay()
+    commands.append(second.search(trials=trials, workers=1))
 
-    def hosts() -> set[str]:
-        return {trial.user_attrs["worker"]["host"] for trial in labs[0].trials() if "worker" in trial.user_attrs}
+    def at_a_trial() -> FrozenTrial | None:
+        running = first.trials(TrialState.RUNNING)
+        return next((t for t in running if t.user_attrs.get("worker", {}).get("host") == second.host), None)
 
-    until(lambda: len(hosts()) == 2, "trials of both machines")
+    until(at_a_trial, "a trial of the second machine")
+    cables.cut(str(cut.network))
+    os.kill(stopped.user_attrs["worker"]["pid"], signal.SIGCONT)
     return commands
 
 
@@ -88,16 +94,9 @@ def check(lab: Lab, commands: list[Command], trials: int) -> None:
 def test_a_worker_that_is_cut_off_for_longer_than_the_grace_period(labs: list[Lab], cables: Switch) -> None:
     """Its trial is done elsewhere, and it goes on with others."""
     first, second = labs
-    commands = both_at_work(labs, trials=12)
-
-    def at_a_trial() -> FrozenTrial | None:
-        running = first.trials(TrialState.RUNNING)
-        return next((t for t in running if t.user_attrs.get("worker", {}).get("host") == second.host), None)
-
-    until(at_a_trial, "a trial of the second machine")
-    cables.cut(second.network)
+    commands = both_at_work(labs, cables, trials=12, cut=second)
     time.sleep(connection.GRACE_SECONDS + 2 * connection.HEARTBEAT_SECONDS)
-    cables.mend(second.network)
+    cables.mend(str(second.network))
     check(first, commands, trials=12)
     lost = {t.user_attrs["worker"]["host"]: t.user_attrs["reason"] for t in first.trials(TrialState.FAIL)}
     assert lost in ({}, {second.host: "the worker stopped responding"})  # or the trial had just ended
@@ -105,8 +104,7 @@ def test_a_worker_that_is_cut_off_for_longer_than_the_grace_period(labs: list[La
 
 def test_a_leader_that_is_cut_off_until_another_leads(labs: list[Lab], cables: Switch) -> None:
     first, second = labs
-    commands = both_at_work(labs, trials=5)
-    cables.cut(first.network)
+    commands = both_at_work(labs, cables, trials=5, cut=first)
 
     def leads() -> bool:
         assert first.study is not None
@@ -114,5 +112,5 @@ def test_a_leader_that_is_cut_off_until_another_leads(labs: list[Lab], cables: S
         return leader is not None and leader["host"] == second.host
 
     until(leads, "the second machine leads", seconds=300)
-    cables.mend(first.network)
+    cables.mend(str(first.network))
     check(first, commands, trials=5)
