@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 BRIDGE = f"films{os.getpid() % 10**6}"  # at most 15 letters
-SUBNET = "10.213.77"
+SUBNET = f"10.213.{os.getpid() % 254 + 1}"  # not that of a test that was killed
 
 
 @dataclass(frozen=True)

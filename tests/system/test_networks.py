@@ -17,7 +17,7 @@ from tests.command import Command, Lab, until
 from tests.networks import Switch, switch
 from tests.servers import PROGRAMS, PostgresServer, TrackingServer
 
-pytestmark = [pytest.mark.postgres, pytest.mark.slow]
+pytestmark = [pytest.mark.postgres, pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture
@@ -86,11 +86,11 @@ def check(lab: Lab, commands: list[Command], trials: int) -> None:
     assert len(searches) == 1
     children = lab.runs("trial") + lab.runs("final")
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {searches[0].info.run_id}
-    assert len([run for run in lab.runs("final") if run.info.status == "FINISHED"]) == 1
+    finals = [run for run in lab.runs("final") if run.info.status == "FINISHED"]
+    assert len(finals) == 1, "\n\n".join([*(str(run.info) for run in finals), *(c.text()[-3000:] for c in commands)])
     assert [version.aliases for version in lab.versions()] == [["champion"]]
 
 
-@pytest.mark.long
 def test_a_worker_that_is_cut_off_for_longer_than_the_grace_period(labs: list[Lab], cables: Switch) -> None:
     """Its trial is done elsewhere, and it goes on with others."""
     first, second = labs
