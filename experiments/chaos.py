@@ -233,7 +233,7 @@ class Round:
 
     def leaders_pid(self) -> int | None:
         study = self.lab.study
-        leader = connection.with_retries(lambda: study.user_attrs).get("leader") if study is not None else None
+        leader = connection.user_attributes(study).get("leader") if study is not None else None
         return None if leader is None else int(leader["pid"])
 
     def kill_the_leader(self) -> None:

@@ -108,7 +108,7 @@ def test_a_leader_that_is_cut_off_until_another_leads(labs: list[Lab], cables: S
 
     def leads() -> bool:
         assert first.study is not None
-        leader = connection.with_retries(lambda: first.study.user_attrs).get("leader")
+        leader = connection.user_attributes(first.study).get("leader")
         return leader is not None and leader["host"] == second.host
 
     until(leads, "the second machine leads", seconds=300)
