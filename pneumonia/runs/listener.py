@@ -36,5 +36,8 @@ class Listener:
     def on_epoch(self, epoch: "Epoch") -> bool | None:
         """A training ended an epoch; True ends it there, with its best epoch so far."""
 
+    def on_results(self) -> None:
+        """A training has written its results, and is COMPLETE next."""
+
 
 SILENT = Listener()

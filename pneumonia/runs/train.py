@@ -88,6 +88,7 @@ def run_training(
         )
         kept = keep_model(fitted.objective)
         write_results(record, fitted, data, keep_model=kept, looks=looks if context.pictures else None)
+        listener.on_results()
         if checkpoint:
             record.finish("COMPLETE")  # before the checkpoint goes: killed here, nothing is trained again
             checkpoint.remove()

@@ -113,16 +113,16 @@ def finish(
         task.index,
         context.home / "records" / task.study / f"final-{time.time_ns()}",
     )
+    watched = _Watched(listener, goal)
     with finished(record, context.tracker):
         if members:
             networks, trained = [network for _, network in members], [trial.user_attrs for trial, _ in members]
             fitted = ensemble.join(networks, full, fit_data(data, changed=task.changed), trained=trained)
             record.add_params({**asdict(full), "members": fitted.members})
             write_results(record, fitted, data, keep_model=True, looks={} if context.pictures else None)
+            watched.on_results()
         else:
-            run_training(full, data, record, context, listener=_Watched(listener, goal.check), changed=task.changed)
-        with suppress(StudyError):  # of two that are complete, the registry takes the first
-            goal.confirm()
+            run_training(full, data, record, context, listener=watched, changed=task.changed)
     return record, _registered(record, task, goal)
 
 
@@ -140,21 +140,25 @@ def _registered(record: Record, task: Task, goal: Goal) -> Verdict | None:
 
 
 class _Watched(Listener):
-    """Passes on what it is told of a training, and calls `check` at each step."""
+    """Passes on what it is told of a training, and ends it where another search leads by then."""
 
-    def __init__(self, listener: Listener, check: Callable[[], None]) -> None:
-        self.listener, self.check = listener, check
+    def __init__(self, listener: Listener, goal: Goal) -> None:
+        self.listener, self.goal = listener, goal
 
     def say(self, line: str) -> None:
         self.listener.say(line)
 
     def on_step(self, step: Step) -> None:
-        self.check()
+        self.goal.check()
         self.listener.on_step(step)
 
     def on_epoch(self, epoch: Epoch) -> bool | None:
-        self.check()
+        self.goal.check()
         return self.listener.on_epoch(epoch)
+
+    def on_results(self) -> None:
+        with suppress(StudyError):  # of two that are complete, the registry takes the first
+            self.goal.confirm()
 
 
 def _finished_here(task: Task, full: TrainConfig, joined: dict[str, str], goal: Goal) -> Record | None:
