@@ -18,12 +18,20 @@ from sqlalchemy.orm import Session
 
 from pneumonia.runtime.messages import first_line
 from pneumonia.runtime.signals import delay_signals
-from pneumonia.search.storage import StudyError, check_url, connect_arguments, holds_a_study, unusable
+from pneumonia.search.storage import StudyError, engine_arguments, holds_a_study, unusable
 
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60  # silence after which a worker on another machine counts as dead
 PATIENCE_SECONDS = 120.0  # how long a database may be away before a worker gives up
 START_SECONDS = 8.0  # and before a command that begins does
+
+# The last one is PostgreSQL's word for a transaction that it has ended meanwhile (see `storage.IDLE_SECONDS`).
+AWAY = (
+    StorageInternalError,
+    sqlalchemy.exc.OperationalError,
+    sqlalchemy.exc.InterfaceError,
+    sqlalchemy.exc.InternalError,
+)
 
 T = TypeVar("T")
 
@@ -49,12 +57,7 @@ def connect(
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the search reports what happens
     warnings.filterwarnings("ignore", category=ExperimentalWarning)  # heartbeats, since 2020
     warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")  # `worker.heartbeat` beats instead
-    # One connection stays open; the heartbeat, and what else is asked meanwhile, opens another and closes it: a server
-    # has room for a hundred if nobody told it otherwise.
-    arguments = {
-        **{"pool_pre_ping": True, "pool_size": 1, "max_overflow": 9},
-        "connect_args": connect_arguments(*check_url(url)),
-    }
+    arguments = engine_arguments(url)
 
     def open_it() -> RDBStorage:
         holds_a_study(url)
@@ -95,7 +98,7 @@ def with_retries(call: Callable[[], T], *, seconds: float = PATIENCE_SECONDS) ->
         try:
             with delay_signals():
                 return call()
-        except (StorageInternalError, sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError) as error:
+        except AWAY as error:
             if time.monotonic() > end:
                 raise StudyError(f"the study's database has not answered for {seconds:.0f} s") from error
             time.sleep(1)

@@ -15,6 +15,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, Oper
 from sqlalchemy.pool import NullPool
 
 LOOK_SECONDS = 5
+LIBPQ_DRIVERS = ("psycopg2", "psycopg")
 # Of libpq, for a machine that went away without a word: TCP itself would wait for a quarter of an hour.
 LIBPQ = {
     "connect_timeout": LOOK_SECONDS,
@@ -23,6 +24,7 @@ LIBPQ = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,  # ms, for what was sent to be acknowledged
 }
+IDLE_SECONDS = 20  # for which a process that was cut off, or stopped, in a transaction keeps its locks
 OPTUNA, ALEMBIC = "version_info", "alembic_version"  # tables that hold the version of the schema
 MLFLOW = {"experiments", "runs"}
 IN_MEMORY = "it is in memory, where neither workers nor a later search find it; give a file"
@@ -78,9 +80,31 @@ def connect_arguments(parts: URL, dialect: Dialect) -> dict[str, Any]:
     """What a database's driver is to be given, so that no call waits for ever; what the URL says itself stands."""
     if dialect.name == "sqlite":
         return {"timeout": 60}  # seconds that a writer waits for another
-    if dialect.driver not in ("psycopg2", "psycopg"):
+    if dialect.driver not in LIBPQ_DRIVERS:
         return {}
     return {name: value for name, value in LIBPQ.items() if name not in parts.query}
+
+
+def engine_arguments(url: str) -> dict[str, Any]:
+    """What SQLAlchemy's engine for a study's database is to be given."""
+    parts, dialect = check_url(url)
+    # One connection stays open; the heartbeat, and what else is asked meanwhile, opens another and closes it: a server
+    # has room for a hundred if nobody told it otherwise.
+    return {
+        **{"pool_pre_ping": True, "pool_size": 1, "max_overflow": 9},
+        "connect_args": connect_arguments(parts, dialect),
+        **({"pool_events": [(_bound_idle_transactions, "connect")]} if dialect.driver in LIBPQ_DRIVERS else {}),
+    }
+
+
+def _bound_idle_transactions(connection: Any, _record: Any) -> None:
+    """Makes PostgreSQL end a transaction that its client has left alone: the locks of a machine that was cut off would
+    stand for two hours. Not a parameter of the connection, as pgbouncer refuses those that it does not know.
+    """
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
+    connection.autocommit = False
 
 
 def sqlite_file(parts: URL) -> Path:

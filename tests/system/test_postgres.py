@@ -15,7 +15,7 @@ import sqlalchemy
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
-from pneumonia.search import attributes, connection
+from pneumonia.search import attributes, connection, leader, storage
 from pneumonia.search import study as studies
 from pneumonia.search.lost_trials import UNCLAIMED
 from pneumonia.search.storage import LIBPQ, StudyError
@@ -143,7 +143,26 @@ def test_a_study_made_beforehand(postgres: PostgresServer) -> None:
 
 def test_no_call_waits_for_a_machine_that_went_away(postgres: PostgresServer) -> None:
     """What the driver is told; that the kernel then keeps to it is not tried here."""
-    storage = connection.connect(postgres.create("away"))
-    with storage.engine.connect() as opened:
+    opened_storage = connection.connect(postgres.create("away"))
+    with opened_storage.engine.connect() as opened:
         told = opened.connection.driver_connection.get_dsn_parameters()
     assert {name: told[name] for name in LIBPQ} == {name: str(value) for name, value in LIBPQ.items()}
+
+
+def test_who_sleeps_in_a_transaction_keeps_no_lock(postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a machine that was cut off: others go on after a while, and so does it when it is back."""
+    monkeypatch.setattr(storage, "IDLE_SECONDS", 1)
+    opened = connection.connect(postgres.create("asleep"))
+    study = optuna.create_study(storage=opened)
+    leads: list[leader.Lead | None] = []
+
+    def asleep() -> str:
+        with opened.engine.begin() as held:
+            held.execute(sqlalchemy.text("SELECT * FROM studies FOR UPDATE"))
+            if not leads:
+                leads.append(leader.claim(study, None))  # another connection's, which waits for the lock
+            held.execute(sqlalchemy.text("SELECT 1"))
+        return "awake"
+
+    assert connection.with_retries(asleep, seconds=10) == "awake"
+    assert [lead is not None for lead in leads] == [True]
