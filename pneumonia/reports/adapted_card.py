@@ -20,7 +20,7 @@ def adapted_card(name: str, *, adaptation: Adaptation, params: Mapping[str, obje
     line = adapted.model.calibration
     sections = {
         "Intended use": _use(tags[PLACE], adaptation.classes),
-        LINEAGE: _lineage(tags, f"{adaptation.how()}{replay}"),
+        LINEAGE: _lineage(tags, f"{adaptation.how()}{replay}", adapted.model.networks[0].weights),
         HELD_OUT: adaptation.text(),
         TEST: UNOPENED,
         "Known failures": bullets(
@@ -42,14 +42,20 @@ def adapted_card(name: str, *, adaptation: Adaptation, params: Mapping[str, obje
 
 
 def matched_card(
-    name: str, *, matched: Matched, classes: tuple[str, str], params: Mapping[str, object], tags: Mapping[str, str]
+    name: str,
+    *,
+    matched: Matched,
+    classes: tuple[str, str],
+    params: Mapping[str, object],
+    tags: Mapping[str, str],
+    weights: str = "",
 ) -> str:
     """The card of a model whose threshold was moved by a place's films without labels; `name`, `params` and `tags` as
-    of `adapted_card`, `classes` negative and positive.
+    of `adapted_card`, `classes` negative and positive, `weights` as `Network.weights`.
     """
     sections = {
         "Intended use": _use(tags[PLACE], classes),
-        LINEAGE: _lineage(tags, "its network as it was, with another line and threshold"),
+        LINEAGE: _lineage(tags, "its network as it was, with another line and threshold", weights),
         UNLABELLED: matched.text(),
         TEST: UNOPENED,
         "Known failures": bullets(
@@ -80,10 +86,11 @@ def _use(place: str, classes: tuple[str, str]) -> str:
     )
 
 
-def _lineage(tags: Mapping[str, str], how: str) -> str:
+def _lineage(tags: Mapping[str, str], how: str, weights: str) -> str:
     run = tags.get(PARENT_RUN)
     return bullets(
         f"Made from {tags[PARENT]}" + (f", run {run}" if run else "") + f": {how}.",
+        *([f"That one's training began from the weights {weights}."] if weights else []),
         "What holds of that model's films and failures is in its own card.",
     )
 

@@ -188,7 +188,12 @@ def match_and_record(
         )
         assert record.run.register is not None
         card = matched_card(
-            record.run.register, matched=found, classes=index.classes, params=record.params, tags=record.run.tags
+            record.run.register,
+            matched=found,
+            classes=index.classes,
+            params=record.params,
+            tags=record.run.tags,
+            weights=start.networks[0].weights,
         )
         (record.artifacts / CARD).write_text(card, encoding="utf-8")
         moved = replace(start, calibration=line, threshold=threshold)
