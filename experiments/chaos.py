@@ -25,8 +25,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from pneumonia.tracking.record import records
 from pneumonia.tracking.store import Tracker
 from pneumonia.tracking.sync import sent
 from tests.command import Command, Lab
-from tests.servers import PROGRAMS, PostgresServer, TrackingServer
+from tests.servers import PROGRAMS, PostgresServer, TrackingServer, running_postgres, running_tracker
 from tests.small_disk import full, mounted
 
 ROUND_SECONDS = 480.0
@@ -94,25 +94,13 @@ class Round:
         self.events.append(f"{time.monotonic() - self.began:.0f} s: {what}")
         print(f"  {self.events[-1]}", file=sys.stderr, flush=True)
 
-    @contextmanager
-    def servers(self) -> Iterator[tuple[PostgresServer, TrackingServer]]:
-        folder = Path(tempfile.mkdtemp(prefix="pneumonia-postgres-"))  # of the user postgres
-        database = PostgresServer(folder)
-        (self.folder / "server").mkdir()
-        tracker = TrackingServer(self.folder / "server")
-        try:
-            database.start()
-            tracker.start()
-            yield database, tracker
-        finally:
-            tracker.kill()
-            with suppress(Exception):
-                database.stop()
-            shutil.rmtree(folder, ignore_errors=True)
-
     def run(self, films: Path) -> list[str]:
         """Runs the search to its end; returns what is wrong afterwards."""
-        with self.servers() as (database, tracker), mounted(self.folder / "b" / "home", DISK) as self.small_disk:
+        with (
+            running_postgres() as database,
+            running_tracker(self.folder / "server") as tracker,
+            mounted(self.folder / "b" / "home", DISK) as self.small_disk,
+        ):
             if not self.small_disk:
                 self.note("no disk may be mounted here, so none is filled")
             url = database.create("chaos")

@@ -23,7 +23,6 @@ and the guide on many machines.
 
 import multiprocessing
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -54,7 +53,7 @@ from pneumonia.search_space import search_space
 from pneumonia.synthetic import dataset
 from pneumonia.tracking.store import Tracker
 from pneumonia.training.loop import fit, fit_data
-from tests.servers import PROGRAMS, USER, PostgresServer, TrackingServer
+from tests.servers import PROGRAMS, USER, PostgresServer, running_postgres, running_tracker
 
 OBJECTIVE_SECONDS = 0.005
 METRICS = {f"val/metric-{number}": 0.5 for number in range(12)}  # as many as a trial tells the study
@@ -193,10 +192,7 @@ def with_records(server: PostgresServer, trials: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch, mock.patch.object(worker, "run_trial", timed):
         folder = Path(scratch)
         index = scan(dataset.write(folder / "films", seed=0, train=400, test=16))
-        (folder / "server").mkdir()
-        tracking = TrackingServer(folder / "server")
-        tracking.start()
-        try:
+        with running_tracker(folder / "server") as tracking:
             tracker = Tracker(tracking.uri)
             parent = tracker.client.create_run(tracker.experiment_id("pneumonia")).info.run_id
             study = studies.create_or_resume(
@@ -215,8 +211,6 @@ def with_records(server: PostgresServer, trials: int) -> dict[str, Any]:
                 pruner="none",
             )
             worker.work(task, Stop())
-        finally:
-            tracking.kill()
         data = fit_data(cache.decode(index.keep("train", "val"), size=base.size, home=folder / "home"), changed=True)
         done, alone = studies.trials(study, *studies.DONE)[1:], []
         for trial in done:
@@ -229,20 +223,6 @@ def with_records(server: PostgresServer, trials: int) -> dict[str, Any]:
         "trained alone s": bench.mean_std(alone),
         "difference s": bench.mean_std([a - b for a, b in zip(seen, alone, strict=True)]),
     }
-
-
-@contextmanager
-def database() -> Iterator[PostgresServer]:
-    folder = Path(tempfile.mkdtemp(prefix="pneumonia-postgres-"))  # of the user postgres
-    server = PostgresServer(folder)
-    try:
-        with (folder / "data" / "postgresql.conf").open("a") as file:
-            file.write("max_connections = 300\n")
-        server.start()
-        yield server
-        server.stop()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -281,7 +261,7 @@ def main() -> None:
         sys.exit("PostgreSQL's programs are not in /usr/lib/postgresql: install the package postgresql")
     rows = []
     with ExitStack() as stack:
-        server = stack.enter_context(database())
+        server = stack.enter_context(running_postgres(settings="max_connections = 300\n"))
         port = stack.enter_context(pgbouncer(server, args.pgbouncer)) if args.pgbouncer else None
         for workers in args.workers:
             for pair in range(args.pairs):

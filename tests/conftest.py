@@ -25,7 +25,7 @@ from pneumonia.runs.listener import Listener
 from pneumonia.runtime.signals import identity
 from pneumonia.search import connection
 from pneumonia.search_space import search_space
-from tests.servers import ENVIRONMENT, TrackingServer
+from tests.servers import ENVIRONMENT, TrackingServer, running_tracker
 
 if TYPE_CHECKING:
     from pneumonia.data import cache
@@ -247,14 +247,10 @@ def server(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     folder = tmp_path / "server"
     folder.mkdir()
     shutil.copy(empty_database, folder / "mlflow.db")
-    server = TrackingServer(folder)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    try:
-        server.start()
+    with running_tracker(folder) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
         yield server
-    finally:
-        server.kill()
 
 
 class Told(Listener):

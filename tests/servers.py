@@ -6,7 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import requests
@@ -31,19 +34,48 @@ def free_port(host: str) -> int:
         return int(free.getsockname()[1])
 
 
+@contextmanager
+def running_postgres(*, host: str = LOOPBACK, settings: str = "") -> Iterator["PostgresServer"]:
+    """A server in a folder of its own for as long as the block lasts; `settings` are lines of postgresql.conf."""
+    folder = Path(tempfile.mkdtemp(prefix="pneumonia-postgres-"))  # not pytest's, which only root may enter
+    try:
+        server = PostgresServer(folder, host=host, settings=settings)
+        server.start()
+        try:
+            yield server
+        finally:
+            with suppress(subprocess.CalledProcessError):  # the block has stopped it
+                server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def running_tracker(folder: Path, *, host: str = LOOPBACK) -> Iterator["TrackingServer"]:
+    """MLflow's server, whose database and files are in `folder`, for as long as the block lasts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    server = TrackingServer(folder, host=host)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
 class PostgresServer:
     """A PostgreSQL of one's own in a temporary folder, without passwords and without much care for its disk.
 
     It refuses to run as root, so there it runs as the user `postgres`. Whoever reaches `host` may connect.
     """
 
-    def __init__(self, folder: Path, *, host: str = LOOPBACK) -> None:
+    def __init__(self, folder: Path, *, host: str = LOOPBACK, settings: str = "") -> None:
         self.folder, self.host, self.port = folder, host, free_port(host)
         if os.getuid() == 0:
             shutil.chown(folder, USER, USER)
         self._do("initdb", "--auth=trust", f"--username={USER}", "--encoding=UTF8", "--locale=C", "--no-sync")
         with (folder / "data" / "postgresql.conf").open("a") as file:
             file.write(f"port = {self.port}\nlisten_addresses = '{host}'\nunix_socket_directories = ''\nfsync = off\n")
+            file.write(settings)
         with (folder / "data" / "pg_hba.conf").open("a") as file:
             file.write("host all all samenet trust\n")
 

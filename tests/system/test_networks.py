@@ -1,9 +1,7 @@
 """Two searches on machines with addresses of their own, whose cables are pulled: nobody hears that a peer is away."""
 
 import os
-import shutil
 import signal
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pneumonia.search import connection
 from tests.command import Command, Lab, until
 from tests.networks import Switch, switch
-from tests.servers import PROGRAMS, PostgresServer, TrackingServer
+from tests.servers import PROGRAMS, running_postgres, running_tracker
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow, pytest.mark.long]
 
@@ -33,26 +31,18 @@ def cables() -> Iterator[Switch]:
 @pytest.fixture
 def labs(cables: Switch, films: Path, tmp_path: Path) -> Iterator[list[Lab]]:
     """Two machines; PostgreSQL and the tracking server are on a third one, this."""
-    folder = Path(tempfile.mkdtemp(prefix="pneumonia-postgres-"))  # not pytest's, which only root may enter
-    (tmp_path / "server").mkdir()
-    database = PostgresServer(folder, host=cables.address)
-    tracker = TrackingServer(tmp_path / "server", host=cables.address)
-    found: list[Lab] = []
-    try:
-        database.start()
-        tracker.start()
+    with (
+        running_postgres(host=cables.address) as database,
+        running_tracker(tmp_path / "server", host=cables.address) as tracker,
+    ):
         url = database.create("networks")
-        found.extend(
+        found = [
             Lab(tmp_path / name, films, tracking=tracker.uri, storage=url, host=name, network=name)
             for name in cables.names
-        )
+        ]
         yield found
-    finally:
         for lab in found:
             lab.stop()
-        tracker.kill()
-        database.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def both_at_work(labs: list[Lab], cables: Switch, *, trials: int, cut: Lab) -> list[Command]:

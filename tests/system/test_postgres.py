@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from pneumonia.search.lost_trials import UNCLAIMED
 from pneumonia.search.storage import LIBPQ, StudyError
 from pneumonia.tracking.store import Tracker
 from tests.command import Lab, until
-from tests.servers import PROGRAMS, PostgresServer
+from tests.servers import PROGRAMS, PostgresServer, running_postgres
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 
@@ -32,14 +31,8 @@ def postgres() -> Iterator[PostgresServer]:
         pytest.skip("PostgreSQL's programs are not in /usr/lib/postgresql")
     if os.getuid() == 0 and shutil.which("runuser") is None:
         pytest.skip("PostgreSQL does not run as root, and there is no runuser to become its user")
-    folder = Path(tempfile.mkdtemp(prefix="pneumonia-postgres-"))  # not pytest's, which only root may enter
-    try:
-        server = PostgresServer(folder)
-        server.start()
+    with running_postgres() as server:
         yield server
-        server.stop()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def machine(name: str, tmp_path: Path, films: Path, tracker: Tracker, storage: str) -> Lab:
