@@ -13,7 +13,7 @@ Memory: the peak of `pneumonia predict`, as the system counts it, on so many cop
 
 Requests: one film each, by turns to `mlflow models serve` of the model, to the same server with a model that does
 nothing and has the same schema, through the shipped nginx, and to the bare decoding and network in this process. The
-films are those of the folder, and the same at 224 px. Starts: from the command to the first answer, by turns.
+films are a hundred of the folder, and the same at 224 px. Starts: from the command to the first answer, by turns.
 
 Soak: 64 clients for so many seconds. One request in ten is no film, one in twenty is broken off. No answer may be wrong
 or 5xx; memory is that of the server after ten seconds and at the end.
@@ -288,7 +288,9 @@ def shrunk(film: bytes) -> bytes:
 
 def http(model: str, package: Path, films: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     predictor = served.Predictor(package)
-    full = [path.read_bytes() for path, _ in islice(FilmList([str(films)]), 100)]
+    paths = [path for path, _ in FilmList([str(films)])]
+    some = np.linspace(0, len(paths) - 1, min(100, len(paths))).astype(int)  # of all classes
+    full = [paths[number].read_bytes() for number in some]
     small = [shrunk(film) for film in full]
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -310,7 +312,7 @@ def http(model: str, package: Path, films: Path, arguments: argparse.Namespace) 
                 nginx.point_to(server.port)
                 nginx.start()
                 try:
-                    for name, those in (("224 px", small), ("full size", full)):
+                    for name, those in (("224 px", small), ("as they are", full)):
                         count = arguments.requests
                         found[name] = over_http((server, nothing), port, predictor, those, count)
                 finally:

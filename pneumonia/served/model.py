@@ -171,6 +171,10 @@ class ServedModel(PythonModel):
         return {**numbers, "familiar": False, "warning": "", "error": why}
 
 
+def _without_blanks(text: str) -> str:
+    return "".join(text.split())
+
+
 def _bytes_of(image: object) -> bytes:
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
@@ -186,7 +190,7 @@ def _bytes_of(image: object) -> bytes:
     # Line breaks, as MIME and the command base64 make them, and what browsers put before it (RFC 2045, RFC 2397).
     if image[:5] == "data:":
         image = re.sub(r"^data:[^,]{0,200};base64,", "", image, count=1)
-    for text in (image, "".join(image.split())):
+    for plain in (str, _without_blanks):
         with suppress(ValueError):  # binascii.Error, or letters outside ASCII
-            return binascii.a2b_base64(text, strict_mode=True)
+            return binascii.a2b_base64(plain(image), strict_mode=True)
     raise FilmError("the image is not base64 (a path or URL is not read)")
