@@ -26,7 +26,7 @@ from pneumonia.registry.scoring import FilmGone, Films, validation
 from pneumonia.reports import model_card
 from pneumonia.tracking.record import CARD, HELD_OUT_PREDICTIONS, Record, records
 from pneumonia.tracking.store import Tracker, tracker_errors
-from pneumonia.tracking.sync import none_if_missing, remember, sent, unsent
+from pneumonia.tracking.sync import close_run, none_if_missing, remember, sent, unsent
 from pneumonia.tracking.tags import BEST_TRIAL, BEST_TRIALS, BY_HAND, RECORD, ROLE, STUDY_KEY, UNUSABLE, VERSION
 
 
@@ -38,7 +38,7 @@ def enter(tracker: Tracker, record: Record) -> Verdict:
     """Registers the record's model, unless an earlier call did, and takes it through the gate.
 
     A search has one version, whatever machines it ran on. Where another machine registered another final training of
-    it, the verdict is of that version, and this model is not registered.
+    it, the verdict is of that version, this model is not registered, and its run is KILLED.
 
     Raises:
         TrackingError: the store did not answer; the same call goes on from where this one stopped.
@@ -55,9 +55,10 @@ def enter(tracker: Tracker, record: Record) -> Verdict:
         local = films = held_out(tracker, record)
     with tracker_errors(tracker.uri):
         if (other := _of_same_search(tracker.client, name, record)) is not None:
+            reason = "another machine trained the final model of this search, and registered it"
+            close_run(tracker.client, have["run_id"], "INTERRUPTED", reason)
             remember(record, superseded=other)
             alias = CHAMPION if champion_of(tracker.client, name) == other else CHALLENGER
-            reason = "another machine trained the final model of this search, and registered it"
             return Verdict(name=name, version=other, alias=alias, reason=reason)
         version = have.get("version") or _register(tracker.client, name, record)
         link = json.dumps([{"name": name, "version": version}])  # on the model's page in the UI
