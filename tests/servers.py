@@ -40,11 +40,11 @@ def running_postgres(*, host: str = LOOPBACK, settings: str = "") -> Iterator["P
     folder = Path(tempfile.mkdtemp(prefix="pneumonia-postgres-"))  # not pytest's, which only root may enter
     try:
         server = PostgresServer(folder, host=host, settings=settings)
-        server.start()
         try:
+            server.start()
             yield server
         finally:
-            with suppress(subprocess.CalledProcessError):  # the block has stopped it
+            with suppress(subprocess.SubprocessError):  # the block has stopped it
                 server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -55,8 +55,8 @@ def running_tracker(folder: Path, *, host: str = LOOPBACK) -> Iterator["Tracking
     """MLflow's server, whose database and files are in `folder`, for as long as the block lasts."""
     folder.mkdir(parents=True, exist_ok=True)
     server = TrackingServer(folder, host=host)
-    server.start()
     try:
+        server.start()
         yield server
     finally:
         server.kill()

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mlflow import MlflowClient
+from mlflow.entities import LifecycleStage
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
@@ -24,10 +25,13 @@ from pneumonia.registry.gate import (
 from pneumonia.registry.held_out import HeldOut, held_out
 from pneumonia.registry.scoring import FilmGone, Films, validation
 from pneumonia.reports import model_card
+from pneumonia.tracking.fetched_record import complete_runs
 from pneumonia.tracking.record import CARD, HELD_OUT_PREDICTIONS, Record, records
 from pneumonia.tracking.store import Tracker, tracker_errors
 from pneumonia.tracking.sync import close_run, none_if_missing, remember, sent, unsent
 from pneumonia.tracking.tags import BEST_TRIAL, BEST_TRIALS, BY_HAND, RECORD, ROLE, STUDY_KEY, UNUSABLE, VERSION
+
+SUPERSEDED = "another machine trained the final model of this search, and registered it"
 
 
 class RegistryError(RuntimeError):
@@ -53,23 +57,38 @@ def enter(tracker: Tracker, record: Record) -> Verdict:
         films = validation(record)
     elif (record.artifacts / HELD_OUT_PREDICTIONS).exists():
         local = films = held_out(tracker, record)
-    with tracker_errors(tracker.uri):
-        if (other := _of_same_search(tracker.client, name, record)) is not None:
-            reason = "another machine trained the final model of this search, and registered it"
-            close_run(tracker.client, have["run_id"], "INTERRUPTED", reason)
-            remember(record, superseded=other)
+    if (other := supersede(tracker, record)) is not None:
+        with tracker_errors(tracker.uri):
             alias = CHAMPION if champion_of(tracker.client, name) == other else CHALLENGER
-            return Verdict(name=name, version=other, alias=alias, reason=reason)
+        return Verdict(name=name, version=other, alias=alias, reason=SUPERSEDED)
+    with tracker_errors(tracker.uri):
         version = have.get("version") or _register(tracker.client, name, record)
         link = json.dumps([{"name": name, "version": version}])  # on the model's page in the UI
         tracker.client.set_logged_model_tags(have["model_id"], {MLFLOW_MODEL_VERSIONS: link})
         remember(record, version=version)
+        _end_others(tracker, record)
         if films is None:
             verdict = gate.set_aside(tracker, name, version)
         else:
             verdict = gate.decide(tracker, name, version, films, floor=None if local is None else local.floor)
         remember(record, verdict=asdict(verdict))
     return verdict
+
+
+def supersede(tracker: Tracker, record: Record) -> str | None:
+    """The version that another final training of the same search became, whose run is then the one that is FINISHED:
+    the record's ends as KILLED.
+
+    Raises:
+        TrackingError: the store did not answer.
+    """
+    name = record.run.register
+    assert name is not None
+    with tracker_errors(tracker.uri):
+        if (other := _of_same_search(tracker.client, name, record)) is not None:
+            _end(tracker.client, sent(record)["run_id"])
+            remember(record, superseded=other)
+    return other
 
 
 def catch_up(tracker: Tracker, home: Path) -> tuple[list[Verdict], list[str]]:
@@ -131,10 +150,32 @@ def _made_of(client: MlflowClient, name: str, record: Record) -> list[str]:
     return sorted((str(v.version) for v in versions if v.tags.get(RECORD) == record.run.key), key=int)
 
 
+def _search_of(record: Record) -> dict[str, str]:
+    """The tags that final trainings of the same best trials share."""
+    tags = record.run.tags
+    return {name: tags[name] for name in (STUDY_KEY, BEST_TRIAL, BEST_TRIALS) if name in tags}
+
+
+def _end_others(tracker: Tracker, record: Record) -> None:
+    """Ends the runs of other final trainings of the same search as KILLED, now that the record's has a version."""
+    same = _search_of(record)
+    if STUDY_KEY not in same:
+        return
+    for run in complete_runs(tracker, record.run.experiment, record.run.role, same[STUDY_KEY]):
+        if run.info.run_id != sent(record)["run_id"] and same.items() <= run.data.tags.items():
+            _end(tracker.client, run.info.run_id)
+
+
+def _end(client: MlflowClient, run_id: str) -> None:
+    """Ends a superseded run, unless somebody deleted it."""
+    run = none_if_missing(lambda: client.get_run(run_id))
+    if run is not None and run.info.lifecycle_stage == LifecycleStage.ACTIVE:
+        close_run(client, run_id, "INTERRUPTED", SUPERSEDED)
+
+
 def _of_same_search(client: MlflowClient, name: str, record: Record) -> str | None:
     """The version, if there is one, that another final training of the same best trials became."""
-    tags = record.run.tags
-    same = {name: tags[name] for name in (STUDY_KEY, BEST_TRIAL, BEST_TRIALS) if name in tags}
+    same = _search_of(record)
     if STUDY_KEY not in same or _made_of(client, name, record):
         return None
     versions = client.search_model_versions(f"name = '{name}'", max_results=10_000)

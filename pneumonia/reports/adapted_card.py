@@ -90,7 +90,7 @@ def _lineage(tags: Mapping[str, str], how: str, weights: str) -> str:
     run = tags.get(PARENT_RUN)
     return bullets(
         f"Made from {tags[PARENT]}" + (f", run {run}" if run else "") + f": {how}.",
-        *([f"That one's training began from the weights {weights}."] if weights else []),
+        *([f"The first training of these weights began from {weights}."] if weights else []),
         "What holds of that model's films and failures is in its own card.",
     )
 

@@ -13,6 +13,8 @@ import optuna
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 
+from pneumonia.registry import versions
+from pneumonia.runs.context import RunContext
 from pneumonia.runs.listener import Listener
 from pneumonia.search import attributes, connection, lost_trials
 from pneumonia.search import study as studies
@@ -21,10 +23,9 @@ from pneumonia.search.lost_trials import requeue_lost_trials
 from pneumonia.search.worker import Task
 from pneumonia.tracking import kept_models
 from pneumonia.tracking.connection import TrackingError
-from pneumonia.tracking.fetched_record import complete_runs
 from pneumonia.tracking.record import Record, State, records
 from pneumonia.tracking.store import tracker_errors
-from pneumonia.tracking.sync import close_run, sent, unsent
+from pneumonia.tracking.sync import close_run, sent
 from pneumonia.tracking.tags import ANSWERED, ROLE, STUDY, TRIAL_NUMBER
 
 ENDED: dict[TrialState, State] = {
@@ -33,7 +34,6 @@ ENDED: dict[TrialState, State] = {
     TrialState.FAIL: "FAIL",
 }
 ABANDONED: tuple[State, str] = ("INTERRUPTED", "the search that trained it died")
-OVERTAKEN = "another search trained the final model of this study"
 
 
 def close_ended_records(study: optuna.Study, home: Path) -> None:
@@ -50,15 +50,12 @@ def close_ended_records(study: optuna.Study, home: Path) -> None:
                 record.finish(*_end(trial))
 
 
-def withdraw_finals(study: optuna.Study, home: Path) -> None:
-    """Ends as INTERRUPTED the final trainings of this home that were complete and not sent when their search died, if
-    another search has led since: it could not know of them, and trains its own.
-    """
-    newest = connection.user_attributes(study).get(attributes.PARENT)
-    for record in records(home / "records" / study.study_name):
-        complete = record.status is not None and record.status["state"] == "COMPLETE"
-        if record.run.role == "final" and complete and unsent(record) and record.run.parent != newest:
-            record.withdraw(OVERTAKEN)
+def end_superseded(study: optuna.Study, context: RunContext) -> None:
+    """Ends the runs of this home's final trainings in whose place the registry has another's model."""
+    for record in records(context.home / "records" / study.study_name):
+        if record.run.role == "final" and versions.is_waiting(record):
+            with suppress(TrackingError):  # `pneumonia sync` does the same
+                versions.supersede(context.tracker, record)
 
 
 def _end(trial: FrozenTrial) -> tuple[State, str]:
@@ -104,16 +101,10 @@ def take_over(
     return True
 
 
-def settle(
-    study: optuna.Study, lead: Lead, parent_id: str, task: Task, experiment_id: str, *, final: Record, key: str
-) -> None:
+def settle(study: optuna.Study, lead: Lead, parent_id: str, task: Task, experiment_id: str) -> None:
     """What is to be done when a search has its model: sends what its machine has, takes the runs of earlier leaders
     that came late, closes those whose worker is dead, waits for those whose worker still sends, and gives up the models
-    that are too many, and the final trainings beside its own.
-
-    Args:
-        final: the search's own final training.
-        key: the study's, see `leader.key`.
+    that are too many.
 
     Raises:
         LeadLost: another leads by now.
@@ -129,11 +120,6 @@ def settle(
         if not _close_open_runs(study, parent_id, task, experiment_id) or time.monotonic() > end:
             break
         time.sleep(1)
-    if "superseded" not in (have := sent(final)):
-        for run in tracker.patiently(partial(complete_runs, tracker, task.context.experiment, "final", key)):
-            if run.info.run_id != have.get("run_id"):
-                with tracker_errors(tracker.uri):
-                    close_run(tracker.client, run.info.run_id, "INTERRUPTED", OVERTAKEN)
     tracker.patiently(lambda: kept_models.keep_best(tracker, experiment_id, parent_id, task.keep_models))
 
 

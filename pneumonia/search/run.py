@@ -100,7 +100,6 @@ def search(
         task = replace(task, study=study.study_name)
         resume.close_ended_records(study, context.home)
         close_dead(context.home)
-        resume.withdraw_finals(study, context.home)
         kept_models.sync(context.tracker, context.home)
         return _take_part(study, task, config, model_name, listener)
 
@@ -164,7 +163,8 @@ def _done(study: optuna.Study, run_id: str, task: Task, listener: Listener, *, j
 
 def _outcome_of_another(study: optuna.Study, run_id: str, task: Task, *, joined: bool, done: bool) -> Outcome:
     """The outcome of a search that the run `run_id` leads or led, once what this home has of it is sent."""
-    resume.withdraw_finals(study, task.context.home)
+    left = _send_all(task.context)
+    resume.end_superseded(study, task.context)
     return Outcome(
         study=study.study_name,
         run_id=run_id,
@@ -172,7 +172,7 @@ def _outcome_of_another(study: optuna.Study, run_id: str, task: Task, *, joined:
         best_params=final.ranked(study)[0].params,
         joined=joined,
         done=done,
-        unsent=_send_all(task.context),
+        unsent=left,
     )
 
 
@@ -243,7 +243,7 @@ def _lead(
         last, verdict = final.finish(trials, task, replace(goal, resumed=resumed), data, listener)
         parent.summarise(last.summary, step=0)
         with suppress(TrackingError):  # who is away for so long gets the rest by `pneumonia sync`
-            resume.settle(study, lead, parent_id, task, experiment_id, final=last, key=goal.key)
+            resume.settle(study, lead, parent_id, task, experiment_id)
         parent.finish("COMPLETE")  # before the study is done: after that nobody would close it
         tracker.try_send(parent, force=True)
         lead.finish(parent_id)

@@ -99,7 +99,8 @@ def engine_arguments(url: str) -> dict[str, Any]:
 
 def _bound_idle_transactions(connection: Any, _record: Any) -> None:
     """Makes PostgreSQL end a transaction that its client has left alone: the locks of a machine that was cut off would
-    stand for two hours. Not a parameter of the connection, as pgbouncer refuses those that it does not know.
+    stand for two hours. Not a parameter of the connection, as pgbouncer refuses those that it does not know; behind it
+    this holds for the server's connection that it meets.
     """
     connection.autocommit = True
     with connection.cursor() as cursor:

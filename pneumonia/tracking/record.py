@@ -206,12 +206,6 @@ class Record:
         if self.status is None:
             write_json(self.folder / STATUS, status, replace=False)
 
-    def withdraw(self, reason: str) -> None:
-        """Ends a complete run as INTERRUPTED after all, as long as no store has its end."""
-        status = self.status
-        assert status is not None
-        write_json(self.folder / STATUS, {**status, "state": "INTERRUPTED", "reason": without_secrets(reason)})
-
     @property
     def status(self) -> dict[str, Any] | None:
         path = self.folder / STATUS

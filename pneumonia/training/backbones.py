@@ -283,11 +283,9 @@ def _read(file: Path) -> dict[str, Tensor]:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise BackboneError(f"the weights {file} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # safetensors', pickle's and torch's own, which would have the file's code run
-        raise BackboneError(
-            f"the weights {file} cannot be read: they must be tensors by their names, in a .safetensors file or as "
-            "torch.save writes a network's state_dict()"
-        ) from error
+    except Exception as error:  # safetensors', pickle's and torch's own; torch advises to run what code it may hold
+        why = "it holds other things than tensors" if "weights_only" in str(error) else _first_line(error)
+        raise BackboneError(f"the weights {file} cannot be read: {why}") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else None
     if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
         raise BackboneError(f"{file} holds no weights by their names")

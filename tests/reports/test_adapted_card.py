@@ -30,10 +30,10 @@ def test_a_card_says_where_the_model_comes_from_and_what_that_gained(method: Met
     assert "--replay" not in card
     replayed = adapted_card("pneumonia-there", adaptation=found, params={**params, "replay": "/home"}, tags=TAGS)
     assert "with training films of its first place mixed in" in replayed
-    assert "weights" not in card
+    assert "these weights" not in card
     found.adapted.model.networks[0].weights = "timm's lite (apache-2.0)"
     began = adapted_card("pneumonia-there", adaptation=found, params=params, tags=TAGS)
-    assert "training began from the weights timm's lite (apache-2.0)" in began
+    assert "training of these weights began from timm's lite (apache-2.0)" in began
 
 
 def test_a_card_without_labels_says_that_nobody_knows_what_it_is_worth() -> None:
@@ -47,7 +47,7 @@ def test_a_card_without_labels_says_that_nobody_knows_what_it_is_worth() -> None
     assert "assumed, since none was given" in card
     weights = "timm's lite (apache-2.0)"
     began = matched_card("pneumonia-there", matched=MATCHED, classes=CLASSES, params=params, tags=TAGS, weights=weights)
-    assert f"training began from the weights {weights}" in began
+    assert f"training of these weights began from {weights}" in began
     given = matched_card(
         "pneumonia-there", matched=replace(MATCHED, assumed=False), classes=CLASSES, params=params, tags=TAGS
     )

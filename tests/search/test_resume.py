@@ -1,16 +1,15 @@
-"""Of all final trainings of a study one is FINISHED, whatever machines they ran on and when they were sent."""
+"""Of the final trainings of a search that one is FINISHED whose model the registry has, whenever they were sent."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import optuna
 import pytest
 
-from pneumonia.data.index import Index
-from pneumonia.registry.versions import enter
+from pneumonia.registry.versions import SUPERSEDED, enter, is_waiting
 from pneumonia.runs.context import RunContext
-from pneumonia.search import connection, leader, resume
+from pneumonia.search import connection, resume
 from pneumonia.search import study as studies
-from pneumonia.search.worker import Task
 from pneumonia.tracking.record import Record
 from pneumonia.tracking.store import Tracker
 from pneumonia.tracking.sync import sent
@@ -26,49 +25,16 @@ def study(url: str) -> optuna.Study:
 
 
 @pytest.fixture
-def final(copy_trained: Callable[..., Record], tracker: Tracker) -> Final:
-    """A final training that is complete, and not sent: `final(run_id)`, of the search that is that run."""
+def final(copy_trained: Callable[..., Record]) -> Final:
+    """A final training of the study that is complete, and not sent."""
 
-    def make(parent: str) -> Record:
-        tags = {"study.key": "k", "best.trial": "3"}
-        record = copy_trained(parent, register="pneumonia", role="final", parent=parent)
-        record.update(tags={**record.run.tags, **tags})
+    def make(name: str) -> Record:
+        record = copy_trained(name, register="pneumonia", role="final")
+        record.update(tags={**record.run.tags, "study.key": "k", "best.trial": "3"})
         record.finish("COMPLETE")
         return record
 
     return make
-
-
-@pytest.fixture
-def task(index: Index, tracker: Tracker, study: optuna.Study, tmp_path_factory: pytest.TempPathFactory) -> Task:
-    """Of a search on another machine than `home`."""
-    context = RunContext(home=tmp_path_factory.mktemp("elsewhere"), tracker=tracker)
-    return Task(
-        index=index,
-        base=BASE,
-        long=False,
-        changed=True,
-        context=context,
-        storage="",
-        study=study.study_name,
-        goal=1,
-        keep_models=1,
-        pruner="none",
-    )
-
-
-@pytest.fixture
-def searches(tracker: Tracker, study: optuna.Study) -> tuple[str, str, leader.Lead]:
-    """The run of a search that died as leader, and run and lead of the one that took over."""
-    experiment = tracker.experiment_id("pneumonia")
-    dead, heir = (tracker.client.create_run(experiment).info.run_id for _ in range(2))
-    lead = None
-    for run_id in (dead, heir):
-        lead = leader.claim(study, study.user_attrs.get("leader"))
-        assert lead is not None
-        lead.begin(run_id)
-    assert lead is not None
-    return dead, heir, lead
 
 
 def status(tracker: Tracker, record: Record) -> tuple[str, str | None]:
@@ -76,44 +42,46 @@ def status(tracker: Tracker, record: Record) -> tuple[str, str | None]:
     return run.info.status, run.data.tags.get("reason")
 
 
-def test_what_a_dead_leader_had_not_sent_is_withdrawn_when_its_command_is_typed_again(
-    study: optuna.Study, tracker: Tracker, final: Final, searches: tuple[str, str, leader.Lead]
-) -> None:
-    dead, heir, _ = searches
-    mine, newest = final(dead), final(heir)
-    home = mine.folder.parent.parent.parent
-    resume.withdraw_finals(study, home)
-    for record in (mine, newest):
+def test_what_is_sent_before_the_other_is_registered(tracker: Tracker, final: Final) -> None:
+    """A leader died while it sent its own; it is typed again after the next one had looked for it in vain."""
+    first, second = final("first"), final("second")
+    for record in (first, second):
         tracker.send(record)
-    assert status(tracker, mine) == ("KILLED", resume.OVERTAKEN)
-    assert status(tracker, newest) == ("FINISHED", None)
-    resume.withdraw_finals(study, home)  # what is sent stays
-    assert newest.status is not None
-    assert newest.status["state"] == "COMPLETE"
+    assert enter(tracker, second).version == "1"
+    assert status(tracker, first) == ("KILLED", SUPERSEDED)
+    assert status(tracker, second) == ("FINISHED", None)
 
 
-def test_what_was_sent_too_late_to_be_gone_on_with_is_closed_by_the_newest_leader(
-    study: optuna.Study, tracker: Tracker, final: Final, searches: tuple[str, str, leader.Lead], task: Task
+def test_what_is_sent_after_the_other_is_registered(
+    study: optuna.Study, tracker: Tracker, final: Final, home: Path
 ) -> None:
-    dead, heir, lead = searches
-    mine, newest = final(dead), final(heir)
-    for record in (mine, newest):
-        tracker.send(record)
-    experiment = tracker.experiment_id("pneumonia")
-    resume.settle(study, lead, heir, task, experiment, final=newest, key="k")
-    assert status(tracker, mine) == ("KILLED", resume.OVERTAKEN)
-    assert status(tracker, newest) == ("FINISHED", None)
+    first, second = final("first"), final("second")
+    tracker.send(second)
+    assert enter(tracker, second).version == "1"
+    tracker.send(first)
+    assert status(tracker, first) == ("FINISHED", None)
+    for _ in range(2):  # the command is typed again, and again
+        resume.end_superseded(study, RunContext(home=home, tracker=tracker))
+        assert status(tracker, first) == ("KILLED", SUPERSEDED)
+        assert status(tracker, second) == ("FINISHED", None)
 
 
-def test_whose_model_the_registry_has_is_finished(
-    study: optuna.Study, tracker: Tracker, final: Final, searches: tuple[str, str, leader.Lead], task: Task
-) -> None:
-    """The dead leader's machine sent and registered its model meanwhile, by `pneumonia sync`."""
-    dead, heir, lead = searches
-    mine, newest = final(dead), final(heir)
-    for record in (mine, newest):
+def test_what_nobody_registered_waits(study: optuna.Study, tracker: Tracker, final: Final, home: Path) -> None:
+    first = final("first")
+    tracker.send(first)
+    resume.end_superseded(study, RunContext(home=home, tracker=tracker))
+    assert status(tracker, first) == ("FINISHED", None)
+    assert is_waiting(first)
+
+
+def test_another_search_and_a_run_that_somebody_deleted_are_left_alone(tracker: Tracker, final: Final) -> None:
+    first, second, other = final("first"), final("second"), final("other")
+    other.update(tags={**other.run.tags, "best.trial": "4"})
+    for record in (first, second, other):
         tracker.send(record)
-        assert enter(tracker, record).version == "1"
-    resume.settle(study, lead, heir, task, tracker.experiment_id("pneumonia"), final=newest, key="k")
-    assert status(tracker, mine) == ("FINISHED", None)
-    assert status(tracker, newest)[0] == "KILLED"
+    assert enter(tracker, first).version == "1"
+    tracker.client.delete_run(sent(second)["run_id"])
+    assert enter(tracker, second).version == "1"
+    assert status(tracker, other) == ("FINISHED", None)
+    assert enter(tracker, other).version == "2"
+    assert status(tracker, first) == ("FINISHED", None)
