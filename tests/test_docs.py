@@ -33,7 +33,10 @@ INLINE = re.compile(r"`([^`\n]+)`")
 ENTRIES = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MARKS = {mark.split(":")[0] for mark in PROJECT["tool"]["pytest"]["ini_options"]["markers"]}
-NOT_OURS = {"pip", "python3", ".", "curl", "du", "export", "apt-get", "nginx", "systemctl", "ruff", "mypy", "jupyter"}
+NOT_OURS = {
+    *("pip", "python3", ".", "curl", "du", "export", "printf", "apt-get", "nginx", "systemctl"),
+    *("ruff", "mypy", "jupyter"),
+}
 QUICK = ("eda", "evaluate", "compare", "predict", "promote", "sync")  # commands that a test can run as they stand
 
 

@@ -5,6 +5,7 @@ import http.client
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -34,6 +35,7 @@ from pneumonia.served import model as serving
 from pneumonia.serving import export as package
 from pneumonia.serving import film_batches, page_server, predict
 from pneumonia.serving.scoring_client import ScoringClient
+from tests.conftest import ROOT
 from tests.served.conftest import CLASSES, deep, dicom, film, lossless, png_bomb, write
 
 pytestmark = pytest.mark.slow
@@ -190,6 +192,19 @@ def test_films_are_taken_in_the_forms_that_people_send(server):
         answer = server.post(body)
         assert answer.status_code == 200, answer.text
         assert answer.json() == {"predictions": [expected(server, JPEG)] * count}
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+@pytest.mark.parametrize("page", ["README.md", "docs/guide/serve.md"])
+def test_the_command_of_a_page_sends_a_film_of_full_size(page, server, tmp_path):
+    """A word of a command line holds 128 KiB at most, which a film in base64 exceeds."""
+    (command,) = re.findall(r"^printf .*\n.* -d @-$", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    large = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (600, 800), dtype=np.uint8))[1].tobytes()
+    assert len(large) > 2**17
+    (tmp_path / "film.jpeg").write_bytes(large)
+    command = command.replace("localhost:5001", server.url)
+    answer = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, check=True, timeout=60)
+    assert json.loads(answer.stdout)["predictions"] == [expected(server, large)]
 
 
 def test_any_dicom_and_what_is_doubtful(server):
