@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from mlflow.entities import LifecycleStage, LoggedModel, LoggedModelStatus, Run
+from mlflow.entities import LoggedModel, LoggedModelStatus, Run
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -28,7 +28,7 @@ from pneumonia.tracking.homes import OLD
 from pneumonia.tracking.logged_models import delete_model
 from pneumonia.tracking.record import Record, records
 from pneumonia.tracking.store import Tracker, tracker_errors
-from pneumonia.tracking.sync import none_if_missing, remember, sent, unsent
+from pneumonia.tracking.sync import active_run, remember, sent, unsent
 
 MOST_RUNS = 50_000  # MLflow's bound on one answer
 ENDED = ("FINISHED", "FAILED", "KILLED")
@@ -165,8 +165,8 @@ def _described(some: Sequence[Record]) -> list[Record]:
 def _is_in_store(record: Record, tracker: Tracker) -> bool:
     """Whether the run is in the store, ended, with its files where the store expects them."""
     with tracker_errors(tracker.uri):
-        run = none_if_missing(lambda: tracker.client.get_run(sent(record)["run_id"]))
-    if run is None or run.info.lifecycle_stage != LifecycleStage.ACTIVE or run.info.status not in ENDED:
+        run = active_run(tracker.client, sent(record)["run_id"])
+    if run is None or run.info.status not in ENDED:
         return False
     return not sent(record).get("artifacts") or places.missing(run.info.artifact_uri, tracker.uri) is None
 

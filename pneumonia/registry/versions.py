@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import LifecycleStage
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
@@ -28,7 +27,7 @@ from pneumonia.reports import model_card
 from pneumonia.tracking.fetched_record import complete_runs
 from pneumonia.tracking.record import CARD, HELD_OUT_PREDICTIONS, Record, records
 from pneumonia.tracking.store import Tracker, tracker_errors
-from pneumonia.tracking.sync import close_run, none_if_missing, remember, sent, unsent
+from pneumonia.tracking.sync import active_run, close_run, none_if_missing, remember, sent, unsent
 from pneumonia.tracking.tags import BEST_TRIAL, BEST_TRIALS, BY_HAND, RECORD, ROLE, STUDY_KEY, UNUSABLE, VERSION
 
 SUPERSEDED = "another machine trained the final model of this search, and registered it"
@@ -86,7 +85,8 @@ def supersede(tracker: Tracker, record: Record) -> str | None:
     assert name is not None
     with tracker_errors(tracker.uri):
         if (other := _of_same_search(tracker.client, name, record)) is not None:
-            _end(tracker.client, sent(record)["run_id"])
+            if active_run(tracker.client, run_id := sent(record)["run_id"]) is not None:
+                close_run(tracker.client, run_id, "INTERRUPTED", SUPERSEDED)
             remember(record, superseded=other)
     return other
 
@@ -163,14 +163,7 @@ def _end_others(tracker: Tracker, record: Record) -> None:
         return
     for run in complete_runs(tracker, record.run.experiment, record.run.role, same[STUDY_KEY]):
         if run.info.run_id != sent(record)["run_id"] and same.items() <= run.data.tags.items():
-            _end(tracker.client, run.info.run_id)
-
-
-def _end(client: MlflowClient, run_id: str) -> None:
-    """Ends a superseded run, unless somebody deleted it."""
-    run = none_if_missing(lambda: client.get_run(run_id))
-    if run is not None and run.info.lifecycle_stage == LifecycleStage.ACTIVE:
-        close_run(client, run_id, "INTERRUPTED", SUPERSEDED)
+            close_run(tracker.client, run.info.run_id, "INTERRUPTED", SUPERSEDED)
 
 
 def _of_same_search(client: MlflowClient, name: str, record: Record) -> str | None:

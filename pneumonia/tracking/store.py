@@ -35,6 +35,7 @@ from pneumonia.tracking.places import address
 from pneumonia.tracking.record import Record, State, records
 from pneumonia.tracking.sync import (
     TRAININGS,
+    active_run,
     close_run,
     get_or_create_experiment,
     none_if_missing,
@@ -214,8 +215,7 @@ class Tracker:
         and then moves the runs that are there.
         """
         with tracker_errors(self.uri):
-            run = none_if_missing(lambda: self.client.get_run(old))
-            if run is not None and run.info.lifecycle_stage == "active":  # else somebody deleted it
+            if (run := active_run(self.client, old)) is not None:
                 if run.data.tags.get(RESUMED_BY) is None:
                     self.client.set_tag(old, RESUMED_BY, new)
                 if run.info.status != "KILLED":

@@ -20,6 +20,7 @@ from mlflow.entities import (
     RunStatus,
     RunTag,
 )
+from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import (
     MLFLOW_DATASET_CONTEXT,
@@ -54,6 +55,12 @@ def none_if_missing(call: Callable[[], T]) -> T | None:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return None
+
+
+def active_run(client: MlflowClient, run_id: str) -> MlflowRun | None:
+    """The run; None where the store has none of that id, or somebody deleted it."""
+    run = none_if_missing(lambda: client.get_run(run_id))
+    return run if run is not None and run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
 
 
 def _retry_on_race(call: Callable[[], T]) -> T:
@@ -123,8 +130,7 @@ def send(record: Record, client: MlflowClient, uri: str) -> str:
         have = sent(record)
         if "run_id" not in have:
             raise
-        there = none_if_missing(lambda: client.get_run(have["run_id"]))
-        if there is not None and there.info.lifecycle_stage == "active":
+        if active_run(client, have["run_id"]) is not None:
             raise
         return remember(record, deleted=True)["run_id"]
 
